@@ -1,0 +1,161 @@
+"""What a person sees: tables, progress bars and one-line notices; or one JSON document for machines."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from opskpi.reading import Check, Kpi, Slo
+
+STATUS_STYLES = {
+    "ok": "green",
+    "at_risk": "yellow",
+    "breached": "bold red",
+    "insufficient": "cyan",
+    "no_data": "dim",
+    "stale": "magenta",
+}
+NIL_ORG = UUID(int=0)
+
+
+def notice(text: str) -> None:
+    """Say one line on stderr, where it does not disturb what is piped."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(text: str) -> None:
+    """Print one line of result."""
+    print(text, flush=True)  # noqa: T201
+
+
+def show_json(value: object) -> None:
+    """Print `value` as one JSON document: dataclasses as objects, numbers exact, instants in ISO 8601, durations in seconds."""
+    show(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def progress(description: str, total: int | None, *, quiet: bool = False) -> Iterator["Bar"]:
+    """A progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+        yield Bar(bars, bars.add_task(description, total=total))
+
+
+class Bar:
+    """One running progress bar."""
+
+    def __init__(self, bars: Progress, task: Any) -> None:
+        self._bars = bars
+        self._task = task
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Say how much is done, and of how much if that is known now."""
+        self._bars.update(self._task, completed=done, **({} if total is None else {"total": total}))
+
+
+def show_kpis(kpis: Sequence[Kpi]) -> None:
+    """A table of KPI values with unit, window and sample count."""
+    many_orgs = {kpi.org_id for kpi in kpis} != {NIL_ORG}
+    table = Table(title="KPIs", title_justify="left")
+    if many_orgs:
+        table.add_column("org")
+    for name in ("KPI", "value", "unit", "window (UTC)", "samples"):
+        table.add_column(name, justify="right" if name in {"value", "samples"} else "left")
+    for kpi in kpis:
+        labels = " ".join(f"{key}={value}" for key, value in kpi.labels.items())
+        table.add_row(
+            *([str(kpi.org_id)] if many_orgs else []),
+            escape(f"{kpi.metric_name} {labels}".strip()),
+            f"{kpi.metric_value:,.2f}",
+            kpi.unit,
+            f"{kpi.aggregation_period} from {kpi.period_start:%Y-%m-%d %H:%M}" + ("" if kpi.complete else ", running"),
+            f"{kpi.sample_count:,}",
+        )
+    _print(table)
+
+
+def show_slos(slos: Sequence[Slo]) -> None:
+    """A table of objectives with status, budget and burn rates."""
+    many_orgs = {slo.org_id for slo in slos} != {NIL_ORG}
+    table = Table(title="SLOs, rolling window", title_justify="left")
+    if many_orgs:
+        table.add_column("org")
+    for name in (
+        "SLO",
+        "status",
+        "target",
+        "SLI",
+        "good",
+        "total",
+        "budget left",
+        "burn 1h",
+        "burn 1d",
+        "events needed",
+    ):
+        table.add_column(name, justify="left" if name in {"SLO", "status"} else "right")
+    for slo in slos:
+        table.add_row(
+            *([str(slo.org_id)] if many_orgs else []),
+            escape(slo.slo_name),
+            f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
+            _percent(slo.target),
+            _percent(slo.sli),
+            f"{slo.good:,}",
+            f"{slo.total:,}",
+            _percent(slo.budget_left, digits=1),
+            _number(slo.burn_rate_1h),
+            _number(slo.burn_rate_1d),
+            f"{slo.events_needed:,}" if slo.events_needed else "",
+        )
+    _print(table)
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """One line a check."""
+    console = _stdout()
+    for check in checks:
+        mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
+        console.print(f"{mark} {escape(check.check_name)}: {escape(check.detail)}", soft_wrap=True, highlight=False)
+
+
+def _print(table: Table) -> None:
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    # A pipe has no width; 80 columns would cut names that a script wants to find.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _percent(ratio: Decimal | None, digits: int = 3) -> str:
+    return "" if ratio is None else f"{ratio * 100:.{digits}f} %"
+
+
+def _number(value: Decimal | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID | Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,85 @@
+"""What analysts ask from a terminal: the newest KPIs, the SLOs, the checks of doctor. Each reads one view or function."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+
+
+@dataclass(frozen=True, slots=True)
+class Kpi:
+    """A row of `v_ops_kpi_latest`; `metric_value` is in `unit`."""
+
+    org_id: UUID
+    metric_name: str
+    metric_value: Decimal
+    unit: str
+    aggregation_period: str
+    period_start: datetime
+    period_end: datetime
+    complete: bool
+    labels: dict[str, str]
+    numerator: Decimal | None
+    denominator: Decimal | None
+    sample_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """A row of `v_ops_slo_status`; target, sli and budget_left are ratios, burn rates multiples of the sustainable rate."""
+
+    org_id: UUID
+    slo_name: str
+    service: str
+    objective: str
+    status: str
+    target: Decimal
+    sli: Decimal | None
+    good: int
+    total: int
+    budget_left: Decimal | None
+    burn_rate_1h: Decimal | None
+    burn_rate_6h: Decimal | None
+    burn_rate_1d: Decimal | None
+    burn_rate_3d: Decimal | None
+    time_to_exhaustion: timedelta | None
+    events_needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `ops.doctor`."""
+
+    check_name: str
+    passed: bool
+    detail: str
+
+
+def kpis(connection: psycopg.Connection, period: str, metric: str | None, *, breakdowns: bool) -> list[Kpi]:
+    """The newest value of each KPI for one period (hour, day, week, month), breakdowns by team and so on if asked for."""
+    with connection.cursor(row_factory=class_row(Kpi)) as cursor:
+        return cursor.execute(
+            "select org_id, metric_name, metric_value, unit, aggregation_period, period_start, period_end, complete, labels,"
+            " numerator, denominator, sample_count from public.v_ops_kpi_latest"
+            " where aggregation_period = %(period)s and (metric_name = %(metric)s or %(metric)s::text is null)"
+            " and (labels = '{}' or %(breakdowns)s)",
+            {"period": period, "metric": metric, "breakdowns": breakdowns},
+        ).fetchall()
+
+
+def slos(connection: psycopg.Connection) -> list[Slo]:
+    """Every objective of every org, as of now."""
+    with connection.cursor(row_factory=class_row(Slo)) as cursor:
+        return cursor.execute(
+            "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
+            " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed from public.v_ops_slo_status"
+        ).fetchall()
+
+
+def checks(connection: psycopg.Connection) -> list[Check]:
+    """What `ops.doctor` finds, in its order."""
+    with connection.cursor(row_factory=class_row(Check)) as cursor:
+        return cursor.execute("select check_name, passed, detail from ops.doctor()").fetchall()

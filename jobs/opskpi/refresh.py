@@ -1,0 +1,111 @@
+"""Brings rollups, KPIs and SLIs up to date: calls `ops.refresh` until nothing is left to count."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg.rows import class_row, scalar_row
+
+from opskpi.errors import OpsKpiError, explain
+
+MAX_WAIT = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one call of `ops.refresh` did; rows are KPI rows, `behind` is in ids."""
+
+    state: str
+    events: int
+    cursor_id: int | None
+    behind: int | None
+    hour_rows: int | None
+    day_rows: int | None
+    week_rows: int | None
+    month_rows: int | None
+    message: str | None
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run did in all: events counted, KPI rows written by period, the last state and what there is to say."""
+
+    state: str
+    events: int
+    rows: dict[str, int]
+    message: str | None
+
+
+def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], None] = lambda *_: None) -> Totals:
+    """Count every committed event that is not counted yet, a transaction a batch.
+
+    `on_progress` gets the events counted so far and the ids still ahead, after each batch. A failure is written to the
+    journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted.
+    """
+    totals = Totals("more", 0, {"hour": 0, "day": 0, "week": 0, "month": 0}, None)
+    while totals.state == "more":
+        report = _refresh_once(connection)
+        totals.state, totals.message = report.state, report.message
+        totals.events += report.events or 0
+        for period in totals.rows:
+            totals.rows[period] += getattr(report, f"{period}_rows") or 0
+        on_progress(totals.events, report.behind or 0)
+    return totals
+
+
+def maintain(connection: psycopg.Connection) -> int:
+    """Make the partitions that are due and forget old job runs; returns how many partitions were made."""
+    with _journalled(connection, "maintain"), connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("select ops.maintain()").fetchone() or 0
+
+
+def rebuild(
+    connection: psycopg.Connection,
+    since: datetime,
+    until: datetime,
+    on_progress: Callable[[datetime], None] = lambda _: None,
+) -> int:
+    """Recompute what the half-open range [since, until) touches, a transaction a month.
+
+    Returns how many events and audits it read. `on_progress` gets the instant up to which it is done. Raises OpsKpiError
+    when the range is empty.
+    """
+    read = 0
+    while True:
+        month_end = (since.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(
+            day=1
+        )
+        step_end = min(until, month_end)
+        with _journalled(connection, "rebuild"), connection.cursor(row_factory=scalar_row) as cursor:
+            read += cursor.execute("select ops.rebuild(since => %s, until => %s)", [since, step_end]).fetchone() or 0
+        on_progress(step_end)
+        if step_end >= until:
+            return read
+        since = step_end
+
+
+def _refresh_once(connection: psycopg.Connection) -> Report:
+    with _journalled(connection, "refresh"), connection.cursor(row_factory=class_row(Report)) as cursor:
+        report = cursor.execute(
+            "select state, events, cursor_id, behind, hour_rows, day_rows, week_rows, month_rows, message"
+            " from ops.refresh(max_wait => %s)",
+            [MAX_WAIT],
+        ).fetchone()
+    if report is None:
+        raise OpsKpiError("the refresh gave no report")
+    return report
+
+
+@contextmanager
+def _journalled(connection: psycopg.Connection, job: str) -> Iterator[None]:
+    """Write a failure of the job to its journal, since the failed transaction took its own row along."""
+    try:
+        yield
+    except psycopg.Error as error:
+        failure = explain(error)
+        # Where the journal is out of reach too, the first error is the one to report.
+        with suppress(psycopg.Error):
+            connection.execute("select ops.record_job_failure(job => %s, message => %s)", [job, failure.message])
+        raise failure from error

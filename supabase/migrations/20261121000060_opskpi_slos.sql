@@ -1,0 +1,531 @@
+-- What is promised: objectives, the good and total counts per five minutes, and the arithmetic of error budgets.
+-- Sources: SRE Workbook chapter 5 (factors, burn rates, detection), OpenSLO (time slices). Everything in numeric.
+
+create table ops.slos (
+  slo_name text not null,
+  service text not null,
+  objective text not null,
+  description text not null,
+  event_type text not null,
+  target numeric(7, 6) not null,
+  threshold_ms numeric,
+  rolling_window interval not null default '30 days',
+  constraint slos_pkey primary key (slo_name),
+  constraint slos_objective_check check (objective in ('availability', 'latency', 'error_rate')),
+  constraint slos_target_leaves_a_budget check (target > 0 and target < 1),
+  constraint slos_latency_has_a_threshold check ((objective = 'latency') = (threshold_ms is not null)),
+  constraint slos_threshold_ms_is_positive check (threshold_ms > 0),
+  constraint slos_rolling_window_is_positive check (rolling_window > interval '0')
+);
+comment on table ops.slos is 'One row a promise; the error budget is 1 - target.';
+comment on column ops.slos.slo_name is 'Its name: service and objective.';
+comment on column ops.slos.service is 'The service that promises.';
+comment on column ops.slos.objective is
+  'availability: units of work (the tag, else the run) that succeeded in the end; latency: successful attempts faster than the threshold; error_rate: attempts that succeeded.';
+comment on column ops.slos.description is 'The promise in a sentence.';
+comment on column ops.slos.event_type is 'The events that are the attempts; only success and failure count.';
+comment on column ops.slos.target is 'The share that must be good (ratio).';
+comment on column ops.slos.threshold_ms is 'For latency: an attempt is good when it took less (ms).';
+comment on column ops.slos.rolling_window is 'How far back the promise looks.';
+alter table ops.slos enable row level security;
+
+create table ops.work_units (
+  org_id uuid not null,
+  event_type text not null,
+  unit text not null,
+  first_attempt_at timestamptz not null,
+  succeeded boolean not null,
+  constraint work_units_pkey primary key (org_id, event_type, unit)
+);
+comment on table ops.work_units is 'One row a unit of work that was attempted: a tag, else a run, else a single event.';
+comment on column ops.work_units.org_id is 'The tenant.';
+comment on column ops.work_units.event_type is 'The kind of its attempts.';
+comment on column ops.work_units.unit is 'tag:…, run:… or event:…; a tag of over 200 bytes by its SHA-256.';
+comment on column ops.work_units.first_attempt_at is 'Its earliest attempt; the unit is counted there, whenever it succeeds.';
+comment on column ops.work_units.succeeded is 'Any attempt succeeded.';
+alter table ops.work_units enable row level security;
+
+create table ops.sli_counts (
+  org_id uuid not null,
+  slo_name text not null,
+  bucket_start timestamptz not null,
+  good bigint not null,
+  total bigint not null,
+  constraint sli_counts_pkey primary key (org_id, slo_name, bucket_start),
+  constraint sli_counts_good_is_part_of_total check (good between 0 and total)
+)
+with (fillfactor = 80);
+comment on table ops.sli_counts is 'One row an objective and five minutes: what was counted and what of it was good.';
+comment on column ops.sli_counts.org_id is 'The tenant.';
+comment on column ops.sli_counts.slo_name is 'The objective.';
+comment on column ops.sli_counts.bucket_start is 'First instant of the five minutes, UTC.';
+comment on column ops.sli_counts.good is 'Good ones (count).';
+comment on column ops.sli_counts.total is 'All that were counted (count).';
+alter table ops.sli_counts enable row level security;
+
+create type ops.unit_delta as (
+  org_id uuid,
+  event_type text,
+  unit text,
+  first_attempt_at timestamptz,
+  succeeded boolean
+);
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work.';
+
+create type ops.sli_delta as (
+  org_id uuid,
+  slo_name text,
+  bucket_start timestamptz,
+  good bigint,
+  total bigint
+);
+comment on type ops.sli_delta is 'What is to be added to one row of ops.sli_counts; negative where a unit of work moves.';
+
+create view ops.attempts
+with (security_invoker = true)
+as
+select
+  event.id,
+  event.org_id,
+  event.event_type,
+  event.event_timestamp,
+  event.outcome = 'success' as succeeded,
+  event.duration_ms,
+  case
+    when octet_length(event.tag) > 200 then 'sha256:' || encode(sha256(convert_to(event.tag, 'UTF8')), 'hex')
+    else coalesce('tag:' || event.tag, 'run:' || event.run_id, 'event:' || event.event_id)
+  end as unit
+from public.telemetry_events as event
+where event.outcome in ('success', 'failure')
+  and event.event_type in (select slo.event_type from ops.slos as slo);
+comment on view ops.attempts is 'One row an event that an objective counts.';
+
+create function ops.count_attempts(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
+returns setof ops.sli_delta
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return query
+  select
+    attempt.org_id,
+    slo.slo_name,
+    date_bin('5 minutes', attempt.event_timestamp, timestamptz '2000-01-03 00:00+00') as bucket_start,
+    count(*) filter (where attempt.succeeded and (slo.objective = 'error_rate' or attempt.duration_ms < slo.threshold_ms)),
+    count(*)
+  from ops.attempts as attempt
+  join ops.slos as slo
+    on slo.event_type = attempt.event_type
+  where attempt.id > after_id
+    and attempt.id <= until_id
+    and attempt.event_timestamp >= since
+    and attempt.event_timestamp < until
+    and (slo.objective = 'error_rate' or (slo.objective = 'latency' and attempt.succeeded and attempt.duration_ms is not null))
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz) is
+  'Good and total of the error_rate and latency objectives over the given events, per five minutes.';
+
+create function ops.count_units(after_id bigint, until_id bigint)
+returns setof ops.unit_delta
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return query
+  select
+    attempt.org_id,
+    attempt.event_type,
+    attempt.unit,
+    min(attempt.event_timestamp),
+    bool_or(attempt.succeeded)
+  from ops.attempts as attempt
+  where attempt.id > after_id
+    and attempt.id <= until_id
+    and attempt.event_type in (select slo.event_type from ops.slos as slo where slo.objective = 'availability')
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.count_units(bigint, bigint) is 'The units of work that the given events attempt.';
+
+create function ops.unit_slis(units ops.unit_delta[])
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  with compared as (
+    select
+      unit.org_id,
+      unit.event_type,
+      stored.unit is not null as is_known,
+      stored.first_attempt_at as old_first_attempt_at,
+      stored.succeeded as old_succeeded,
+      least(stored.first_attempt_at, unit.first_attempt_at) as first_attempt_at,
+      coalesce(stored.succeeded, false) or unit.succeeded as succeeded
+    from unnest(unit_slis.units) as unit
+    left join ops.work_units as stored
+      on stored.org_id = unit.org_id
+      and stored.event_type = unit.event_type
+      and stored.unit = unit.unit
+  ),
+  moved as (
+    select compared.org_id, compared.event_type, compared.first_attempt_at, compared.succeeded::integer as good, 1 as total
+    from compared
+    union all
+    select compared.org_id, compared.event_type, compared.old_first_attempt_at, -compared.old_succeeded::integer, -1
+    from compared
+    where compared.is_known
+  )
+  select
+    moved.org_id,
+    slo.slo_name,
+    date_bin('5 minutes', moved.first_attempt_at, timestamptz '2000-01-03 00:00+00'),
+    sum(moved.good)::bigint,
+    sum(moved.total)::bigint
+  from moved
+  join ops.slos as slo
+    on slo.event_type = moved.event_type
+    and slo.objective = 'availability'
+  group by 1, 2, 3
+  having sum(moved.good) <> 0
+    or sum(moved.total) <> 0;
+end;
+comment on function ops.unit_slis(ops.unit_delta[]) is
+  'What new attempts at units of work change in the counts of the availability objectives, five minutes by five minutes.';
+
+create function ops.add_slis(deltas ops.sli_delta[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.sli_counts as stored (org_id, slo_name, bucket_start, good, total)
+  select delta.org_id, delta.slo_name, delta.bucket_start, delta.good, delta.total
+  from unnest(add_slis.deltas) as delta
+  where delta.good between 0 and delta.total
+  on conflict on constraint sli_counts_pkey do update set
+    good = stored.good + excluded.good,
+    total = stored.total + excluded.total;
+
+  -- A late success or a unit that moves changes a row that is there; as an insert it would fail the check first.
+  update ops.sli_counts as stored
+  set good = stored.good + delta.good,
+      total = stored.total + delta.total
+  from unnest(add_slis.deltas) as delta
+  where delta.good not between 0 and delta.total
+    and stored.org_id = delta.org_id
+    and stored.slo_name = delta.slo_name
+    and stored.bucket_start = delta.bucket_start;
+
+  delete from ops.sli_counts as stored
+  using unnest(add_slis.deltas) as delta
+  where delta.total < 0
+    and stored.total = 0
+    and stored.org_id = delta.org_id
+    and stored.slo_name = delta.slo_name
+    and stored.bucket_start = delta.bucket_start;
+end;
+comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts; only refresh and rebuild call it, once a delta.';
+
+create function ops.add_units(units ops.unit_delta[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.work_units as stored (org_id, event_type, unit, first_attempt_at, succeeded)
+  select unit.org_id, unit.event_type, unit.unit, unit.first_attempt_at, unit.succeeded
+  from unnest(add_units.units) as unit
+  on conflict on constraint work_units_pkey do update set
+    first_attempt_at = least(stored.first_attempt_at, excluded.first_attempt_at),
+    succeeded = stored.succeeded or excluded.succeeded;
+end;
+comment on function ops.add_units(ops.unit_delta[]) is 'Merges attempts into the units of work; the counts must have been added before.';
+
+create function ops.alert_factor(budget_share numeric, slo_window interval, alert_window interval)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return budget_share * extract(epoch from slo_window) / extract(epoch from alert_window);
+comment on function ops.alert_factor(numeric, interval, interval) is
+  'The burn rate at which alert_window burns budget_share of the budget of slo_window: 0.02 of 30 days in 1 hour is 14.4.';
+
+create function ops.highest_burn_rate(target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return 1 / (1 - target);
+comment on function ops.highest_burn_rate(numeric) is 'The burn rate when everything fails; an alert factor above it can never fire.';
+
+create function ops.burn_rate(good numeric, total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return (total - good) / nullif(total * (1 - target), 0);
+comment on function ops.burn_rate(numeric, numeric, numeric) is
+  'Share of bad ÷ share allowed; over a whole SLO window it is the share of the budget consumed. Null when nothing was counted.';
+
+create function ops.budget_left(good numeric, total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return 1 - (total - good) / nullif(total * (1 - target), 0);
+comment on function ops.budget_left(numeric, numeric, numeric) is
+  'Share of the error budget that is left, negative when overspent; null when nothing was counted.';
+
+create function ops.time_to_exhaustion(slo_window interval, burn_rate numeric, budget_left numeric default 1)
+returns interval
+language sql
+immutable
+set search_path = ''
+return case
+  when budget_left <= 0 then interval '0'
+  else make_interval(secs => (extract(epoch from slo_window) * budget_left / nullif(greatest(burn_rate, 0), 0))::double precision)
+end;
+comment on function ops.time_to_exhaustion(interval, numeric, numeric) is
+  'How long the budget that is left lasts at a burn rate; null when it is not burning, which is never.';
+
+create function ops.budget_slices(target numeric, slo_window interval, slice interval)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return (1 - target) * extract(epoch from slo_window) / extract(epoch from slice);
+comment on function ops.budget_slices(numeric, interval, interval) is 'How many time slices of the window may be bad.';
+
+create function ops.detection_time(target numeric, factor numeric, alert_window interval, error_ratio numeric)
+returns interval
+language sql
+immutable
+set search_path = ''
+return make_interval(
+  secs => ((1 - target) * factor * extract(epoch from alert_window) / nullif(error_ratio, 0))::double precision
+);
+comment on function ops.detection_time(numeric, numeric, interval, numeric) is
+  'How long a constant share of errors takes to fire an alert; longer than the window means never. Null without errors.';
+
+create function ops.events_to_judge(target numeric)
+returns bigint
+language sql
+immutable
+set search_path = ''
+return ceil(1 / (1 - target))::bigint;
+comment on function ops.events_to_judge(numeric) is 'How many events it takes until a single failure fits into the budget: 1,000 at 99.9 %.';
+
+create function ops.evaluate_slos(as_of timestamptz)
+returns table (
+  org_id uuid,
+  slo_name text,
+  service text,
+  objective text,
+  status text,
+  target numeric,
+  sli numeric,
+  good bigint,
+  total bigint,
+  budget_left numeric,
+  burn_rate_1h numeric,
+  burn_rate_6h numeric,
+  burn_rate_1d numeric,
+  burn_rate_3d numeric,
+  time_to_exhaustion interval,
+  events_needed bigint,
+  window_start timestamptz,
+  evaluated_at timestamptz
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with fresh as materialized (
+    select delta.*
+    from ops.count_attempts(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as delta
+    union all
+    select delta.*
+    from ops.unit_slis(array(select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted)) as delta
+  ),
+  orgs as (
+    select series.org_id from ops.series
+    union
+    select fresh.org_id from fresh
+    union
+    select ops.current_org_id() where not exists (select from ops.series)
+  ),
+  counted as (
+    select bucket.org_id, bucket.slo_name, bucket.bucket_start, bucket.good, bucket.total from ops.sli_counts as bucket
+    union all
+    select fresh.org_id, fresh.slo_name, fresh.bucket_start, fresh.good, fresh.total from fresh
+  ),
+  -- A window begins with the five minutes that hold its first instant.
+  starts as (
+    select
+      date_bin('5 minutes', evaluate_slos.as_of - interval '5 minutes', timestamptz '2000-01-03 00:00+00') as in_5m,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '30 minutes', timestamptz '2000-01-03 00:00+00') as in_30m,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '1 hour', timestamptz '2000-01-03 00:00+00') as in_1h,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '6 hours', timestamptz '2000-01-03 00:00+00') as in_6h,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '1 day', timestamptz '2000-01-03 00:00+00') as in_1d,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '3 days', timestamptz '2000-01-03 00:00+00') as in_3d
+  ),
+  summed as (
+    select
+      orgs.org_id,
+      slo.*,
+      date_bin('5 minutes', evaluate_slos.as_of - slo.rolling_window, timestamptz '2000-01-03 00:00+00') as window_start,
+      coalesce(window_sum.good, 0) as good,
+      coalesce(window_sum.total, 0) as total,
+      ops.burn_rate(window_sum.good_5m, window_sum.total_5m, slo.target) as burn_5m,
+      ops.burn_rate(window_sum.good_30m, window_sum.total_30m, slo.target) as burn_30m,
+      ops.burn_rate(window_sum.good_1h, window_sum.total_1h, slo.target) as burn_1h,
+      ops.burn_rate(window_sum.good_6h, window_sum.total_6h, slo.target) as burn_6h,
+      ops.burn_rate(window_sum.good_1d, window_sum.total_1d, slo.target) as burn_1d,
+      ops.burn_rate(window_sum.good_3d, window_sum.total_3d, slo.target) as burn_3d
+    from orgs
+    cross join ops.slos as slo
+    cross join lateral (
+      select
+        sum(counted.good)::bigint as good,
+        sum(counted.total)::bigint as total,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_5m) as good_5m,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_5m) as total_5m,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_30m) as good_30m,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_30m) as total_30m,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_1h) as good_1h,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_1h) as total_1h,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_6h) as good_6h,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_6h) as total_6h,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_1d) as good_1d,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_1d) as total_1d,
+        sum(counted.good) filter (where counted.bucket_start >= starts.in_3d) as good_3d,
+        sum(counted.total) filter (where counted.bucket_start >= starts.in_3d) as total_3d
+      from counted
+      cross join starts
+      where counted.org_id = orgs.org_id
+        and counted.slo_name = slo.slo_name
+        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - slo.rolling_window, timestamptz '2000-01-03 00:00+00')
+        and counted.bucket_start <= evaluate_slos.as_of
+    ) as window_sum
+  ),
+  jobs as (
+    select max(run.finished_at) as last_run_at
+    from ops.job_runs as run
+    where run.job = 'refresh'
+      and run.outcome in ('success', 'waiting')
+  )
+  select
+    summed.org_id,
+    summed.slo_name,
+    summed.service,
+    summed.objective,
+    case
+      when jobs.last_run_at is null and summed.total = 0 then 'no_data'
+      when jobs.last_run_at is null
+        or jobs.last_run_at < evaluate_slos.as_of - 2 * coalesce(ops.setting('refresh_interval'), '5 minutes')::interval
+        then 'stale'
+      when summed.total = 0 then 'no_data'
+      when summed.total < ops.events_to_judge(summed.target) then 'insufficient'
+      when ops.budget_left(summed.good, summed.total, summed.target) < 0 then 'breached'
+      when ops.budget_left(summed.good, summed.total, summed.target) < 0.25
+        -- Both windows: the long one says that it matters, the short one that it goes on.
+        or (
+          summed.burn_1h > ops.alert_factor(0.02, summed.rolling_window, interval '1 hour')
+          and summed.burn_5m > ops.alert_factor(0.02, summed.rolling_window, interval '1 hour')
+        )
+        or (
+          summed.burn_6h > ops.alert_factor(0.05, summed.rolling_window, interval '6 hours')
+          and summed.burn_30m > ops.alert_factor(0.05, summed.rolling_window, interval '6 hours')
+        )
+        then 'at_risk'
+      else 'ok'
+    end,
+    summed.target,
+    summed.good::numeric / nullif(summed.total, 0),
+    summed.good,
+    summed.total,
+    ops.budget_left(summed.good, summed.total, summed.target),
+    summed.burn_1h,
+    summed.burn_6h,
+    summed.burn_1d,
+    summed.burn_3d,
+    ops.time_to_exhaustion(
+      summed.rolling_window, summed.burn_1d, ops.budget_left(summed.good, summed.total, summed.target)
+    ),
+    greatest(ops.events_to_judge(summed.target) - summed.total, 0),
+    summed.window_start,
+    evaluate_slos.as_of
+  from summed
+  cross join jobs;
+end;
+comment on function ops.evaluate_slos(timestamptz) is
+  'One row an org and objective: status (ok, at_risk, breached, insufficient, no_data, stale), counts of the rolling window, budget and burn rates, events behind the cursor included.';
+
+revoke execute on function
+  ops.count_attempts(bigint, bigint, timestamptz, timestamptz),
+  ops.count_units(bigint, bigint),
+  ops.unit_slis(ops.unit_delta[]),
+  ops.add_slis(ops.sli_delta[]),
+  ops.add_units(ops.unit_delta[]),
+  ops.alert_factor(numeric, interval, interval),
+  ops.highest_burn_rate(numeric),
+  ops.burn_rate(numeric, numeric, numeric),
+  ops.budget_left(numeric, numeric, numeric),
+  ops.time_to_exhaustion(interval, numeric, numeric),
+  ops.budget_slices(numeric, interval, interval),
+  ops.detection_time(numeric, numeric, interval, numeric),
+  ops.events_to_judge(numeric),
+  ops.evaluate_slos(timestamptz)
+from public;
+
+do $$
+begin
+  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
+    return;
+  end if;
+  revoke all on ops.slos, ops.work_units, ops.sli_counts, ops.attempts from anon, authenticated, service_role;
+  grant select on ops.slos, ops.work_units, ops.sli_counts, ops.attempts to authenticated, service_role;
+  create policy slos_select_authenticated on ops.slos for select to authenticated using (true);
+  create policy work_units_select_own_org on ops.work_units for select to authenticated
+    using (org_id = (select ops.current_org_id()));
+  create policy sli_counts_select_own_org on ops.sli_counts for select to authenticated
+    using (org_id = (select ops.current_org_id()));
+  revoke execute on function
+    ops.count_attempts(bigint, bigint, timestamptz, timestamptz),
+    ops.count_units(bigint, bigint),
+    ops.unit_slis(ops.unit_delta[]),
+    ops.add_slis(ops.sli_delta[]),
+    ops.add_units(ops.unit_delta[]),
+    ops.alert_factor(numeric, interval, interval),
+    ops.highest_burn_rate(numeric),
+    ops.burn_rate(numeric, numeric, numeric),
+    ops.budget_left(numeric, numeric, numeric),
+    ops.time_to_exhaustion(interval, numeric, numeric),
+    ops.budget_slices(numeric, interval, interval),
+    ops.detection_time(numeric, numeric, interval, numeric),
+    ops.events_to_judge(numeric),
+    ops.evaluate_slos(timestamptz)
+  from anon, authenticated, service_role;
+  grant execute on function
+    ops.count_attempts(bigint, bigint, timestamptz, timestamptz),
+    ops.count_units(bigint, bigint),
+    ops.unit_slis(ops.unit_delta[]),
+    ops.alert_factor(numeric, interval, interval),
+    ops.highest_burn_rate(numeric),
+    ops.burn_rate(numeric, numeric, numeric),
+    ops.budget_left(numeric, numeric, numeric),
+    ops.time_to_exhaustion(interval, numeric, numeric),
+    ops.budget_slices(numeric, interval, interval),
+    ops.detection_time(numeric, numeric, interval, numeric),
+    ops.events_to_judge(numeric),
+    ops.evaluate_slos(timestamptz)
+  to authenticated, service_role;
+end;
+$$;

@@ -1,0 +1,495 @@
+-- The exactly-once pass: the fence that makes it exact, refresh, rebuild, and the KPIs of events behind the cursor.
+
+create type ops.refresh_report as (
+  state text,
+  events bigint,
+  cursor_id bigint,
+  behind bigint,
+  hour_rows bigint,
+  day_rows bigint,
+  week_rows bigint,
+  month_rows bigint,
+  message text
+);
+comment on type ops.refresh_report is
+  'done: all that could be counted is; more: call again; waiting: a writer stayed open; busy: another refresh runs. behind is in ids, rows are KPI rows.';
+
+create function ops.open_writers()
+returns text[]
+language sql
+volatile
+set search_path = ''
+begin atomic
+  select coalesce(array_agg(distinct lock.virtualtransaction), '{}')
+  from pg_catalog.pg_locks as lock
+  where lock.locktype = 'relation'
+    and lock.granted
+    and lock.mode = 'RowExclusiveLock'
+    and lock.database = (select database.oid from pg_catalog.pg_database as database where database.datname = current_database())
+    and (
+      lock.relation = 'public.telemetry_events'::regclass
+      or lock.relation in (
+        select inheritance.inhrelid
+        from pg_catalog.pg_inherits as inheritance
+        where inheritance.inhparent = 'public.telemetry_events'::regclass
+      )
+    )
+    and lock.pid is distinct from pg_backend_pid();
+end;
+comment on function ops.open_writers() is
+  'The transactions, prepared ones included, that have written to the events and not ended. An insert takes its lock before it draws an id.';
+
+create function ops.take_fence(max_wait interval)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  kept ops.cursors;
+  drawn_id bigint;
+  holders text[];
+  deadline timestamptz := clock_timestamp() + max_wait;
+begin
+  select * into strict kept from ops.cursors where cursors.name = 'telemetry_events' for update;
+
+  -- The order is what makes it exact: first the id, then who may still commit one up to it.
+  select case when sequence.is_called then sequence.last_value else 0 end into drawn_id from public.telemetry_events_id_seq as sequence;
+  holders := ops.open_writers();
+
+  -- The fence of an earlier call is safe once its holders are gone; one that was prepared goes on under another name, -1/….
+  if not kept.fence_holders && holders and not exists (select from unnest(holders) as holder where holder like '-1/%') then
+    kept.safe_id := greatest(kept.safe_id, kept.fence_id);
+    kept.fence_id := null;
+  end if;
+
+  while cardinality(holders) > 0 and clock_timestamp() < deadline loop
+    perform pg_sleep(0.01);
+    holders := array(
+      select writer.name
+      from unnest(ops.open_writers()) as writer (name)
+      where writer.name = any (holders)
+        or writer.name like '-1/%'
+    );
+  end loop;
+
+  if cardinality(holders) = 0 then
+    kept.safe_id := greatest(kept.safe_id, drawn_id);
+    kept.fence_id := null;
+  elsif kept.fence_id is null then
+    -- Kept for the next call, so that writers who overlap forever cannot hold the cursor forever.
+    kept.fence_id := drawn_id;
+    kept.fence_holders := holders;
+  end if;
+  if kept.fence_id is null then
+    kept.fence_holders := '{}';
+  end if;
+
+  update ops.cursors
+  set safe_id = kept.safe_id,
+      fence_id = kept.fence_id,
+      fence_holders = kept.fence_holders
+  where cursors.name = 'telemetry_events'
+    and (cursors.safe_id, cursors.fence_id, cursors.fence_holders)
+      is distinct from (kept.safe_id, kept.fence_id, kept.fence_holders);
+  return kept.safe_id;
+end;
+$$;
+comment on function ops.take_fence(interval) is
+  'The highest id up to which every event has committed or never will; waits for open writers for max_wait at most.';
+
+create function ops.refresh(max_wait interval default '5 seconds', max_ids bigint default 200000, as_of timestamptz default now())
+returns ops.refresh_report
+language plpgsql
+volatile
+set search_path = ''
+-- Hashing 200,000 events takes less than this; with the default of 4 MB they are sorted on disk, which takes three times as long.
+set work_mem = '64MB'
+as $$
+declare
+  report ops.refresh_report;
+  started_at timestamptz := clock_timestamp();
+  after_id bigint;
+  safe_id bigint;
+  until_id bigint;
+  audit_changes bigint[];
+  events ops.event_delta[] := '{}';
+  kpi_rows jsonb := '{}';
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'refresh needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then
+    report.state := 'busy';
+    report.message := 'another refresh is running';
+    return report;
+  end if;
+
+  insert into ops.cursors (name) values ('telemetry_events') on conflict on constraint cursors_pkey do nothing;
+  safe_id := ops.take_fence(max_wait);
+  select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
+  until_id := least(safe_id, after_id + max_ids);
+
+  if until_id > after_id then
+    events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
+  end if;
+  audit_changes := array(select change.audit_change_id from ops.audit_changes as change);
+  if cardinality(audit_changes) > 0 then
+    events := events || array(select event from ops.count_audit_changes() as event);
+    delete from ops.audit_changes as change where change.audit_change_id = any (audit_changes);
+  end if;
+  if cardinality(events) > 0 then
+    kpi_rows := ops.apply_events(events, as_of);
+  end if;
+  if until_id > after_id then
+    perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
+    perform ops.apply_attempts(after_id, until_id);
+    update ops.cursors set last_id = until_id, moved_at = clock_timestamp() where cursors.name = 'telemetry_events';
+  end if;
+  perform ops.close_periods(as_of);
+
+  report.events := coalesce((select sum(event.event_count) from unnest(events) as event where event.event_type <> 'slsa_audit'), 0);
+  report.cursor_id := greatest(after_id, until_id);
+  report.behind := (select case when sequence.is_called then sequence.last_value else 0 end from public.telemetry_events_id_seq as sequence)
+    - report.cursor_id;
+  report.hour_rows := coalesce((kpi_rows ->> 'hour')::bigint, 0);
+  report.day_rows := coalesce((kpi_rows ->> 'day')::bigint, 0);
+  report.week_rows := coalesce((kpi_rows ->> 'week')::bigint, 0);
+  report.month_rows := coalesce((kpi_rows ->> 'month')::bigint, 0);
+  report.state := case
+    when until_id < safe_id then 'more'
+    when exists (select from ops.cursors where cursors.name = 'telemetry_events' and cursors.fence_id is not null) then 'waiting'
+    else 'done'
+  end;
+  if report.state = 'waiting' then
+    report.message := 'a transaction that writes events stayed open; what it and later ones wrote is counted by a later run';
+  end if;
+  insert into ops.job_runs (job, started_at, finished_at, outcome, events, kpi_rows, message)
+  values (
+    'refresh',
+    started_at,
+    clock_timestamp(),
+    case when report.state = 'waiting' then 'waiting' else 'success' end,
+    report.events,
+    report.hour_rows + report.day_rows + report.week_rows + report.month_rows,
+    report.message
+  );
+  return report;
+end;
+$$;
+comment on function ops.refresh(interval, bigint, timestamptz) is
+  'Counts every event committed since the last call exactly once, max_ids ids at most, rewrites the KPIs they touch and moves the cursor, all in one transaction. Never blocks a writer.';
+
+create function ops.apply_events(events ops.event_delta[], as_of timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  rollups ops.rollup_delta[] := array(select delta from ops.rollup_deltas(events) as delta);
+  histograms ops.histogram_delta[] := array(select delta from ops.histogram_deltas(events) as delta);
+  kpi_rows jsonb;
+begin
+  -- KPIs are stored state plus delta, so they are computed before the delta is added: the views do the same without adding it.
+  select coalesce(jsonb_object_agg(written.period, written.rows_written), '{}')
+  into kpi_rows
+  from ops.write_kpis(
+    array(
+      select kpi from ops.changed_ratios(rollups) as kpi
+      union all
+      select kpi from ops.changed_percentiles(histograms) as kpi
+    ),
+    as_of
+  ) as written;
+  perform ops.add_rollups(rollups);
+  perform ops.add_histograms(histograms);
+  return kpi_rows;
+end;
+$$;
+comment on function ops.apply_events(ops.event_delta[], timestamptz) is
+  'Rewrites the KPIs that counted events change and adds the events to the states; returns the KPI rows written by period.';
+
+create function ops.apply_attempts(after_id bigint, until_id bigint)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  units ops.unit_delta[] := array(select attempted from ops.count_units(after_id, until_id) as attempted);
+begin
+  perform ops.add_slis(array(
+    select delta from ops.count_attempts(after_id, until_id, '-infinity', 'infinity') as delta
+    union all
+    select delta from ops.unit_slis(units) as delta
+  ));
+  perform ops.add_units(units);
+end;
+$$;
+comment on function ops.apply_attempts(bigint, bigint) is 'Adds the attempts among new events to the SLI counts and the units of work.';
+
+create function ops.fresh_kpis()
+returns setof ops.kpi_value
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  events ops.event_delta[] := array(
+    select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+    union all
+    select event from ops.count_audit_changes() as event
+  );
+begin
+  if cardinality(events) = 0 then
+    return;
+  end if;
+  return query
+  select kpi.*
+  from ops.changed_ratios(array(select delta from ops.rollup_deltas(events) as delta)) as kpi
+  union all
+  select kpi.*
+  from ops.changed_percentiles(array(select delta from ops.histogram_deltas(events) as delta)) as kpi;
+end;
+$$;
+comment on function ops.fresh_kpis() is 'The KPIs that events behind the cursor change, as the next refresh would write them.';
+
+
+create function ops.rebuild_spans(since timestamptz, until timestamptz)
+returns table (period text, span_start timestamptz, span_end timestamptz)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    period.name,
+    ops.period_start(period.name, rebuild_spans.since, ops.setting('time_zone')),
+    ops.period_end(
+      period.name,
+      ops.period_start(period.name, rebuild_spans.until - interval '1 microsecond', ops.setting('time_zone')),
+      ops.setting('time_zone')
+    )
+  from unnest(array['hour', 'day', 'week', 'month']) as period (name);
+end;
+comment on function ops.rebuild_spans(timestamptz, timestamptz) is 'The whole hours, days, weeks and months that a range touches.';
+
+create function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now())
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+set work_mem = '64MB'
+as $$
+declare
+  started_at timestamptz := clock_timestamp();
+  last_id bigint;
+  chunk_start timestamptz;
+  scan_end timestamptz;
+  events ops.event_delta[];
+  counted bigint := 0;
+begin
+  if since >= until or since < timestamptz '1970-01-01 00:00+00' or until > timestamptz '2200-01-01 00:00+00' then
+    raise exception 'the range to rebuild is empty or out of bounds: % to %', since, until
+      using errcode = 'OP001', hint = 'Pass since before until, between 1970 and 2200; the range is half-open.';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  -- Audits change, so they must stand still between their last refresh and their recount.
+  lock table public.slsa_audit_metrics in share mode;
+  perform ops.refresh(interval '0', as_of => as_of);
+  last_id := ops.cursor_id();
+
+  perform ops.forget_span(since, until);
+  select
+    greatest(min(span.span_start), ops.period_start('hour', min(stored.first_at), ops.setting('time_zone'))),
+    least(max(span.span_end), max(stored.last_at) + interval '1 hour')
+  into chunk_start, scan_end
+  from ops.rebuild_spans(since, until) as span
+  cross join (
+    select min(event.event_timestamp) as first_at, max(event.event_timestamp) as last_at from public.telemetry_events as event
+    union all
+    select min(audit.audit_timestamp), max(audit.audit_timestamp) from ops.labelled_audits as audit
+  ) as stored;
+  while chunk_start < scan_end loop
+    events := array(
+      select event from ops.count_events(0, last_id, chunk_start, chunk_start + interval '24 hours') as event
+      union all
+      select event from ops.count_audits_between(chunk_start, chunk_start + interval '24 hours') as event
+    );
+    counted := counted + coalesce((select sum(event.event_count) from unnest(events) as event), 0);
+    perform ops.add_rollups(array(
+      select delta
+      from ops.rollup_deltas(events) as delta
+      join ops.rebuild_spans(since, until) as span
+        on span.period = delta.period
+      where delta.period_start >= span.span_start
+        and delta.period_start < span.span_end
+    ));
+    perform ops.add_histograms(array(
+      select delta
+      from ops.histogram_deltas(events) as delta
+      join ops.rebuild_spans(since, until) as span
+        on span.period = delta.period
+      where delta.period_start >= span.span_start
+        and delta.period_start < span.span_end
+    ));
+    perform ops.add_patterns(array(
+      select delta
+      from ops.count_patterns(0, last_id, chunk_start, chunk_start + interval '24 hours') as delta
+      join ops.rebuild_spans(since, until) as span
+        on span.period = delta.period
+      where delta.period_start >= span.span_start
+        and delta.period_start < span.span_end
+    ));
+    chunk_start := chunk_start + interval '24 hours';
+  end loop;
+  perform ops.rebuild_kpis(since, until, as_of);
+  perform ops.rebuild_slis(since, until, last_id);
+  insert into ops.job_runs (job, started_at, finished_at, outcome, events, message)
+  values ('rebuild', started_at, clock_timestamp(), 'success', counted, format('%s to %s', since, until));
+  return counted;
+end;
+$$;
+comment on function ops.rebuild(timestamptz, timestamptz, timestamptz) is
+  'Recomputes every hour, day, week and month that the half-open range touches from the events and audits; returns how many it read. The result equals what the increments give.';
+
+create function ops.forget_span(since timestamptz, until timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.rollups as stored
+  using ops.rebuild_spans(since, until) as span
+  where stored.period = span.period and stored.period_start >= span.span_start and stored.period_start < span.span_end;
+  delete from ops.histograms as stored
+  using ops.rebuild_spans(since, until) as span
+  where stored.period = span.period and stored.period_start >= span.span_start and stored.period_start < span.span_end;
+  delete from ops.blocked_patterns as stored
+  using ops.rebuild_spans(since, until) as span
+  where stored.period = span.period and stored.period_start >= span.span_start and stored.period_start < span.span_end;
+  delete from public.kpi_aggregations as stored
+  using ops.rebuild_spans(since, until) as span
+  where stored.aggregation_period = span.period and stored.period_start >= span.span_start and stored.period_start < span.span_end;
+end;
+comment on function ops.forget_span(timestamptz, timestamptz) is 'Removes the states and KPIs of the periods that a range touches; only rebuild calls it.';
+
+create function ops.rebuild_kpis(since timestamptz, until timestamptz, as_of timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  -- A delta of nothing to each row that stands there gives the KPIs of what stands there.
+  select ops.write_kpis(
+    array(
+      select kpi
+      from ops.changed_ratios(array(
+        select row(
+          rollup.org_id, series.event_type, series.labels, rollup.period, rollup.period_start, 0, 0, 0, null, null
+        )::ops.rollup_delta
+        from ops.rollups as rollup
+        join ops.rebuild_spans(since, until) as span
+          on span.period = rollup.period
+          and rollup.period_start >= span.span_start
+          and rollup.period_start < span.span_end
+        join ops.series
+          on series.org_id = rollup.org_id
+          and series.series_id = rollup.series_id
+      )) as kpi
+      union all
+      select kpi
+      from ops.changed_percentiles(array(
+        select row(
+          histogram.org_id, histogram.event_type, histogram.labels, histogram.period, histogram.period_start, '{}', '{}'
+        )::ops.histogram_delta
+        from ops.histograms as histogram
+        join ops.rebuild_spans(since, until) as span
+          on span.period = histogram.period
+          and histogram.period_start >= span.span_start
+          and histogram.period_start < span.span_end
+      )) as kpi
+    ),
+    as_of
+  );
+end;
+comment on function ops.rebuild_kpis(timestamptz, timestamptz, timestamptz) is 'Rewrites the KPIs of the periods that a range touches from the states; only rebuild calls it.';
+
+create function ops.rebuild_slis(since timestamptz, until timestamptz, last_id bigint)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  bucket_since timestamptz := date_bin('5 minutes', since, timestamptz '2000-01-03 00:00+00');
+  bucket_until timestamptz := date_bin('5 minutes', until - interval '1 microsecond', timestamptz '2000-01-03 00:00+00') + interval '5 minutes';
+begin
+  delete from ops.sli_counts as stored
+  using ops.slos as slo
+  where slo.slo_name = stored.slo_name
+    and slo.objective <> 'availability'
+    and stored.bucket_start >= bucket_since
+    and stored.bucket_start < bucket_until;
+  perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
+
+  -- A unit of work may begin before the range and succeed in it, so units are counted whole.
+  delete from ops.sli_counts as stored
+  using ops.slos as slo
+  where slo.slo_name = stored.slo_name
+    and slo.objective = 'availability';
+  delete from ops.work_units where true;
+  perform ops.add_units(array(select attempted from ops.count_units(0, last_id) as attempted));
+  insert into ops.sli_counts (org_id, slo_name, bucket_start, good, total)
+  select
+    unit.org_id,
+    slo.slo_name,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '2000-01-03 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.work_units as unit
+  join ops.slos as slo
+    on slo.event_type = unit.event_type
+    and slo.objective = 'availability'
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint) is
+  'Recounts the attempts of the range and all units of work from the events; only rebuild calls it.';
+
+revoke execute on function
+  ops.open_writers(),
+  ops.take_fence(interval),
+  ops.refresh(interval, bigint, timestamptz),
+  ops.apply_events(ops.event_delta[], timestamptz),
+  ops.apply_attempts(bigint, bigint),
+  ops.fresh_kpis(),
+  ops.rebuild_spans(timestamptz, timestamptz),
+  ops.rebuild(timestamptz, timestamptz, timestamptz),
+  ops.forget_span(timestamptz, timestamptz),
+  ops.rebuild_kpis(timestamptz, timestamptz, timestamptz),
+  ops.rebuild_slis(timestamptz, timestamptz, bigint)
+from public;
+
+do $$
+begin
+  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
+    return;
+  end if;
+  revoke execute on function
+    ops.open_writers(),
+    ops.take_fence(interval),
+    ops.refresh(interval, bigint, timestamptz),
+    ops.apply_events(ops.event_delta[], timestamptz),
+    ops.apply_attempts(bigint, bigint),
+    ops.fresh_kpis(),
+    ops.rebuild_spans(timestamptz, timestamptz),
+    ops.rebuild(timestamptz, timestamptz, timestamptz),
+    ops.forget_span(timestamptz, timestamptz),
+    ops.rebuild_kpis(timestamptz, timestamptz, timestamptz),
+    ops.rebuild_slis(timestamptz, timestamptz, bigint)
+  from anon, authenticated, service_role;
+  grant execute on function ops.fresh_kpis() to authenticated, service_role;
+end;
+$$;

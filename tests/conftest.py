@@ -1,0 +1,186 @@
+"""Fixtures: a real Postgres a session, a migrated database a test, roles, commands."""
+
+import importlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+from pytest_postgresql.janitor import DatabaseJanitor
+
+from postgres import VERSIONS, Database, Server, bin_dir_of, running_server
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TEMPLATE = "opskpi_template"
+
+CreateDatabase = Callable[..., Database]
+Connect = Callable[..., psycopg.Connection]
+ActingAs = Callable[..., AbstractContextManager[psycopg.Connection]]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the Postgres version."""
+    parser.addoption("--postgres", choices=VERSIONS, default="18", help="the Postgres version to test on")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Name the Postgres version in the report."""
+    return f"postgres: {config.getoption('--postgres')}"
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Run the session's Postgres, on a unix socket and on 127.0.0.1."""
+    version = str(request.config.getoption("--postgres"))
+    if bin_dir_of(version) is None:
+        reason = f"the binaries of Postgres {version} are not installed"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_server(version) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[Database]:
+    """Create the database that tests get copies of: migrated by the product's own code."""
+    # Imported late, so that tests without a database run while a migration is broken.
+    migrations = importlib.import_module("opskpi.migrations")
+    with _janitor(server, TEMPLATE, as_template=True):
+        with psycopg.connect(server.dsn(TEMPLATE)) as connection:
+            migrations.migrate(connection)
+        yield server.database(TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def _names() -> Iterator[str]:
+    return (f"test_{number}" for number in itertools.count(1))
+
+
+@pytest.fixture
+def create_database(server: Server, _names: Iterator[str]) -> Iterator[CreateDatabase]:
+    """Create further databases, dropped after the test: `create_database(template=None, name=None)`."""
+    with ExitStack() as created:
+
+        def create(template: Database | None = None, name: str | None = None) -> Database:
+            name = name or next(_names)
+            created.enter_context(_janitor(server, name, template=template.name if template else None))
+            return server.database(name)
+
+        yield create
+
+
+@pytest.fixture
+def empty_database(create_database: CreateDatabase) -> Database:
+    """Create a database without any migration."""
+    return create_database()
+
+
+@pytest.fixture
+def migrated_database(create_database: CreateDatabase, template: Database) -> Database:
+    """Create the test's own copy of the migrated template; `database` and `connect` connect to it."""
+    return create_database(template)
+
+
+@pytest.fixture
+def connect(migrated_database: Database) -> Iterator[Connect]:
+    """Open further connections to the test's database: `connect(autocommit=True)`."""
+    with ExitStack() as opened:
+
+        def open_connection(*, autocommit: bool = True) -> psycopg.Connection:
+            connection = psycopg.connect(migrated_database.dsn, autocommit=autocommit)
+            opened.callback(connection.close)
+            return connection
+
+        yield open_connection
+
+
+@pytest.fixture
+def database(connect: Connect) -> psycopg.Connection:
+    """Connect to a fresh copy of the migrated template, in autocommit mode, as superuser."""
+    return connect()
+
+
+@pytest.fixture
+def acting_as() -> ActingAs:
+    """Act as a role in one transaction: `with acting_as(connection, "authenticated", org=…, sub=…):`.
+
+    At exit the transaction is rolled back, with `commit=True` it is committed.
+    """
+
+    @contextmanager
+    def act(
+        connection: psycopg.Connection,
+        role: str,
+        org: object = None,
+        *,
+        commit: bool = False,
+        **claims: object,
+    ) -> Iterator[psycopg.Connection]:
+        assert connection.info.transaction_status == TransactionStatus.IDLE, "a transaction is open already"
+        app_metadata = {} if org is None else {"app_metadata": {"org_id": str(org)}}
+        with connection.transaction(force_rollback=not commit):
+            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
+            token = json.dumps({"role": role} | app_metadata | claims)
+            connection.execute("select pg_catalog.set_config('request.jwt.claims', %s, true)", [token])
+            yield connection
+
+    return act
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of the shared data sets, beside the checkout unless OPSKPI_SHARED names another."""
+    folder = Path(os.environ.get("OPSKPI_SHARED") or CHECKOUT.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"the shared data is not at {folder}; set OPSKPI_SHARED")
+    return folder
+
+
+@pytest.fixture
+def cli(migrated_database: Database, tmp_path: Path) -> Cli:
+    """Run `python -m opskpi ARGUMENTS` on the test's database: `cli("rollup", "hour", stdin="…")`."""
+    environment = os.environ | {
+        "OPSKPI_DSN": migrated_database.dsn,
+        "OPSKPI_HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
+
+    def run(
+        *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "opskpi", *arguments],
+            input=stdin,
+            env=environment | dict(env or {}),
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def _janitor(server: Server, name: str, *, template: str | None = None, as_template: bool = False) -> DatabaseJanitor:
+    """Return what creates a database at entry and drops it, whoever is connected, at exit."""
+    return DatabaseJanitor(
+        user="postgres",
+        host=server.host,
+        port=server.port,
+        dbname=name,
+        template_dbname=template,
+        as_template=as_template,
+    )

@@ -1,0 +1,142 @@
+"""Events and audits for the tests, refreshes at fixed instants, and all that the aggregation keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import class_row, scalar_row, tuple_row
+from psycopg.types.json import Json, Jsonb
+
+NIL = UUID(int=0)
+NOON = "2026-03-10T12:00:00Z"
+AS_OF = "2026-06-01T00:00:00Z"
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a refresh answers."""
+
+    state: str
+    events: int
+    cursor_id: int
+    behind: int
+    hour_rows: int
+    day_rows: int
+    week_rows: int
+    month_rows: int
+    message: str | None
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def rows(connection: Connection, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(query, parameters).fetchall()
+
+
+def scalar(connection: Connection, query: LiteralString, *parameters: object) -> Any:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(query, parameters).fetchone()
+
+
+def refresh(
+    connection: Connection, *, max_wait: str = "0", max_ids: int = 200_000, as_of: str | datetime = AS_OF
+) -> Report:
+    with connection.cursor(row_factory=class_row(Report)) as cursor:
+        query = "select * from ops.refresh(max_wait => %s, max_ids => %s, as_of => %s)"
+        report = cursor.execute(query, [max_wait, max_ids, as_of]).fetchone()
+    assert report is not None
+    return report
+
+
+def rebuild(connection: Connection, since: str | datetime, until: str | datetime) -> int:
+    return scalar(connection, "select ops.rebuild(since => %s, until => %s, as_of => %s)", since, until, AS_OF)
+
+
+def add_event(
+    connection: Connection,
+    event_type: str = "slsa_provenance",
+    at: str | datetime = NOON,
+    *,
+    metadata: object = None,
+    run_id: int | None = None,
+    tag: str | None = None,
+    org_id: UUID = NIL,
+    agent_id: UUID | None = None,
+    event_id: UUID | None = None,
+    **said: object,
+) -> int:
+    """Insert an event as a user does and return its id; what it says is its metadata."""
+    return scalar(
+        connection,
+        "insert into public.telemetry_events"
+        " (event_type, event_timestamp, run_id, tag, metadata, org_id, agent_id, event_id)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s) returning id",
+        *(event_type, at, run_id, tag, Jsonb(said) if metadata is None else metadata, org_id, agent_id),
+        event_id or uuid4(),
+    )
+
+
+def add_events(connection: Connection, count: int, event_type: str, at: str | datetime, **said: object) -> None:
+    """Insert `count` equal events."""
+    connection.execute(
+        "insert into public.telemetry_events (event_type, event_timestamp, metadata)"
+        " select %s, %s, %s from generate_series(1, %s)",
+        [event_type, at, Jsonb(said), count],
+    )
+
+
+def ingest(connection: Connection, *documents: Mapping[str, object]) -> dict[str, Any]:
+    return scalar(connection, "select public.ingest_events(%s)", Json(documents))
+
+
+def add_audit(connection: Connection, run: int, at: str | datetime = NOON, **columns: object) -> None:
+    """Insert an audit whose provenance and validation succeeded, unless the columns say otherwise."""
+    audit = {"audit_run_id": run, "audit_timestamp": str(at)} | columns
+    audit = {"provenance_status": "success", "validation_status": "success", "org_id": str(NIL)} | audit
+    connection.execute(
+        "insert into public.slsa_audit_metrics (audit_run_id, audit_timestamp, provenance_status, validation_status,"
+        "  org_id, sha256_verified, predicate_type_verified, supabase_provenance_synced, supabase_validation_synced)"
+        " select audit_run_id, audit_timestamp, provenance_status, validation_status, org_id,"
+        "  coalesce(sha256_verified, false), coalesce(predicate_type_verified, false),"
+        "  coalesce(supabase_provenance_synced, false), coalesce(supabase_validation_synced, false)"
+        " from jsonb_populate_record(null::public.slsa_audit_metrics, %s)",
+        [Jsonb(audit)],
+    )
+
+
+def kpis(connection: Connection, metric: str, period: str = "day") -> list[tuple[str, dict[str, str], Decimal]]:
+    """Return start (UTC), labels and value of a KPI's stored rows, in order."""
+    return rows(
+        connection,
+        "select to_char(period_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), labels, metric_value"
+        " from public.kpi_aggregations where metric_name = %s and aggregation_period = %s order by 1, labels",
+        metric,
+        period,
+    )
+
+
+STATES: dict[str, LiteralString] = {
+    "rollups": "select org_id, event_type, labels::text, period, period_start, event_count, value_count, value_sum,"
+    " value_min, value_max from ops.rollups join ops.series using (org_id, series_id) order by 1, 2, 3, 4, 5",
+    "histograms": "select org_id, period, period_start, event_type, labels::text, counts::text from ops.histograms"
+    " order by 1, 2, 3, 4, 5",
+    "patterns": "select org_id, period, period_start, hook_type, pattern, blocked_count from ops.blocked_patterns"
+    " order by 1, 2, 3, 4, 5",
+    "kpis": "select org_id, metric_name, labels::text, aggregation_period, period_start, period_end, metric_value,"
+    " metadata from public.kpi_aggregations order by 1, 2, 3, 4, 5",
+    "slis": "select org_id, slo_name, bucket_start, good, total from ops.sli_counts order by 1, 2, 3",
+    "units": "select org_id, event_type, unit, first_attempt_at, succeeded from ops.work_units order by 1, 2, 3",
+}
+
+
+def states(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Return everything that the aggregation keeps, whole and in order."""
+    return {name: rows(connection, query) for name, query in STATES.items()}

@@ -1,0 +1,392 @@
+"""Bringing files of events into the database."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import scalar_row, tuple_row
+
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.ingest import BATCH_RECORDS, Refusal, Summary, ingest
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+EVENTS = 3 * BATCH_RECORDS
+NO_TIME = "an event in a file must say when it happened"
+
+INGEST = """
+import os, resource, signal, sys
+import psycopg
+from opskpi.errors import OpsKpiError
+from opskpi.ingest import ingest
+dsn, source, preparation = sys.argv[1:]
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+def on_progress(*_): pass
+exec(preparation)
+with psycopg.connect(dsn, autocommit=True) as connection:
+    try:
+        summary = ingest(connection, source, on_progress=on_progress)
+    except OpsKpiError as error:
+        sys.exit(error.message)
+print(summary.accepted, summary.duplicate, summary.refused)
+"""
+
+# Not getrusage, whose maximum includes the process that started this one.
+PRINT_PEAK = """
+import atexit, pathlib, re
+def print_peak():
+    print(int(re.search(r"VmHWM:\\s+([0-9]+) kB", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
+atexit.register(print_peak)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "events.jsonl"
+
+
+def event(number: int = 0, **fields: object) -> dict[str, object]:
+    """Make an event of January 2026, without an event_id."""
+    instant = f"2026-01-{number % 28 + 1:02}T00:{number // 28 % 60:02}:00Z"
+    return {"event_type": "audit_complete", "payload": {"timestamp": instant, "number": number} | fields}
+
+
+def lines(count: int) -> bytes:
+    """Make `count` JSON lines; each of a number that ends in 7 says no time."""
+    written = [json.dumps(event(n) if n % 10 != 7 else {"event_type": "audit_complete"}) for n in range(count)]
+    return "\n".join(written).encode()
+
+
+def as_format(form: str, content: bytes) -> bytes:
+    if form == "array":
+        content = b"[" + content.replace(b"\n", b",\n") + b"]"
+    return gzip.compress(content) if form == "gzip" else content
+
+
+def run(connection: psycopg.Connection, source: Path | str) -> Summary:
+    return ingest(connection, str(source), on_progress=lambda *_: None)
+
+
+def stored(connection: psycopg.Connection) -> list[int]:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        query = "select (metadata -> 'number')::bigint from public.telemetry_events order by 1"
+        return cursor.execute(query).fetchall()
+
+
+def count_imports(connection: psycopg.Connection) -> int:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("select count(*) from ops.imports").fetchall()[0]
+
+
+def refused_rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(f"{path}.refused.jsonl").read_bytes().splitlines()]
+
+
+def run_apart(
+    database: psycopg.Connection, source: Path | str, preparation: str = "", stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", INGEST, database.info.dsn, str(source), preparation],
+        env=os.environ | {"PYTHONPATH": str(JOBS), "PGPASSWORD": database.info.password},
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_line_is_accepted_duplicate_or_refused(database, file):
+    known = event(1, event_id="5f0c1c1e-0000-4000-8000-000000000001")
+    file.write_text("\n".join(map(json.dumps, [known, event(2), known, {"event_type": "unheard of"}, event(3)])))
+    assert run(database, file) == Summary(
+        source=str(file),
+        read=5,
+        accepted=3,
+        duplicate=1,
+        refused=1,
+        refusals=[Refusal(4, "timestamp", NO_TIME)],
+        refused_file=Path(f"{file}.refused.jsonl"),
+    )
+    assert stored(database) == [1, 2, 3]
+
+
+def test_what_the_server_refuses_is_named_by_its_line(database, file):
+    file.write_text("broken\n\n" + json.dumps(event(1)) + "\n" + json.dumps(event(2, event_id="x")))
+    summary = run(database, file)
+    assert [(refusal.line, refusal.field) for refusal in summary.refusals] == [(1, ""), (4, "event_id")]
+    assert stored(database) == [1]
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "gzip"])
+def test_a_second_run_adds_nothing_although_events_have_no_id(database, file, form):
+    file.write_bytes(as_format(form, lines(30)))
+    first, second = run(database, file), run(database, file)
+    assert (first.accepted, first.duplicate, first.refused) == (27, 0, 3)
+    assert (second.accepted, second.duplicate, second.refused, second.resumed_at) == (0, 27, 3, 0)
+    assert count_imports(database) == 0
+
+
+def test_equal_lines_without_an_id_are_different_events(database, file):
+    file.write_text(f"{json.dumps(event(1))}\n" * 2)
+    assert run(database, file).accepted == 2
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"event_type":"audit_complete","event_id":null,"event_timestamp":"2026-01-01T00:00:00Z"} ',
+        '{"event_type":"audit_complete","payload":{"timestamp":"2026-01-01T00:00:00Z","event_id":null}}',
+        '{"event_type":"audit_complete","timestamp":"2026-01-01T00:00:00Z","metadata":{"event_id":null}}',
+    ],
+)
+def test_an_event_id_of_null_is_replaced_by_a_lasting_one(database, file, written):
+    file.write_text(written)
+    assert (run(database, file).accepted, run(database, file).duplicate) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "reason"),
+    [
+        (b"{}", "timestamp", NO_TIME),
+        (b'{"timestamp":null}', "timestamp", NO_TIME),
+        (b'{"payload":"2026-01-01T00:00:00Z"}', "timestamp", NO_TIME),
+        (b'{"a":nope}', "", "is not JSON at column 6: Expecting value"),
+        (b'{"a":1} {', "", "is not JSON at column 8: there is more after the value"),
+        (b'\xef\xbb\xbf{"a":1}', "", "is not JSON at column 1: Expecting value"),
+        (b"[1]", "", "is not a JSON object"),
+        (b"null", "", "is not a JSON object"),
+        (b'{"a":NaN}', "", "NaN is not JSON"),
+        (b'{"a":-Infinity}', "", "-Infinity is not JSON"),
+        (b'{"a":"\x00"}', "", "has a NUL byte at column 7"),
+        (b'{"a":"\\u0000"}', "", "has a NUL character, \\u0000, at column 7"),
+        (b'{"\\\\\\u0000":1}', "", "has a NUL character, \\u0000, at column 5"),
+        (b'{"a":"\\ud800"}', "", "has half a surrogate pair, \\ud800, at column 7"),
+        (b'{"a":"\\uDC00\\uD800","a":1}', "", "has half a surrogate pair, \\uDC00, at column 7"),
+        (b'{"a":"\xff"}', "", "is not UTF-8 at byte 7"),
+        (b'{"a":"\xed\xa0\x80"}', "", "is not UTF-8 at byte 7"),
+        (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", "", "is nested deeper than 32"),
+        (b'{"a":' + b"[" * 500_000, "", "is nested deeper than 32"),
+        (b'{"a":' + b"9" * 1_001 + b"}", "", "has a whole number of more than 1,000 digits"),
+        (b'{"a":"' + b"x" * (1 << 20) + b'"}', "", "is longer than 1 MiB"),
+    ],
+    ids=range(21),
+)
+def test_a_bad_line_is_refused_and_its_neighbours_are_stored(database, file, line, field, reason):
+    file.write_bytes(b"%b\n%b\n%b\n" % (json.dumps(event(1)).encode(), line, json.dumps(event(2)).encode()))
+    summary = run(database, file)
+    assert summary.refusals == [Refusal(2, field, reason)]
+    assert stored(database) == [1, 2]
+    kept = line if len(line) <= 1 << 20 else line[:1024]
+    text = kept.decode(errors="surrogateescape")
+    assert refused_rows(file) == [{"line": 2, "field": field, "reason": reason, "text": text}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"\\\\u0000"',
+        '"\\\\\\\\ud800"',
+        '"\\ud83d\\ude00"',
+        '"\\uD83D\\uDE00"',
+        '"{[{[{[{[{[{[{[{[{[{[{[{[{[{[{[{[{[{["',
+        "1e999",
+        "0.1000000000000000000000000000001",
+        "123456789012345678901234567890",
+        "1" * 1_000,
+        "[" * 30 + "]" * 30,
+    ],
+)
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_an_unusual_value_arrives_exactly_as_written(database, file, value, form):
+    written = json.dumps(event(1, odd="here")).replace('"here"', value).encode()
+    file.write_bytes(as_format(form, written))
+    assert run(database, file).refusals == []
+    with database.cursor(row_factory=scalar_row) as cursor:
+        query = "select metadata -> 'odd' = %s::jsonb from public.telemetry_events"
+        assert cursor.execute(query, [value]).fetchall() == [True]
+
+
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_fine(database, file):
+    first, second = json.dumps(event(1)).encode(), json.dumps(event(2)).encode()
+    file.write_bytes(b"\xef\xbb\xbf\r\n%b\r\n \r\n%b" % (first, second))
+    assert run(database, file) == Summary(source=str(file), read=2, accepted=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"[]", gzip.compress(b"")])
+def test_an_empty_file_holds_no_events_and_is_no_error(database, file, content):
+    file.write_bytes(content)
+    assert run(database, file) == Summary(source=str(file))
+
+
+def test_events_go_to_the_partitions_of_their_months(database, file):
+    instants = ["2000-01-01T00:00:00Z", "2025-12-31T23:59:59Z", "2026-01-01T00:00:00+00:00"]
+    refused = ["1999-12-31T23:59:59Z", "2199-01-01T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01"]
+    file.write_text("\n".join(json.dumps(event(1, timestamp=instant)) for instant in instants + refused))
+    summary = run(database, file)
+    assert (summary.accepted, [refusal.line for refusal in summary.refusals]) == (3, [4, 5, 6, 7])
+    with database.cursor(row_factory=tuple_row) as cursor:
+        query = "select count(distinct tableoid), count(*) from public.telemetry_events"
+        assert cursor.execute(query).fetchall() == [(3, 3)]
+        query = "select count(*) from ops.telemetry_events_default"
+        assert cursor.execute(query).fetchall() == [(0,)]
+
+
+KILLS = {
+    "between two batches": "on_progress = lambda *told, calls=[]: calls.append(0) or calls[1:] and die()",
+    "after the refused lines were written and before the commit": (
+        "os.fsync = lambda file, calls=[]: calls.append(file) or (len(calls) == 2 and die())"
+    ),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+@pytest.mark.parametrize("form", ["lines", "array", "gzip"])
+def test_a_killed_run_resumes_and_nothing_is_lost_or_stored_twice(database, file, form, kill):
+    file.write_bytes(as_format(form, lines(EVENTS)))
+    assert run_apart(database, file, kill).returncode < 0
+    summary = run(database, file)
+    refused = [number for number in range(EVENTS) if number % 10 == 7]
+    assert summary.resumed_at in {BATCH_RECORDS, 2 * BATCH_RECORDS}
+    assert (summary.read, summary.accepted) == (EVENTS, EVENTS - len(refused))
+    assert (summary.duplicate, summary.refused) == (0, len(refused))
+    assert stored(database) == [number for number in range(EVENTS) if number % 10 != 7]
+    assert [row["line"] for row in refused_rows(file)] == [number + 1 for number in refused]
+    assert count_imports(database) == 0
+
+
+def test_a_copy_of_the_file_elsewhere_resumes_too(database, file, tmp_path):
+    file.write_bytes(lines(EVENTS))
+    run_apart(database, file, KILLS["between two batches"])
+    copy = file.rename(tmp_path / "renamed.jsonl")
+    assert run(database, copy).resumed_at == 2 * BATCH_RECORDS
+
+
+def test_a_run_from_the_beginning_replaces_the_refused_lines_of_an_older_one(database, file):
+    Path(f"{file}.refused.jsonl").write_text("of an older run\n" * 100)
+    file.write_text("broken")
+    run(database, file)
+    assert [row["line"] for row in refused_rows(file)] == [1]
+
+
+def test_without_refused_lines_there_is_no_file_of_them(database, file, tmp_path):
+    file.write_text(json.dumps(event()))
+    assert run(database, file).refused_file is None
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_only_the_first_20_refusals_are_kept_in_the_summary(database, file):
+    file.write_text("broken\n" * 30)
+    summary = run(database, file)
+    assert [refusal.line for refusal in summary.refusals] == list(range(1, 21))
+    assert (summary.refused, len(refused_rows(file))) == (30, 30)
+
+
+def test_a_batch_whose_refused_lines_cannot_be_written_is_rolled_back(database, file):
+    Path(f"{file}.refused.jsonl").mkdir()
+    file.write_text(json.dumps(event(1)) + "\nbroken\n")
+    with pytest.raises(OpsKpiError, match="cannot write the refused lines"):
+        run(database, file)
+    assert stored(database) == []
+
+
+def test_after_a_full_disk_the_run_goes_on_where_it_stopped(database, file):
+    file.write_bytes(lines(EVENTS))
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    full = run_apart(database, file, limit)
+    assert b"cannot write the refused lines" in full.stderr
+    summary = run(database, file)
+    assert summary.resumed_at == BATCH_RECORDS
+    assert (summary.accepted, summary.duplicate, summary.refused) == (EVENTS * 9 // 10, 0, EVENTS // 10)
+    assert [row["line"] for row in refused_rows(file)] == list(range(8, EVENTS + 1, 10))
+
+
+def test_of_a_malformed_array_all_before_the_fault_is_stored(database, file):
+    file.write_text(f"[{json.dumps(event(1))},{json.dumps(event(2))}")
+    with pytest.raises(OpsKpiError, match=f"element 2, at byte {file.stat().st_size}$") as refused:
+        run(database, file)
+    assert refused.value.exit_code is ExitCode.BAD_ARGUMENT
+    assert stored(database) == [1, 2]
+
+
+def test_of_a_truncated_gzip_file_the_whole_lines_are_stored(database, file):
+    file.write_bytes(gzip.compress(lines(EVENTS))[:-2_000])
+    with pytest.raises(OpsKpiError, match="ends in the middle of its gzip data") as refused:
+        run(database, file)
+    assert refused.value.exit_code is ExitCode.BAD_ARGUMENT
+    assert stored(database)[:20] == [number for number in range(23) if number % 10 != 7][:20]
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "."])
+def test_a_source_that_cannot_be_read_is_a_bad_argument(database, tmp_path, source):
+    with pytest.raises(OpsKpiError) as refused:
+        run(database, tmp_path / source)
+    assert refused.value.exit_code is ExitCode.BAD_ARGUMENT
+
+
+def test_standard_input_is_read_and_its_refused_lines_are_beside_the_caller(database, tmp_path):
+    chdir = f"os.chdir({str(tmp_path)!r})"
+    finished = run_apart(database, "-", chdir, stdin=json.dumps(event(1)).encode() + b"\nbroken")
+    assert finished.stdout.split()[:3] == [b"1", b"0", b"1"]
+    assert [row["line"] for row in refused_rows(tmp_path / "stdin")] == [2]
+    assert count_imports(database) == 0
+
+
+@pytest.mark.parametrize("form", ["lines", "gzip"])
+def test_progress_is_told_after_each_batch_in_bytes_of_the_stored_file(database, file, form):
+    file.write_bytes(as_format(form, lines(EVENTS + 1)))
+    size = file.stat().st_size
+    told: list[tuple[int, int | None, int]] = []
+    ingest(database, str(file), on_progress=lambda *progress: told.append(progress))
+    assert [line for _, _, line in told] == [2_000, 4_000, 6_000, 6_001]
+    assert {total for _, total, _ in told} == {size}
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[-1][0] == size
+
+
+def test_an_interrupted_run_leaves_no_thread_and_can_be_resumed(database, file):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file.write_bytes(lines(6 * BATCH_RECORDS))
+    with pytest.raises(KeyboardInterrupt):
+        ingest(database, str(file), on_progress=interrupt)
+    assert "opskpi-ingest-reader" not in [thread.name for thread in threading.enumerate()]
+    assert run(database, file).resumed_at == BATCH_RECORDS
+
+
+def test_a_dropped_connection_is_an_operational_error_and_can_be_resumed(database, connect, file):
+    worker = connect()
+    file.write_bytes(lines(EVENTS))
+    with pytest.raises(psycopg.OperationalError):
+        ingest(
+            worker,
+            str(file),
+            on_progress=lambda *_: database.execute("select pg_terminate_backend(%s)", [worker.info.backend_pid]),
+        )
+    summary = run(database, file)
+    assert (summary.resumed_at, summary.accepted) == (BATCH_RECORDS, EVENTS * 9 // 10)
+
+
+def test_a_connection_that_is_not_in_autocommit_mode_commits_each_batch(database, connect, file):
+    file.write_bytes(lines(10))
+    run(connect(autocommit=False), file)
+    assert len(stored(database)) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_stays_small_whatever_the_file_holds(database, file):
+    with file.open("wb") as written:
+        written.write(json.dumps(event(1)).encode() + b"\n" + b"x" * 50_000_000 + b"\n")
+        for number in range(9):
+            large = event(number, text="😀" + "x" * 900_000)
+            written.write(json.dumps(large, ensure_ascii=False).encode() + b"\n")
+        written.write(b"1\n" * 300_000)
+    finished = run_apart(database, file, PRINT_PEAK)
+    accepted, _, refused, megabytes = map(int, finished.stdout.split())
+    assert (accepted, refused) == (1, 300_010)
+    assert megabytes < 150
