@@ -173,6 +173,7 @@ returns table (
   place bigint,
   element jsonb,
   envelope jsonb,
+  payload jsonb,
   body jsonb,
   event_type text,
   event_id text,
@@ -196,7 +197,13 @@ begin atomic
   bodies as (
     select
       elements.*,
-      coalesce(elements.envelope -> 'payload', elements.envelope -> 'metadata', '{}'::jsonb) as body
+      coalesce(elements.envelope -> 'payload', elements.envelope -> 'metadata') as payload,
+      case
+        when jsonb_typeof(elements.envelope -> 'payload') = 'object' then elements.envelope -> 'payload'
+        when elements.envelope -> 'payload' is null and jsonb_typeof(elements.envelope -> 'metadata') = 'object'
+          then elements.envelope -> 'metadata'
+        else '{}'::jsonb
+      end as body
     from elements
   )
   -- The batch format has everything in payload, the row format has columns beside metadata.
@@ -204,6 +211,7 @@ begin atomic
     bodies.place,
     bodies.element,
     bodies.envelope,
+    bodies.payload,
     bodies.body,
     bodies.envelope ->> 'event_type',
     coalesce(bodies.envelope ->> 'event_id', bodies.body ->> 'event_id'),
@@ -255,6 +263,7 @@ begin atomic
     coalesce(
       kind.shape is not null
         and jsonb_path_match(event.body, kind.shape, '{}', true)
+        and coalesce(jsonb_typeof(event.payload) = 'object', true)
         and pg_column_size(event.element) <= 65536
         and not jsonb_path_exists(event.element, 'strict $.**{33}')
         and event.envelope - array['event_type', 'payload', 'metadata', 'event_timestamp', 'timestamp', 'event_id', 'run_id', 'tag'] = '{}'
@@ -345,7 +354,7 @@ begin atomic
             '',
             'has a key that is none of event_type, payload, metadata, event_timestamp, event_id, org_id, agent_id, run_id, tag'
           ]
-        when jsonb_typeof(understood.body) <> 'object' then array['payload', 'must be an object, not ' || jsonb_typeof(understood.body)]
+        when jsonb_typeof(understood.payload) <> 'object' then array['payload', 'must be an object, not ' || jsonb_typeof(understood.payload)]
         when understood.instant is null and understood.event_id is not null
           then array['timestamp', 'is required beside event_id: a repeated event is recognised by both']
         when understood.instant is not null and understood.event_timestamp is null

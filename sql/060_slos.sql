@@ -359,7 +359,11 @@ begin atomic
     union
     select fresh.org_id from fresh
     union
-    select ops.current_org_id() where not exists (select from ops.series)
+    -- Before the first event there is the caller's org to show without data.
+    select caller.org_id
+    from (select ops.current_org_id() as org_id) as caller
+    where caller.org_id is not null
+      and not exists (select from ops.series)
   ),
   counted as (
     select bucket.org_id, bucket.slo_name, bucket.bucket_start, bucket.good, bucket.total from ops.sli_counts as bucket

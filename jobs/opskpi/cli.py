@@ -333,7 +333,8 @@ def _refreshed(totals: refresh.Totals, rows: dict[str, int]) -> str:
 def _show_summary(summary: ingest.Summary) -> None:
     resumed = f", resumed after line {summary.resumed_at:,}" if summary.resumed_at else ""
     console.show(
-        f"{summary.source}: {summary.accepted:,} accepted, {summary.duplicate:,} duplicate, {summary.refused:,} refused{resumed}"
+        f"{summary.source}: {summary.accepted:,} accepted, {summary.duplicate:,} duplicate,"
+        f" {summary.refused:,} refused{resumed}"
     )
     for refusal in summary.refusals:
         console.show(f"  line {refusal.line}: {refusal.field + ' ' if refusal.field else ''}{refusal.reason}")

@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from rich.console import Console
@@ -40,7 +40,7 @@ def show(text: str) -> None:
 
 
 def show_json(value: object) -> None:
-    """Print `value` as one JSON document: dataclasses as objects, numbers exact, instants in ISO 8601, durations in seconds."""
+    """Print `value` as one JSON document: dataclasses as objects, instants in ISO 8601, durations in seconds."""
     show(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
 
 
@@ -62,7 +62,9 @@ class Bar:
 
     def update(self, done: int, total: int | None = None) -> None:
         """Say how much is done, and of how much if that is known now."""
-        self._bars.update(self._task, completed=done, **({} if total is None else {"total": total}))
+        self._bars.update(self._task, completed=done)
+        if total is not None:
+            self._bars.update(self._task, total=total)
 
 
 def show_kpis(kpis: Sequence[Kpi]) -> None:
@@ -134,9 +136,15 @@ def _print(table: Table) -> None:
     _stdout().print(table)
 
 
+class _Stdout(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        # rich would end the process with 1; whoever stops reading has seen enough.
+        raise BrokenPipeError
+
+
 def _stdout() -> Console:
     # A pipe has no width; 80 columns would cut names that a script wants to find.
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    return _Stdout() if sys.stdout.isatty() else _Stdout(width=200)
 
 
 def _percent(ratio: Decimal | None, digits: int = 3) -> str:

@@ -47,7 +47,11 @@ def shipped() -> list[Migration]:
 def applied(connection: psycopg.Connection) -> set[str]:
     """The versions in the history of this database; empty when it has none."""
     with connection.cursor(row_factory=scalar_row) as cursor:
-        known = cursor.execute("select to_regclass('supabase_migrations.schema_migrations') is not null").fetchone()
+        # Not to_regclass, which may remember that the table was not there before another run made it.
+        known = cursor.execute(
+            "select exists (select from pg_catalog.pg_tables as known"
+            " where known.schemaname = 'supabase_migrations' and known.tablename = 'schema_migrations')"
+        ).fetchone()
         if not known:
             return set()
         return set(cursor.execute("select version from supabase_migrations.schema_migrations").fetchall())

@@ -1,4 +1,4 @@
-"""What analysts ask from a terminal: the newest KPIs, the SLOs, the checks of doctor. Each reads one view or function."""
+"""What people ask from a terminal: the newest KPIs, the SLOs, the checks of doctor; one view or function each."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ class Kpi:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """A row of `v_ops_slo_status`; target, sli and budget_left are ratios, burn rates multiples of the sustainable rate."""
+    """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate."""
 
     org_id: UUID
     slo_name: str
@@ -59,11 +59,11 @@ class Check:
 
 
 def kpis(connection: psycopg.Connection, period: str, metric: str | None, *, breakdowns: bool) -> list[Kpi]:
-    """The newest value of each KPI for one period (hour, day, week, month), breakdowns by team and so on if asked for."""
+    """The newest value of each KPI for one period (hour, day, week, month), by team and so on too if asked for."""
     with connection.cursor(row_factory=class_row(Kpi)) as cursor:
         return cursor.execute(
-            "select org_id, metric_name, metric_value, unit, aggregation_period, period_start, period_end, complete, labels,"
-            " numerator, denominator, sample_count from public.v_ops_kpi_latest"
+            "select org_id, metric_name, metric_value, unit, aggregation_period, period_start, period_end, complete,"
+            " labels, numerator, denominator, sample_count from public.v_ops_kpi_latest"
             " where aggregation_period = %(period)s and (metric_name = %(metric)s or %(metric)s::text is null)"
             " and (labels = '{}' or %(breakdowns)s)",
             {"period": period, "metric": metric, "breakdowns": breakdowns},

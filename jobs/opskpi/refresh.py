@@ -69,8 +69,8 @@ def rebuild(
 ) -> int:
     """Recompute what the half-open range [since, until) touches, a transaction a month.
 
-    Returns how many events and audits it read. `on_progress` gets the instant up to which it is done. Raises OpsKpiError
-    when the range is empty.
+    Returns how many events and audits it read. `on_progress` gets the instant up to which it is done.
+    Raises OpsKpiError when the range is empty.
     """
     read = 0
     while True:

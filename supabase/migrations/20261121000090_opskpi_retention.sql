@@ -18,7 +18,10 @@ begin
     return false;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('ops.create_partition', 0));
-  if to_regclass(format('ops.%I', name)) is not null then
+  -- Not to_regclass, which may remember that the table was not there before another session made it.
+  if exists (
+    select from pg_catalog.pg_class as class where class.relnamespace = 'ops'::regnamespace and class.relname = name
+  ) then
     return false;
   end if;
   execute format('create table ops.%I (like public.telemetry_events including all)', name);

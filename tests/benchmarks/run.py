@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import LiteralString, cast
 
 import psycopg
 from psycopg import sql
@@ -27,7 +28,7 @@ from postgres import Server, running_server  # noqa: E402
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
 NEW_EVENTS = 100_000
 ROUNDS = 3
-DRAW = (Path(__file__).parent / "events.sql").read_text("utf-8").replace(" % ", " %% ")
+DRAW = cast("LiteralString", (Path(__file__).parent / "events.sql").read_text("utf-8").replace(" % ", " %% "))
 # The touched hours recomputed, as one would without states that add up: hours only, no days, weeks, months, KPIs or SLIs.
 FIGURES = """
   select
@@ -210,7 +211,7 @@ def measure_ingest(connection: psycopg.Connection) -> None:
     print(f"opskpi ingest: {len(lines) / loaded:,.0f} events/s", flush=True)
 
 
-def recompute(connection: psycopg.Connection, after_id: int) -> None:
+def recompute(connection: psycopg.Connection, after_id: object) -> None:
     """What a job without states would do: find the touched hours and count them again."""
     with connection.transaction(), psycopg.ClientCursor(connection) as cursor:
         cursor.execute(RECOMPUTE, {"after_id": after_id})
@@ -235,7 +236,7 @@ def copy(connection: psycopg.Connection, rows: list[tuple[object, ...]]) -> None
 
 def as_line(row: tuple[object, ...]) -> str:
     """One event in the batch format."""
-    event = dict(zip(COLUMNS, row, strict=True))
+    event: dict[str, object] = dict(zip(COLUMNS, row, strict=True))
     metadata = event.pop("metadata")
     assert isinstance(metadata, dict)
     event["timestamp"] = event.pop("event_timestamp")
@@ -248,9 +249,9 @@ def as_line(row: tuple[object, ...]) -> str:
     return json.dumps({"event_type": event_type, "payload": metadata | columns})
 
 
-def one(connection: psycopg.Connection, query: str, arguments: list[object] | None = None) -> object:
+def one(connection: psycopg.Connection, query: LiteralString, arguments: list[object] | None = None) -> object:
     """The single value of a query."""
-    row = connection.execute(query.encode(), arguments).fetchone()
+    row = connection.execute(query, arguments).fetchone()
     assert row is not None
     return row[0]
 

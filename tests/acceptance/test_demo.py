@@ -1,0 +1,107 @@
+"""The README's first line, without the installation: the demo on an embedded server of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from opskpi import db, server
+
+ROOT = Path(__file__).resolve().parents[2]
+STATES = """
+  select md5(string_agg(md5(t::text), '' order by md5(t::text))) from (
+    select to_jsonb(e) as t from telemetry_events e
+    union all select to_jsonb(r) from ops.rollups r
+    union all select to_jsonb(h) from ops.histograms h
+    union all select to_jsonb(k) - 'id' - 'created_at' - 'metadata' - 'complete' from kpi_aggregations k
+    union all select to_jsonb(s) from ops.sli_counts s
+  ) as everything
+"""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    # Where any user may enter: root drops its privileges to run the server.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        try:
+            yield path
+        finally:
+            opskpi(path, "stop")
+
+
+def opskpi(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(("_DSN", "_URL"))}
+    return subprocess.run(
+        [sys.executable, "-m", "opskpi", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env=environment | {"OPSKPI_HOME": str(home), "PYTHONPATH": str(ROOT / "jobs")},
+    )
+
+
+def ask(home: Path, query: LiteralString) -> object:
+    """The single value of a query to the embedded server of `home`; None while it has no schema yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPSKPI_HOME", str(home))
+        dsn = server.ensure_running(lambda _: None)
+    with db.connect(dsn) as connection:
+        try:
+            return connection.execute(query).fetchall()[0][0]
+        except psycopg.errors.UndefinedTable:
+            return None
+
+
+def test_the_demo_shows_a_month_and_a_second_run_changes_nothing(home: Path) -> None:
+    first = opskpi(home, "demo")
+    assert first.returncode == 0, first.stderr
+    assert "hook_override_rate" in first.stdout
+    assert "provenance_generation_availability" in first.stdout
+    assert "What to try next" in first.stdout
+    before = ask(home, STATES)
+
+    second = json.loads(opskpi(home, "demo", "--json").stdout)
+    assert second["loaded"] == 0
+    assert len(second["kpis"]) == 20
+    assert len(second["slos"]) == 9
+    statuses = {slo["status"] for slo in second["slos"]}
+    assert {"ok", "breached"} < statuses
+    assert not statuses & {"stale", "no_data"}
+    assert ask(home, STATES) == before
+
+    healthy = opskpi(home, "doctor")
+    assert healthy.returncode == 0, healthy.stdout
+    assert "no DSN given, using the embedded Postgres" in healthy.stderr
+    assert opskpi(home, "stop").stdout == "the embedded server is stopped\n"
+
+
+def test_a_killed_demo_is_finished_by_the_next(home: Path) -> None:
+    environment = os.environ | {"OPSKPI_HOME": str(home), "PYTHONPATH": str(ROOT / "jobs")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "opskpi", "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        while not ask(home, "select exists (select from telemetry_events)") and first.poll() is None:
+            time.sleep(0.05)
+        first.kill()
+    assert ask(home, "select value is null from ops.settings where name = 'demo_loaded' union all select true limit 1")
+    second = opskpi(home, "demo", "--json")
+    assert second.returncode == 0, second.stderr
+    stored = ask(home, "select count(*) from telemetry_events")
+    assert stored == ask(
+        home,
+        "select sum(event_count) from ops.rollups join ops.series using (org_id, series_id)"
+        " where period = 'day' and event_type <> 'slsa_audit'",
+    )
+    assert stored == int(str(ask(home, "select ops.setting('demo_loaded')")))
+    assert opskpi(home, "doctor").returncode == 0

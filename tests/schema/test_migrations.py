@@ -1,0 +1,449 @@
+"""`opskpi migrate`: from nothing, twice, two at once, over an old audit table, on Supabase and off it."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import conninfo, sql
+
+from conftest import CreateDatabase
+from opskpi import db, migrations
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.migrations import Migration
+from postgres import Database, Server, running_server
+
+PRELUDE = Path(migrations.__file__).with_name("prelude.sql")
+API_ROLES = ["anon", "authenticated", "service_role"]
+OLD_ROWS = 500
+PATIENCE_S = 30
+
+# What projects that audited before us have: Supabase's grants of that time, the table, its helpers, a few of their own.
+OLD_AUDITS: LiteralString = """
+alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
+alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
+alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
+
+create table public.slsa_audit_metrics (
+  id bigserial primary key,
+  audit_run_id bigint not null unique,
+  provenance_run_id bigint,
+  validation_run_id bigint,
+  audit_timestamp timestamptz not null default now(),
+  provenance_status text not null check (provenance_status in ('success', 'failure', 'skipped', 'unknown')),
+  validation_status text not null check (validation_status in ('success', 'failure', 'skipped', 'unknown')),
+  sha256_verified boolean not null default false,
+  predicate_type_verified boolean not null default false,
+  supabase_provenance_synced boolean not null default false,
+  supabase_validation_synced boolean not null default false,
+  tag text,
+  sha256 text,
+  predicate_type text,
+  builder_id text,
+  content_sha256 text,
+  provenance_run_url text,
+  validation_run_url text,
+  metadata jsonb default '{}',
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+create index idx_slsa_audit_metrics_audit_run_id on public.slsa_audit_metrics (audit_run_id);
+create index idx_slsa_audit_metrics_provenance_run_id on public.slsa_audit_metrics (provenance_run_id);
+create index idx_slsa_audit_metrics_validation_run_id on public.slsa_audit_metrics (validation_run_id);
+create index idx_slsa_audit_metrics_audit_timestamp on public.slsa_audit_metrics (audit_timestamp desc);
+create index idx_slsa_audit_metrics_provenance_status on public.slsa_audit_metrics (provenance_status);
+create index idx_slsa_audit_metrics_validation_status on public.slsa_audit_metrics (validation_status);
+create index idx_slsa_audit_metrics_tag on public.slsa_audit_metrics (tag);
+
+create function public.update_slsa_audit_metrics_updated_at() returns trigger language plpgsql as $$
+begin
+  new.updated_at = now();
+  return new;
+end;
+$$;
+create trigger update_slsa_audit_metrics_updated_at before update on public.slsa_audit_metrics
+  for each row execute function public.update_slsa_audit_metrics_updated_at();
+
+alter table public.slsa_audit_metrics enable row level security;
+create policy "Service role narrow-scope access" on public.slsa_audit_metrics using (true) with check (true);
+create policy "Authenticated users can read" on public.slsa_audit_metrics for select to authenticated using (true);
+
+create view public.v_ops_slsa_audit_kpi as
+select date(audit_timestamp) as date, count(*) as total_audits
+from public.slsa_audit_metrics group by 1 order by 1 desc;
+create view public.v_ops_slsa_audit_failures as
+select id, audit_run_id, tag from public.slsa_audit_metrics where validation_status = 'failure';
+
+insert into public.slsa_audit_metrics (
+  audit_run_id, provenance_run_id, audit_timestamp, provenance_status, validation_status, sha256_verified,
+  predicate_type_verified, tag, metadata, created_at, updated_at
+)
+select
+  number, number + 1000000, timestamptz '2026-01-05 00:07+00' + number * interval '7 hours 53 minutes',
+  case when number % 10 = 0 then 'failure' else 'success' end,
+  (array['success', 'success', 'failure', 'skipped', 'unknown'])[1 + number % 5],
+  number % 3 = 0, number % 4 = 0, 'v' || number, jsonb_build_object('number', number),
+  timestamptz '2026-01-05 00:00+00', timestamptz '2026-01-06 00:00+00'
+from generate_series(1, 500) as number;
+
+create table public.releases (tag text primary key);
+create view public.my_releases as select tag from public.releases;
+create view public.my_audits as select audit_run_id, tag from public.slsa_audit_metrics;
+"""
+
+SNAPSHOT: LiteralString = """
+select
+  id, audit_run_id, provenance_run_id, validation_run_id, audit_timestamp, provenance_status, validation_status,
+  sha256_verified, predicate_type_verified, supabase_provenance_synced, supabase_validation_synced, tag, sha256,
+  predicate_type, builder_id, content_sha256, provenance_run_url, validation_run_url, metadata, created_at, updated_at
+from public.slsa_audit_metrics
+order by id
+"""
+
+
+@pytest.fixture
+def open_database() -> Iterator[Callable[..., psycopg.Connection]]:
+    """Connect as the commands do: `open_database(database, user="…", options="…")`."""
+    with ExitStack() as opened:
+
+        def connect(database: Database, **parameters: str) -> psycopg.Connection:
+            connection = db.connect(conninfo.make_conninfo(database.dsn, **parameters))
+            opened.callback(connection.close)
+            return connection
+
+        yield connect
+
+
+@pytest.fixture
+def old_database(create_database: CreateDatabase, template: Database) -> Database:
+    """Create a database with the audit table of before, its rows, its policies, and a few things of the user's own."""
+    old = create_database()
+    with psycopg.connect(old.dsn) as connection:
+        connection.execute(OLD_AUDITS)
+    return old
+
+
+@pytest.fixture(scope="module")
+def spare_server(server: Server) -> Iterator[Server]:
+    """Run a second server of the same version, whose roles tests may change."""
+    with running_server(server.version) as running:
+        yield running
+
+
+@pytest.fixture
+def roleless_server(spare_server: Server) -> Iterator[Server]:
+    """Return the second server, without any database or role that a test made."""
+    yield spare_server
+    with psycopg.connect(spare_server.dsn("postgres"), autocommit=True) as connection:
+        for statement in connection.execute(
+            "select format('drop database %I with (force)', datname) from pg_database where datname like 'plain%'"
+            " union all"
+            " select format('drop role %I', rolname) from pg_roles where oid >= 16384 and rolname <> current_user"
+        ).fetchall():
+            connection.execute(statement[0])
+
+
+def create_on(server: Server, name: str) -> Database:
+    """Create a database on the second server."""
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return server.database(name)
+
+
+def history(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
+    """Return what `supabase migration list` would read."""
+    return connection.execute(
+        "select version, name, statements[1] from supabase_migrations.schema_migrations order by version"
+    ).fetchall()
+
+
+def all_shipped() -> list[tuple[str, str, str]]:
+    """Return the history of a database that is up to date."""
+    return [(migration.version, migration.name, migration.script) for migration in migrations.shipped()]
+
+
+def roles_of(connection: psycopg.Connection) -> dict[str, tuple[bool, bool]]:
+    """Return whether each role of the API can log in and bypasses row-level security."""
+    return {
+        name: (can_log_in, bypasses)
+        for name, can_log_in, bypasses in connection.execute(
+            "select rolname, rolcanlogin, rolbypassrls from pg_roles where rolname = any (%s)",
+            [[*API_ROLES, "authenticator"]],
+        ).fetchall()
+    }
+
+
+def schema_of(server: Server, database: Database) -> list[str]:
+    """Return what pg_dump says of all but the user's own relations and default privileges."""
+    dump = subprocess.run(
+        [
+            server.bin_dir / "pg_dump",
+            "--schema-only",
+            "--exclude-schema=supabase_migrations",
+            "--exclude-table=public.(releases|my_*)",
+            database.dsn,
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    ours = [line for line in dump.splitlines() if not line.startswith(("--", "\\", "ALTER DEFAULT PRIVILEGES"))]
+    return [line for line in ours if line]
+
+
+def test_migrate_brings_an_empty_database_up_to_date_and_a_second_time_does_nothing(
+    empty_database: Database, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    connection = open_database(empty_database)
+    announced: list[str] = []
+    assert migrations.migrate(connection, announced.append) == migrations.shipped()
+    assert announced == [f"{migration.version}_{migration.name}" for migration in migrations.shipped()]
+    assert history(connection) == all_shipped()
+    assert migrations.pending(connection) == []
+    migrations.require_current(connection)
+    assert connection.execute("select state from ops.run()").fetchone() == ("done",)
+
+    assert migrations.migrate(connection, announced.append) == []
+    assert len(announced) == len(migrations.shipped())
+    assert history(connection) == all_shipped()
+
+
+def test_two_migrations_at_once_do_the_work_once(
+    empty_database: Database, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    gate, first, second = (open_database(empty_database) for _ in range(3))
+    gate.execute("select pg_advisory_lock(hashtextextended('opskpi.migrate', 0))")
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        runs = [threads.submit(migrations.migrate, connection) for connection in (first, second)]
+        # Both have found all of them pending before either may begin.
+        wait_for(gate, "select count(*) = 2 from pg_locks where locktype = 'advisory' and not granted")
+        gate.execute("select pg_advisory_unlock_all()")
+        done = [run.result(timeout=PATIENCE_S) for run in runs]
+    assert sorted(done[0] + done[1], key=lambda migration: migration.version) == migrations.shipped()
+    assert history(gate) == all_shipped()
+
+
+def wait_for(connection: psycopg.Connection, condition: LiteralString) -> None:
+    """Ask until a condition holds; fail when it does not within PATIENCE_S."""
+    deadline = time.monotonic() + PATIENCE_S
+    while connection.execute(condition).fetchone() != (True,):
+        assert time.monotonic() < deadline, f"it never came to: {condition}"
+        connection.execute("select pg_sleep(0.01)")
+
+
+def test_two_databases_of_one_server_migrate_at_once_though_roles_belong_to_the_server(
+    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    one, other = (create_on(roleless_server, name) for name in ("plain_one", "plain_other"))
+    creating, migrating, watching = open_database(one), open_database(other), open_database(one)
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        with creating.transaction():
+            creating.execute(PRELUDE.read_bytes())
+            run = threads.submit(migrations.migrate, migrating)
+            wait_for(watching, "select count(*) = 1 from pg_stat_activity where wait_event = 'transactionid'")
+        assert run.result(timeout=PATIENCE_S) == migrations.shipped()
+    assert migrations.migrate(creating) == migrations.shipped()
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself_and_the_next_run_goes_on(
+    empty_database: Database,
+    open_database: Callable[..., psycopg.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = open_database(empty_database)
+    shipped = migrations.shipped()
+    broken = Migration(shipped[2].version, "opskpi_broken", "create table ops.half_done (id bigint); select 1 / 0;")
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "shipped", lambda: [*shipped[:2], broken, *shipped[3:]])
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            migrations.migrate(connection)
+    assert history(connection) == all_shipped()[:2]
+    assert connection.execute("select to_regclass('ops.half_done')").fetchone() == (None,)
+    assert migrations.migrate(connection) == shipped[2:]
+    assert history(connection) == all_shipped()
+
+
+def test_when_the_first_migration_fails_the_database_stays_empty(
+    roleless_server: Server,
+    open_database: Callable[..., psycopg.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = open_database(create_on(roleless_server, "plain"))
+    monkeypatch.setattr(migrations, "shipped", lambda: [Migration("1", "opskpi_broken", "select 1 / 0")])
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        migrations.migrate(connection)
+    assert connection.execute("select to_regnamespace('supabase_migrations')").fetchone() == (None,)
+    assert roles_of(connection) == {}
+
+
+def test_migrate_takes_an_old_audit_table_without_losing_a_row(
+    old_database: Database, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    connection = open_database(old_database)
+    before = connection.execute(SNAPSHOT).fetchall()
+    assert len(before) == OLD_ROWS
+    migrations.migrate(connection)
+    assert connection.execute(SNAPSHOT).fetchall() == before
+    assert connection.execute("select org_id::text, count(*) from slsa_audit_metrics group by 1").fetchall() == [
+        ("00000000-0000-0000-0000-000000000000", OLD_ROWS)
+    ]
+    assert connection.execute("select count(*) from my_audits").fetchone() == (OLD_ROWS,)
+    assert connection.execute("select count(*) from my_releases").fetchone() == (0,)
+    new_id = connection.execute(
+        "insert into slsa_audit_metrics (audit_run_id, provenance_status, validation_status)"
+        " values (501, 'success', 'success') returning id"
+    ).fetchone()
+    assert new_id == (OLD_ROWS + 1,)
+
+
+def test_after_an_old_audit_table_the_schema_is_that_of_a_fresh_database(
+    server: Server,
+    old_database: Database,
+    template: Database,
+    open_database: Callable[..., psycopg.Connection],
+) -> None:
+    migrations.migrate(open_database(old_database))
+    migrated, fresh = schema_of(server, old_database), schema_of(server, template)
+    assert "CREATE TABLE public.slsa_audit_metrics (" in fresh
+    assert [line for line in migrated if line not in fresh] == []
+    assert migrated == fresh
+
+
+def test_after_an_old_audit_table_a_user_no_longer_reads_every_row(
+    old_database: Database, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    connection = open_database(old_database)
+    migrations.migrate(connection)
+    assert connection.execute(
+        "select policyname, roles::text[] from pg_policies where tablename = 'slsa_audit_metrics'"
+    ).fetchall() == [("slsa_audit_metrics_select_own_org", ["authenticated"])]
+    with connection.transaction(force_rollback=True):
+        connection.execute("set local role authenticated")
+        connection.execute(
+            "select set_config('request.jwt.claims', %s, true)",
+            [json.dumps({"app_metadata": {"org_id": "aaaaaaaa-0000-4000-8000-00000000000a"}})],
+        )
+        assert connection.execute("select count(*) from slsa_audit_metrics").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("delete from slsa_audit_metrics")
+
+
+@pytest.mark.parametrize("time_zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])
+def test_the_first_refresh_counts_the_old_audits_wherever_the_migration_was_run(
+    old_database: Database, open_database: Callable[..., psycopg.Connection], time_zone: str
+) -> None:
+    connection = open_database(old_database, options=f"-c TimeZone={time_zone}")
+    migrations.migrate(connection)
+    assert connection.execute("select state from ops.refresh()").fetchone() == ("done",)
+    counted = connection.execute(
+        "select period, sum(event_count)::integer from ops.rollups join ops.series using (org_id, series_id)"
+        " where event_type = 'slsa_audit' group by 1 order by 1"
+    ).fetchall()
+    assert counted == [(period, OLD_ROWS) for period in ("day", "hour", "month", "week")]
+    view = connection.execute("select date, total_audits, success_rate from v_ops_slsa_audit_kpi order by 1").fetchall()
+    kpis = connection.execute(
+        "select (period_start at time zone 'UTC')::date, (metadata ->> 'sample_count')::bigint, round(metric_value, 2)"
+        " from kpi_aggregations where metric_name = 'audit_success_rate' and aggregation_period = 'day' order by 1"
+    ).fetchall()
+    assert sum(total for _, total, _ in view) == OLD_ROWS
+    assert view == kpis
+
+
+def test_on_a_plain_postgres_migrate_creates_the_roles_of_the_api(
+    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    connection = open_database(create_on(roleless_server, "plain"))
+    migrations.migrate(connection)
+    assert roles_of(connection) == {
+        "anon": (False, False),
+        "authenticated": (False, False),
+        "service_role": (False, True),
+        "authenticator": (False, False),
+    }
+    assert connection.execute(
+        "select array_agg(roleid::regrole::text order by roleid::regrole::text)"
+        " from pg_auth_members where member = 'authenticator'::regrole"
+    ).fetchone() == (API_ROLES,)
+    assert connection.execute("select count(*) > 10 from pg_policies").fetchone() == (True,)
+
+
+def test_on_supabase_the_roles_are_left_to_supabase(
+    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    with_auth = open_database(create_on(roleless_server, "plain_auth"))
+    with_auth.execute("create schema auth")
+    with_auth.execute("create table auth.users (id uuid primary key)")
+    migrations.migrate(with_auth)
+    assert roles_of(with_auth) == {}
+
+    with_admin = open_database(create_on(roleless_server, "plain_admin"))
+    with_admin.execute("create role supabase_admin")
+    migrations.migrate(with_admin)
+    assert roles_of(with_admin) == {}
+
+
+def test_the_owner_of_a_database_migrates_it_and_runs_the_jobs_without_being_superuser(
+    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    database = create_on(roleless_server, "plain")
+    superuser = open_database(database)
+    superuser.execute(PRELUDE.read_bytes())
+    superuser.execute("create role keeper login")
+    superuser.execute("alter database plain owner to keeper")
+    keeper = open_database(database, user="keeper")
+    assert migrations.migrate(keeper) == migrations.shipped()
+    keeper.execute("insert into telemetry_events (event_type) values ('workflow_run')")
+    assert keeper.execute("select state, events from ops.run()").fetchone() == ("done", 1)
+
+
+def test_a_database_that_lacks_a_migration_is_told_which(
+    database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Migration("20990101000000", "opskpi_next", "select 1")
+    shipped = migrations.shipped()
+    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, missing])
+    with pytest.raises(OpsKpiError) as failure:
+        migrations.require_current(database)
+    assert "20990101000000_opskpi_next" in failure.value.message
+    assert "opskpi migrate" in failure.value.hint
+    assert failure.value.exit_code == ExitCode.CONFIGURATION
+
+
+def test_an_empty_database_is_told_to_migrate(
+    empty_database: Database, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    first = migrations.shipped()[0]
+    with pytest.raises(OpsKpiError, match=f"{first.version}_{first.name}") as failure:
+        migrations.require_current(open_database(empty_database))
+    assert "opskpi migrate" in failure.value.hint
+
+
+@pytest.mark.parametrize("command", [migrations.require_current, migrations.migrate])
+def test_a_database_newer_than_the_program_asks_for_an_upgrade(
+    database: psycopg.Connection, command: Callable[[psycopg.Connection], object]
+) -> None:
+    add_to_history(database, "20990101000000", "opskpi_next")
+    with pytest.raises(OpsKpiError, match="20990101000000_opskpi_next") as failure:
+        command(database)
+    assert "pip install --upgrade opskpi" in failure.value.hint
+    assert failure.value.exit_code == ExitCode.CONFIGURATION
+
+
+def test_the_migrations_of_a_user_in_the_same_history_are_the_users_own(database: psycopg.Connection) -> None:
+    add_to_history(database, "20250101000000", "profiles")
+    add_to_history(database, "20990101000000", "profiles_again")
+    migrations.require_current(database)
+    assert migrations.migrate(database) == []
+
+
+def add_to_history(connection: psycopg.Connection, version: str, name: str) -> None:
+    """Pretend that a migration was applied."""
+    connection.execute(
+        "insert into supabase_migrations.schema_migrations (version, name) values (%s, %s)", [version, name]
+    )
