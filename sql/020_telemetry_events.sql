@@ -452,7 +452,7 @@ set search_path = ''
 as $$
 declare
   document jsonb;
-  unreadable jsonb := '[]';
+  unreadable jsonb := '[]'::jsonb;
   answer jsonb;
 begin
   if events is null or json_typeof(events) <> 'array' then
@@ -625,7 +625,11 @@ begin
     from anon, authenticated, service_role;
   revoke all on sequence public.telemetry_events_id_seq from anon, authenticated, service_role;
   grant select on ops.event_types, ops.agents to authenticated, service_role;
-  grant select, insert on public.telemetry_events to authenticated, service_role;
+  grant select on public.telemetry_events to authenticated, service_role;
+  grant insert on public.telemetry_events to service_role;
+  -- Not id, which the cursor trusts, nor created_at.
+  grant insert (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+    on public.telemetry_events to authenticated;
   grant usage on sequence public.telemetry_events_id_seq to authenticated, service_role;
   create policy event_types_select_authenticated on ops.event_types for select to authenticated using (true);
   create policy agents_select_own_org on ops.agents for select to authenticated

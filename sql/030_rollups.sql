@@ -185,7 +185,6 @@ select
   event.event_type,
   event.event_timestamp,
   event.metadata,
-  kind.label_keys,
   case when kind.label_keys[1] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[1], 100) end as label_1,
   case when kind.label_keys[2] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[2], 100) end as label_2,
   case when kind.label_keys[3] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[3], 100) end as label_3,
@@ -241,7 +240,6 @@ begin
       event.org_id,
       event.event_type,
       event.hour_start,
-      event.label_keys,
       event.label_1,
       event.label_2,
       event.label_3,
@@ -257,15 +255,15 @@ begin
       and event.id <= until_id
       and event.event_timestamp >= since
       and event.event_timestamp < until
-    group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+    group by 1, 2, 3, 4, 5, 6, 7, 8
   )
   select
     counted.org_id,
     counted.event_type,
     coalesce(
       jsonb_strip_nulls(jsonb_object(
-        counted.label_keys,
-        (array[counted.label_1, counted.label_2, counted.label_3, counted.label_4])[1:cardinality(counted.label_keys)]
+        kind.label_keys,
+        (array[counted.label_1, counted.label_2, counted.label_3, counted.label_4])[1:cardinality(kind.label_keys)]
       )),
       '{}'
     ),
@@ -276,7 +274,9 @@ begin
     counted.value_sum,
     counted.value_min,
     counted.value_max
-  from counted;
+  from counted
+  left join ops.event_types as kind
+    on kind.event_type = counted.event_type;
 end;
 $$;
 comment on function ops.count_events(bigint, bigint, timestamptz, timestamptz) is
@@ -561,12 +561,16 @@ begin atomic
     delta.org_id, delta.period, delta.period_start, delta.event_type, delta.labels,
     ops.merge_histogram(stored.counts, delta.bins, delta.counts)
   from unnest(add_histograms.deltas) as delta
-  left join ops.histograms as stored
-    on stored.org_id = delta.org_id
-    and stored.period = delta.period
-    and stored.period_start = delta.period_start
-    and stored.event_type = delta.event_type
-    and stored.labels = delta.labels
+  left join lateral (
+    select histogram.counts
+    from ops.histograms as histogram
+    where histogram.org_id = delta.org_id
+      and histogram.period = delta.period
+      and histogram.period_start = delta.period_start
+      and histogram.event_type = delta.event_type
+      and histogram.labels = delta.labels
+    limit 1
+  ) as stored on true
   on conflict on constraint histograms_pkey do update set counts = excluded.counts;
 end;
 comment on function ops.add_histograms(ops.histogram_delta[]) is 'Adds a delta to the histograms; only refresh and rebuild call it, once a delta.';

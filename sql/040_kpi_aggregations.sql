@@ -237,12 +237,16 @@ begin atomic
       delta.period_start,
       ops.merge_histogram(stored.counts, delta.bins, delta.counts) as counts
     from unnest(changed_percentiles.deltas) as delta
-    left join ops.histograms as stored
-      on stored.org_id = delta.org_id
-      and stored.period = delta.period
-      and stored.period_start = delta.period_start
-      and stored.event_type = delta.event_type
-      and stored.labels = delta.labels
+    left join lateral (
+      select histogram.counts
+      from ops.histograms as histogram
+      where histogram.org_id = delta.org_id
+        and histogram.period = delta.period
+        and histogram.period_start = delta.period_start
+        and histogram.event_type = delta.event_type
+        and histogram.labels = delta.labels
+      limit 1
+    ) as stored on true
   )
   select
     merged.org_id,

@@ -169,10 +169,15 @@ begin atomic
       least(stored.first_attempt_at, unit.first_attempt_at) as first_attempt_at,
       coalesce(stored.succeeded, false) or unit.succeeded as succeeded
     from unnest(unit_slis.units) as unit
-    left join ops.work_units as stored
-      on stored.org_id = unit.org_id
-      and stored.event_type = unit.event_type
-      and stored.unit = unit.unit
+    -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
+    left join lateral (
+      select work_unit.unit, work_unit.first_attempt_at, work_unit.succeeded
+      from ops.work_units as work_unit
+      where work_unit.org_id = unit.org_id
+        and work_unit.event_type = unit.event_type
+        and work_unit.unit = unit.unit
+      limit 1
+    ) as stored on true
   ),
   moved as (
     select compared.org_id, compared.event_type, compared.first_attempt_at, compared.succeeded::integer as good, 1 as total

@@ -113,8 +113,8 @@ declare
   safe_id bigint;
   until_id bigint;
   audit_changes bigint[];
-  events ops.event_delta[] := '{}';
-  kpi_rows jsonb := '{}';
+  events ops.event_delta[] := '{}'::ops.event_delta[];
+  kpi_rows jsonb := '{}'::jsonb;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'refresh needs read committed, this transaction is %', current_setting('transaction_isolation')

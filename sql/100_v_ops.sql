@@ -435,8 +435,8 @@ begin
     public.v_ops_blocked_patterns,
     public.v_ops_slsa_audit_kpi,
     public.v_ops_slsa_audit_failures,
-    public.v_ops_slo_status,
-    public.v_ops_job_runs
+    public.v_ops_slo_status
   to authenticated, service_role;
+  grant select on public.v_ops_job_runs to service_role;
 end;
 $$;

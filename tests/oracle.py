@@ -119,7 +119,7 @@ def rollups(connection: Connection, zone: ZoneInfo) -> dict[Key, Key]:
 def stored_rollups(connection: Connection) -> dict[Key, Key]:
     query = (
         "select org_id, event_type, labels, period, period_start, event_count, value_count, value_sum, value_min,"
-        " value_max from ops.rollups join ops.series using (org_id, series_id)"
+        " value_max from ops.rollups join ops.series using (org_id, series_id) where event_count <> 0"
     )
     return {
         (org, event_type, tuple(sorted(labels.items())), period, start): tuple(

@@ -21,8 +21,8 @@ What to try next:
   opskpi slo --fail-on-breach               exit code 3 while an objective is breached
   opskpi doctor                             is all well?
   opskpi ingest FILE                        your own events, JSON lines
-  psql '{dsn}' -c 'select * from v_ops_hook_effectiveness limit 5'
-  opskpi stop                               stop the embedded server"""
+  opskpi stop                               stop the embedded server
+  {psql} '{dsn}' -c 'select * from v_ops_hook_effectiveness limit 5'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
             loaded,
             reading.kpis(connection, "day", None, breakdowns=False),
             reading.slos(connection),
-            NEXT_STEPS.format(dsn=target),
+            NEXT_STEPS.format(psql="psql" if dsn else server.find_installation().bin_dir / "psql", dsn=target),
         )
 
 

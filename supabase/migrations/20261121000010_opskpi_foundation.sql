@@ -129,7 +129,10 @@ begin
   revoke all on schema ops from anon, authenticated, service_role;
   grant usage on schema ops to authenticated, service_role;
   revoke all on ops.settings, ops.job_runs from anon, authenticated, service_role;
-  grant select on ops.settings, ops.job_runs to authenticated, service_role;
+  grant select on ops.settings to authenticated, service_role;
+  grant select on ops.job_runs to service_role;
+  -- Whether the jobs run concerns every user; how many events of all orgs they counted, and why one failed, does not.
+  grant select (job, started_at, finished_at, outcome) on ops.job_runs to authenticated;
   create policy settings_select_authenticated on ops.settings for select to authenticated using (true);
   create policy job_runs_select_authenticated on ops.job_runs for select to authenticated using (true);
   revoke execute on function

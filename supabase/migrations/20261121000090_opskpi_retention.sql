@@ -109,9 +109,10 @@ begin
     return 'pg_cron is not installed here. On Supabase enable the extension pg_cron and call ops.schedule() again; elsewhere add to crontab: '
       || '* * * * * opskpi run';
   end if;
-  execute 'select cron.schedule($1, $2, $3)' using 'opskpi', every, 'select ops.run()';
+  -- Not a constant text, which a linter would look up in a database that has no pg_cron.
+  execute format('select %s.schedule($1, $2, $3)', to_regnamespace('cron')) using 'opskpi', every, 'select ops.run()';
   -- pg_cron keeps every run for ever.
-  execute 'select cron.schedule($1, $2, $3)'
+  execute format('select %s.schedule($1, $2, $3)', to_regnamespace('cron'))
     using 'opskpi-prune', '17 3 * * *', 'delete from cron.job_run_details where end_time < now() - interval ''7 days''';
   return format('opskpi runs at %s through pg_cron', every);
 end;
@@ -129,7 +130,10 @@ begin
   if to_regnamespace('cron') is null then
     return 'pg_cron is not installed here, nothing is scheduled';
   end if;
-  execute 'select cron.unschedule(job.jobid) from cron.job as job where job.jobname in (''opskpi'', ''opskpi-prune'')';
+  execute format(
+    'select %1$s.unschedule(job.jobid) from %1$s.job as job where job.jobname in (''opskpi'', ''opskpi-prune'')',
+    to_regnamespace('cron')
+  );
   return 'opskpi is no longer scheduled through pg_cron';
 end;
 $$;

@@ -180,7 +180,7 @@ insert into ops.cursors (name) values ('telemetry_events') on conflict do nothin
 
 -- Audits that were there before us are counted by the first refresh.
 insert into ops.audit_changes (org_id, audited_at)
-select distinct audit.org_id, date_trunc('hour', audit.audit_timestamp)
+select audit.org_id, audit.audit_timestamp
 from public.slsa_audit_metrics as audit;
 
 select ops.maintain();

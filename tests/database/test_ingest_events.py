@@ -149,7 +149,7 @@ def test_a_timestamp_with_an_offset_is_the_same_instant(database: psycopg.Connec
         (hook(agent_id=None), "agent_id"),
         (hook(user_actions="clicked"), "user_actions"),
         ({"event_type": "hook_baseline", "payload": HOOK | {"baseline_entry": {"file": "a"}, "source": "cli", "reviewed": True}}, "baseline_entry"),
-        ({"event_type": "hook_baseline", "payload": HOOK | {"baseline_entry": {k: 1 for k in ("file", "line", "pattern", "reason", "date")}, "source": "cli", "reviewed": "yes"}}, "reviewed"),
+        ({"event_type": "hook_baseline", "payload": HOOK | {"baseline_entry": dict.fromkeys(("file", "line", "pattern", "reason", "date"), 1), "source": "cli", "reviewed": "yes"}}, "reviewed"),
         ({"event_type": "artifact", "payload": {"size_bytes": -5}}, "size_bytes"),
         ({"event_type": "api_request", "payload": {"outcome": "success"}}, "duration_ms"),
     ],

