@@ -139,6 +139,8 @@ create table public.telemetry_events (
   ) stored,
   constraint telemetry_events_pkey primary key (org_id, event_timestamp, event_id),
   constraint telemetry_events_event_type_is_short check (char_length(event_type) between 1 and 100),
+  -- The rollups keep the audits under this name.
+  constraint telemetry_events_event_type_is_no_audit check (event_type <> 'slsa_audit_metrics'),
   constraint telemetry_events_event_timestamp_is_plausible check (
     event_timestamp >= timestamptz '1970-01-01 00:00+00' and event_timestamp < timestamptz '2200-01-01 00:00+00'
   )

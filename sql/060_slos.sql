@@ -93,7 +93,7 @@ select
   event.duration_ms,
   case
     when octet_length(event.tag) > 200 then 'sha256:' || encode(sha256(convert_to(event.tag, 'UTF8')), 'hex')
-    else coalesce('tag:' || event.tag, 'run:' || event.run_id, 'event:' || event.event_id)
+    else coalesce('tag:' || nullif(event.tag, ''), 'run:' || event.run_id, 'event:' || event.event_id)
   end as unit
 from public.telemetry_events as event
 where event.outcome in ('success', 'failure')
@@ -294,8 +294,9 @@ language sql
 immutable
 set search_path = ''
 return case
+  when burn_rate is null or burn_rate <= 0 then null
   when budget_left <= 0 then interval '0'
-  else make_interval(secs => (extract(epoch from slo_window) * budget_left / nullif(greatest(burn_rate, 0), 0))::double precision)
+  else make_interval(secs => (extract(epoch from slo_window) * budget_left / burn_rate)::double precision)
 end;
 comment on function ops.time_to_exhaustion(interval, numeric, numeric) is
   'How long the budget that is left lasts at a burn rate; null when it is not burning, which is never.';
@@ -375,21 +376,21 @@ begin atomic
     union all
     select fresh.org_id, fresh.slo_name, fresh.bucket_start, fresh.good, fresh.total from fresh
   ),
-  -- A window begins with the five minutes that hold its first instant.
+  -- Windows are in hours, since a day of the session's time zone may have 23 or 25. One begins with the five minutes that hold its first instant.
   starts as (
     select
       date_bin('5 minutes', evaluate_slos.as_of - interval '5 minutes', timestamptz '2000-01-03 00:00+00') as in_5m,
       date_bin('5 minutes', evaluate_slos.as_of - interval '30 minutes', timestamptz '2000-01-03 00:00+00') as in_30m,
       date_bin('5 minutes', evaluate_slos.as_of - interval '1 hour', timestamptz '2000-01-03 00:00+00') as in_1h,
       date_bin('5 minutes', evaluate_slos.as_of - interval '6 hours', timestamptz '2000-01-03 00:00+00') as in_6h,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '1 day', timestamptz '2000-01-03 00:00+00') as in_1d,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '3 days', timestamptz '2000-01-03 00:00+00') as in_3d
+      date_bin('5 minutes', evaluate_slos.as_of - interval '24 hours', timestamptz '2000-01-03 00:00+00') as in_1d,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '72 hours', timestamptz '2000-01-03 00:00+00') as in_3d
   ),
   summed as (
     select
       orgs.org_id,
       slo.*,
-      date_bin('5 minutes', evaluate_slos.as_of - slo.rolling_window, timestamptz '2000-01-03 00:00+00') as window_start,
+      date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '2000-01-03 00:00+00') as window_start,
       coalesce(window_sum.good, 0) as good,
       coalesce(window_sum.total, 0) as total,
       ops.burn_rate(window_sum.good_5m, window_sum.total_5m, slo.target) as burn_5m,
@@ -420,7 +421,7 @@ begin atomic
       cross join starts
       where counted.org_id = orgs.org_id
         and counted.slo_name = slo.slo_name
-        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - slo.rolling_window, timestamptz '2000-01-03 00:00+00')
+        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '2000-01-03 00:00+00')
         and counted.bucket_start <= evaluate_slos.as_of
     ) as window_sum
   ),

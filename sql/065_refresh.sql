@@ -120,6 +120,10 @@ begin
     raise exception 'refresh needs read committed, this transaction is %', current_setting('transaction_isolation')
       using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
   end if;
+  if max_ids is null or max_ids < 1 then
+    raise exception 'a refresh of % ids would never end', max_ids
+      using errcode = 'OP001', hint = 'Pass max_ids of 1 or more.';
+  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then
     report.state := 'busy';
     report.message := 'another refresh is running';
@@ -149,7 +153,7 @@ begin
   end if;
   perform ops.close_periods(as_of);
 
-  report.events := coalesce((select sum(event.event_count) from unnest(events) as event where event.event_type <> 'slsa_audit'), 0);
+  report.events := coalesce((select sum(event.event_count) from unnest(events) as event where event.event_type <> 'slsa_audit_metrics'), 0);
   report.cursor_id := greatest(after_id, until_id);
   report.behind := (select case when sequence.is_called then sequence.last_value else 0 end from public.telemetry_events_id_seq as sequence)
     - report.cursor_id;
@@ -286,11 +290,12 @@ declare
   started_at timestamptz := clock_timestamp();
   last_id bigint;
   chunk_start timestamptz;
+  next_hour timestamptz;
   scan_end timestamptz;
   events ops.event_delta[];
   counted bigint := 0;
 begin
-  if since >= until or since < timestamptz '1970-01-01 00:00+00' or until > timestamptz '2200-01-01 00:00+00' then
+  if since is null or until is null or since >= until or since < timestamptz '1970-01-01 00:00+00' or until > timestamptz '2200-01-01 00:00+00' then
     raise exception 'the range to rebuild is empty or out of bounds: % to %', since, until
       using errcode = 'OP001', hint = 'Pass since before until, between 1970 and 2200; the range is half-open.';
   end if;
@@ -301,17 +306,24 @@ begin
   last_id := ops.cursor_id();
 
   perform ops.forget_span(since, until);
-  select
-    greatest(min(span.span_start), ops.period_start('hour', min(stored.first_at), ops.setting('time_zone'))),
-    least(max(span.span_end), max(stored.last_at) + interval '1 hour')
-  into chunk_start, scan_end
-  from ops.rebuild_spans(since, until) as span
-  cross join (
-    select min(event.event_timestamp) as first_at, max(event.event_timestamp) as last_at from public.telemetry_events as event
-    union all
-    select min(audit.audit_timestamp), max(audit.audit_timestamp) from ops.labelled_audits as audit
-  ) as stored;
-  while chunk_start < scan_end loop
+  select min(span.span_start), max(span.span_end) into chunk_start, scan_end from ops.rebuild_spans(since, until) as span;
+  loop
+    -- From event to event, so that years without one cost nothing.
+    select ops.period_start('hour', min(upcoming.first_at), ops.setting('time_zone'))
+    into next_hour
+    from (
+      select min(event.event_timestamp) as first_at
+      from public.telemetry_events as event
+      where event.event_timestamp >= chunk_start
+        and event.event_timestamp < scan_end
+      union all
+      select min(audit.audit_timestamp)
+      from ops.labelled_audits as audit
+      where audit.audit_timestamp >= chunk_start
+        and audit.audit_timestamp < scan_end
+    ) as upcoming;
+    exit when next_hour is null;
+    chunk_start := greatest(chunk_start, next_hour);
     events := array(
       select event from ops.count_events(0, last_id, chunk_start, chunk_start + interval '24 hours') as event
       union all

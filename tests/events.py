@@ -125,7 +125,7 @@ def kpis(connection: Connection, metric: str, period: str = "day") -> list[tuple
 
 STATES: dict[str, LiteralString] = {
     "rollups": "select org_id, event_type, labels::text, period, period_start, event_count, value_count, value_sum,"
-    " value_min, value_max from ops.rollups join ops.series using (org_id, series_id) where event_count <> 0 order by 1, 2, 3, 4, 5",
+    " value_min, value_max from ops.rollups join ops.series using (org_id, series_id) order by 1, 2, 3, 4, 5",
     "histograms": "select org_id, period, period_start, event_type, labels::text, counts::text from ops.histograms"
     " order by 1, 2, 3, 4, 5",
     "patterns": "select org_id, period, period_start, hook_type, pattern, blocked_count from ops.blocked_patterns"

@@ -95,7 +95,7 @@ def facts(connection: Connection) -> Iterator[Fact]:
         " predicate_type_verified::text, supabase_provenance_synced::text, supabase_validation_synced::text"
         " from public.slsa_audit_metrics",
     ):
-        yield Fact(org, "slsa_audit", tuple(sorted(zip(names, found, strict=True))), at, None)
+        yield Fact(org, "slsa_audit_metrics", tuple(sorted(zip(names, found, strict=True))), at, None)
 
 
 def fits(labels: Labels, wanted: Mapping[str, list[str]]) -> bool:
@@ -119,7 +119,7 @@ def rollups(connection: Connection, zone: ZoneInfo) -> dict[Key, Key]:
 def stored_rollups(connection: Connection) -> dict[Key, Key]:
     query = (
         "select org_id, event_type, labels, period, period_start, event_count, value_count, value_sum, value_min,"
-        " value_max from ops.rollups join ops.series using (org_id, series_id) where event_count <> 0"
+        " value_max from ops.rollups join ops.series using (org_id, series_id)"
     )
     return {
         (org, event_type, tuple(sorted(labels.items())), period, start): tuple(

@@ -71,7 +71,8 @@ stable
 set search_path = ''
 return case period
   when 'hour' then period_start + interval '1 hour'
-  else (period_start at time zone zone + ('1 ' || period)::interval) at time zone zone
+  -- From the local date, since a day whose midnight the clocks skip begins at one o'clock.
+  else (date_trunc(period, period_start at time zone zone) + ('1 ' || period)::interval) at time zone zone
 end;
 comment on function ops.period_end(text, timestamptz, text) is
   'The first instant after a period that starts at period_start: a day of 23 or 25 hours ends where the next begins.';

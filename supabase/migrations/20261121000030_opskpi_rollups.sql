@@ -12,7 +12,7 @@ create table ops.series (
 comment on table ops.series is 'One row a combination of org, event type and labels that has occurred.';
 comment on column ops.series.org_id is 'The tenant.';
 comment on column ops.series.series_id is 'Number of the series.';
-comment on column ops.series.event_type is 'The kind of event; slsa_audit stands for rows of slsa_audit_metrics.';
+comment on column ops.series.event_type is 'The kind of event; slsa_audit_metrics stands for the rows of that table.';
 comment on column ops.series.labels is 'Label values by key; a label that the event does not have is left out.';
 alter table ops.series enable row level security;
 
@@ -478,14 +478,14 @@ begin
     select
       event.org_id,
       coalesce(left(event.metadata ->> 'hook_type', 100), '') as hook_type,
-      left(found.pattern, 100) as pattern,
+      found.pattern,
       event.hour_start,
       count(*) as blocked_count
     from ops.labelled_events as event
     cross join lateral (
-      select event.metadata #>> '{findings_summary,pattern}' as pattern
+      select left(event.metadata #>> '{findings_summary,pattern}', 100) as pattern
       union
-      select listed.pattern #>> '{}'
+      select left(listed.pattern #>> '{}', 100)
       from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') as listed (pattern)
     ) as found
     where event.id > after_id
@@ -547,6 +547,20 @@ begin atomic
     value_sum = rollup.value_sum + excluded.value_sum,
     value_min = least(rollup.value_min, excluded.value_min),
     value_max = greatest(rollup.value_max, excluded.value_max);
+
+  -- The last audit of an hour may have moved to another.
+  delete from ops.rollups as rollup
+  using unnest(add_rollups.deltas) as delta
+  join ops.series
+    on series.org_id = delta.org_id
+    and series.event_type = delta.event_type
+    and series.labels = delta.labels
+  where delta.event_count < 0
+    and rollup.event_count = 0
+    and rollup.org_id = delta.org_id
+    and rollup.period = delta.period
+    and rollup.period_start = delta.period_start
+    and rollup.series_id = series.series_id;
 end;
 comment on function ops.add_rollups(ops.rollup_delta[]) is 'Adds a delta to the rollups; only refresh and rebuild call it, once a delta.';
 

@@ -1,4 +1,4 @@
--- What the audit observer found: one row an audit run. Its KPIs come from the same rollups, as the series slsa_audit.
+-- What the audit observer found: one row an audit run. Its KPIs come from the same rollups, as series of their own.
 
 -- A database may have this table already, with rows: it keeps them, and gets what is missing.
 drop view if exists public.v_ops_slsa_audit_kpi, public.v_ops_slsa_audit_failures;
@@ -224,7 +224,7 @@ set search_path = ''
 begin atomic
   select
     audit.org_id,
-    'slsa_audit',
+    'slsa_audit_metrics',
     audit.labels,
     date_trunc('hour', audit.audit_timestamp, ops.setting('time_zone')),
     null::integer,
@@ -262,12 +262,14 @@ begin atomic
       on audit.org_id = touched.org_id
       and audit.audit_timestamp >= touched.hour_start
       and audit.audit_timestamp < touched.hour_start + interval '1 hour'
+      -- Where the clocks change by half an hour, two hours overlap.
+      and date_trunc('hour', audit.audit_timestamp, ops.setting('time_zone')) = touched.hour_start
     union all
     select touched.org_id, touched.hour_start, series.labels, -rollup.event_count
     from touched
     join ops.series
       on series.org_id = touched.org_id
-      and series.event_type = 'slsa_audit'
+      and series.event_type = 'slsa_audit_metrics'
     join ops.rollups as rollup
       on rollup.org_id = touched.org_id
       and rollup.period = 'hour'
@@ -276,7 +278,7 @@ begin atomic
   )
   select
     parts.org_id,
-    'slsa_audit',
+    'slsa_audit_metrics',
     parts.labels,
     parts.hour_start,
     null::integer,

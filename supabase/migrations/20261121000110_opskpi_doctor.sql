@@ -27,7 +27,7 @@ begin atomic
       and series.series_id = rollup.series_id
     where rollup.period = 'day'
       and rollup.period_start >= ops.period_start('day', count_differences.since, ops.setting('time_zone'))
-      and series.event_type <> 'slsa_audit'
+      and series.event_type <> 'slsa_audit_metrics'
     group by 1
   )
   select

@@ -99,23 +99,23 @@ values
   ),
   (
     'provenance_validation_rate', 'Audits whose validation succeeded, of those whose provenance did.',
-    'percent', 'ratio', 'slsa_audit', '{"validation_status": ["success"]}', '{"provenance_status": ["success"]}', null, '{}'
+    'percent', 'ratio', 'slsa_audit_metrics', '{"validation_status": ["success"]}', '{"provenance_status": ["success"]}', null, '{}'
   ),
   (
     'audit_success_rate', 'Audits whose provenance and validation both succeeded, of all audits.',
-    'percent', 'ratio', 'slsa_audit', '{"provenance_status": ["success"], "validation_status": ["success"]}', '{}', null, '{}'
+    'percent', 'ratio', 'slsa_audit_metrics', '{"provenance_status": ["success"], "validation_status": ["success"]}', '{}', null, '{}'
   ),
   (
     'sha256_verification_rate', 'Audits with a verified SHA-256, of all audits.',
-    'percent', 'ratio', 'slsa_audit', '{"sha256_verified": ["true"]}', '{}', null, '{}'
+    'percent', 'ratio', 'slsa_audit_metrics', '{"sha256_verified": ["true"]}', '{}', null, '{}'
   ),
   (
     'predicate_type_verification_rate', 'Audits with a verified predicate type, of all audits.',
-    'percent', 'ratio', 'slsa_audit', '{"predicate_type_verified": ["true"]}', '{}', null, '{}'
+    'percent', 'ratio', 'slsa_audit_metrics', '{"predicate_type_verified": ["true"]}', '{}', null, '{}'
   ),
   (
     'supabase_sync_rate', 'Audits whose provenance and validation were both found in the database, of all audits.',
-    'percent', 'ratio', 'slsa_audit', '{"supabase_provenance_synced": ["true"], "supabase_validation_synced": ["true"]}', '{}', null, '{}'
+    'percent', 'ratio', 'slsa_audit_metrics', '{"supabase_provenance_synced": ["true"], "supabase_validation_synced": ["true"]}', '{}', null, '{}'
   ),
   (
     'workflow_run_avg_duration_ms', 'Average duration of workflow runs.',

@@ -101,7 +101,7 @@ def test_a_killed_demo_is_finished_by_the_next(home: Path) -> None:
     assert stored == ask(
         home,
         "select sum(event_count) from ops.rollups join ops.series using (org_id, series_id)"
-        " where period = 'day' and event_type <> 'slsa_audit'",
+        " where period = 'day' and event_type <> 'slsa_audit_metrics'",
     )
     assert stored == int(str(ask(home, "select ops.setting('demo_loaded')")))
     assert opskpi(home, "doctor").returncode == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from events import NIL, add_event, add_events, kpis, rebuild, refresh, rows, scalar
+from events import NIL, add_event, add_events, instant, kpis, rebuild, refresh, rows, scalar
 from oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -20,7 +20,7 @@ MERGE = "select ops.merge_histogram(%s, %s::int[], %s::bigint[])::text"
 QUANTILE = "select ops.histogram_quantile(%s::bigint[], %s)"
 
 
-# Bin n holds 0.001 × 1.0198^(n-1) < value <= 0.001 × 1.0198^n.
+# Bin n holds the values above the edge before it, up to and with its own.
 EDGES = [Decimal("0.001") * Decimal("1.0198") ** place for place in range(2200)]
 
 
@@ -204,3 +204,29 @@ def test_the_percentile_of_a_single_value_is_that_value_within_one_percent(datab
     assert found is not None
     exact = Fraction(value) if Fraction(value) > Fraction(1, 1000) else Fraction(0)
     assert abs(Fraction(found) - exact) <= exact / 100
+
+
+@pytest.mark.parametrize(
+    ("at", "start", "end"),
+    [
+        ("2026-03-29T12:00Z", "2026-03-28T23:00Z", "2026-03-29T22:00Z"),
+        ("2026-10-25T12:00Z", "2026-10-24T22:00Z", "2026-10-25T23:00Z"),
+    ],
+)
+def test_a_day_on_which_the_clocks_change_has_23_or_25_hours(database, at, start, end):
+    database.execute("update ops.settings set value = 'Europe/Berlin' where name = 'time_zone'")
+    add_event(database, "artifact", at, size_bytes=1)
+    refresh(database)
+    query = "select period_start, period_end from public.kpi_aggregations where aggregation_period = 'day'"
+    assert rows(database, query) == [(instant(start), instant(end))]
+
+
+@pytest.mark.parametrize("zone", ["Africa/Cairo", "Asia/Beirut", "America/Santiago", "Europe/Berlin", "UTC"])
+def test_each_day_ends_where_the_next_begins_even_where_midnight_is_skipped(database, zone):
+    query = (
+        "select count(*) from generate_series(timestamptz '2024-01-01Z', '2026-12-31Z', '6 hours') as at,"
+        " lateral (select ops.period_start('day', at, %(zone)s) as start) as day,"
+        " lateral (select ops.period_end('day', day.start, %(zone)s) as finish) as ended"
+        " where ops.period_start('day', finish, %(zone)s) <> finish"
+    )
+    assert scalar(database, query.replace("%(zone)s", f"'{zone}'")) == 0

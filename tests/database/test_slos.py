@@ -192,7 +192,7 @@ def test_each_burn_rate_looks_back_over_its_own_window(database, counted):
 
 
 def test_a_burn_rate_without_events_is_unknown_not_zero(database, counted):
-    add_event(database, at="2026-03-01T00:00Z", outcome="failure")
+    add_event(database, at="2026-03-01T00:00Z", outcome="success")
     assert counted("error_rate", "burn_rate_1h", "burn_rate_3d", "time_to_exhaustion") == (None, None, None)
 
 

@@ -11,10 +11,20 @@ from events import NIL, add_audit, add_event, instant, refresh, rows
 pytestmark = pytest.mark.database
 
 AUDIT_KPI = (
-    "date,total_audits,success_count,failure_count,sha256_verified_count,predicate_type_verified_count,"
-    "supabase_provenance_synced_count,supabase_validation_synced_count,success_rate,sha256_verification_rate,"
-    "predicate_type_verification_rate,supabase_provenance_sync_rate,supabase_validation_sync_rate"
-).split(",")
+    "date",
+    "total_audits",
+    "success_count",
+    "failure_count",
+    "sha256_verified_count",
+    "predicate_type_verified_count",
+    "supabase_provenance_synced_count",
+    "supabase_validation_synced_count",
+    "success_rate",
+    "sha256_verification_rate",
+    "predicate_type_verification_rate",
+    "supabase_provenance_sync_rate",
+    "supabase_validation_sync_rate",
+)
 DAY = instant("2026-03-10T00:00Z")
 RED, BLUE = UUID(int=1), UUID(int=2)
 

@@ -343,7 +343,7 @@ def test_the_first_refresh_counts_the_old_audits_wherever_the_migration_was_run(
     assert connection.execute("select state from ops.refresh()").fetchone() == ("done",)
     counted = connection.execute(
         "select period, sum(event_count)::integer from ops.rollups join ops.series using (org_id, series_id)"
-        " where event_type = 'slsa_audit' group by 1 order by 1"
+        " where event_type = 'slsa_audit_metrics' group by 1 order by 1"
     ).fetchall()
     assert counted == [(period, OLD_ROWS) for period in ("day", "hour", "month", "week")]
     view = connection.execute("select date, total_audits, success_rate from v_ops_slsa_audit_kpi order by 1").fetchall()
