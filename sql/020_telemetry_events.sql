@@ -451,6 +451,8 @@ returns jsonb
 language plpgsql
 volatile
 set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 as $$
 declare
   document jsonb;

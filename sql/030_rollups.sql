@@ -190,7 +190,7 @@ select
   case when kind.label_keys[3] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[3], 100) end as label_3,
   case when kind.label_keys[4] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[4], 100) end as label_4,
   case
-    when zone.is_utc then date_bin('1 hour', event.event_timestamp, timestamptz '2000-01-03 00:00+00')
+    when zone.is_utc then date_bin('1 hour', event.event_timestamp, timestamptz '1969-12-29 00:00+00')
     else date_trunc('hour', event.event_timestamp, zone.name)
   end as hour_start,
   measured.value,
@@ -203,7 +203,7 @@ select
 from public.telemetry_events as event
 cross join (
   select setting.name, setting.name = 'UTC' as is_utc
-  from (select coalesce(ops.setting('time_zone'), 'UTC') as name offset 0) as setting
+  from (select ops.time_zone() as name offset 0) as setting
 ) as zone
 left join (
   select
@@ -309,7 +309,7 @@ begin atomic
     select
       distinct_hour.hour_start,
       period.name as period,
-      ops.period_start(period.name, distinct_hour.hour_start, ops.setting('time_zone')) as period_start
+      ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
     from (select distinct hours.hour_start from hours) as distinct_hour
     cross join unnest(array['day', 'week', 'month']) as period (name)
   )
@@ -379,7 +379,7 @@ begin atomic
     select
       distinct_hour.hour_start,
       period.name as period,
-      ops.period_start(period.name, distinct_hour.hour_start, ops.setting('time_zone')) as period_start
+      ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
     from (select distinct grouped.hour_start from grouped) as distinct_hour
     cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
   ),
@@ -471,6 +471,8 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 as $$
 begin
   return query
@@ -502,7 +504,7 @@ begin
     blocked.hook_type,
     blocked.pattern,
     period.name,
-    ops.period_start(period.name, blocked.hour_start, ops.setting('time_zone')) as period_start,
+    ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
     sum(blocked.blocked_count)::bigint
   from blocked
   cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)

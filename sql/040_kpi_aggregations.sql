@@ -292,7 +292,7 @@ begin atomic
     select
       distinct_period.period,
       distinct_period.period_start,
-      ops.period_end(distinct_period.period, distinct_period.period_start, ops.setting('time_zone')) as period_end
+      ops.period_end(distinct_period.period, distinct_period.period_start, ops.time_zone()) as period_end
     from (select distinct kpi.period, kpi.period_start from unnest(write_kpis.kpis) as kpi) as distinct_period
   ),
   written as (

@@ -104,6 +104,16 @@ begin
   if tg_op in ('UPDATE', 'DELETE') then
     insert into ops.audit_changes (org_id, audited_at) values (old.org_id, old.audit_timestamp);
   end if;
+  if tg_op = 'TRUNCATE' then
+    insert into ops.audit_changes (org_id, audited_at)
+    select rollup.org_id, rollup.period_start
+    from ops.rollups as rollup
+    join ops.series
+      on series.org_id = rollup.org_id
+      and series.series_id = rollup.series_id
+    where rollup.period = 'hour'
+      and series.event_type = 'slsa_audit_metrics';
+  end if;
   if tg_op in ('INSERT', 'UPDATE') then
     insert into ops.audit_changes (org_id, audited_at) values (new.org_id, new.audit_timestamp);
   end if;
@@ -115,6 +125,10 @@ comment on function ops.note_audit_change() is 'Notes the hours that a changed a
 create trigger note_slsa_audit_metrics_change
 after insert or update or delete on public.slsa_audit_metrics
 for each row execute function ops.note_audit_change();
+
+create trigger note_slsa_audit_metrics_truncation
+after truncate on public.slsa_audit_metrics
+for each statement execute function ops.note_audit_change();
 
 create function public.record_audit(audit jsonb)
 returns bigint
@@ -204,7 +218,7 @@ begin atomic
     audit.org_id,
     'slsa_audit_metrics',
     audit.labels,
-    date_trunc('hour', audit.audit_timestamp, ops.setting('time_zone')),
+    date_trunc('hour', audit.audit_timestamp, ops.time_zone()),
     null::integer,
     count(*),
     0::bigint,
@@ -228,7 +242,7 @@ begin atomic
   with touched as (
     select distinct
       change.org_id,
-      date_trunc('hour', change.audited_at, ops.setting('time_zone')) as hour_start
+      date_trunc('hour', change.audited_at, ops.time_zone()) as hour_start
     from ops.audit_changes as change
     where change.audited_at >= timestamptz '1970-01-01 00:00+00'
       and change.audited_at < timestamptz '2200-01-01 00:00+00'
@@ -241,7 +255,7 @@ begin atomic
       and audit.audit_timestamp >= touched.hour_start
       and audit.audit_timestamp < touched.hour_start + interval '1 hour'
       -- Where the clocks change by half an hour, two hours overlap.
-      and date_trunc('hour', audit.audit_timestamp, ops.setting('time_zone')) = touched.hour_start
+      and date_trunc('hour', audit.audit_timestamp, ops.time_zone()) = touched.hour_start
     union all
     select touched.org_id, touched.hour_start, series.labels, -rollup.event_count
     from touched

@@ -8,12 +8,12 @@ set search_path = ''
 begin atomic
   with stored as (
     select
-      ops.period_start('day', hourly.hour_start, ops.setting('time_zone')) as day_start,
+      ops.period_start('day', hourly.hour_start, ops.time_zone()) as day_start,
       sum(hourly.events) as events
     from (
-      select date_trunc('hour', event.event_timestamp, ops.setting('time_zone')) as hour_start, count(*) as events
+      select date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
       from public.telemetry_events as event
-      where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.setting('time_zone'))
+      where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
         and event.id <= ops.cursor_id()
       group by 1
     ) as hourly
@@ -26,7 +26,7 @@ begin atomic
       on series.org_id = rollup.org_id
       and series.series_id = rollup.series_id
     where rollup.period = 'day'
-      and rollup.period_start >= ops.period_start('day', count_differences.since, ops.setting('time_zone'))
+      and rollup.period_start >= ops.period_start('day', count_differences.since, ops.time_zone())
       and series.event_type <> 'slsa_audit_metrics'
     group by 1
   )
@@ -74,6 +74,8 @@ returns table (check_name text, passed boolean, detail text)
 language sql
 stable
 set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 begin atomic
   select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
     'telemetry_events and kpi_aggregations exist'

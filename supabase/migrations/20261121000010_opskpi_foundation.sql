@@ -30,6 +30,14 @@ set search_path = ''
 return (select settings.value from ops.settings where settings.name = setting.name);
 comment on function ops.setting(text) is 'The value of a setting; null when there is none of that name.';
 
+create function ops.time_zone()
+returns text
+language sql
+stable
+set search_path = ''
+return coalesce((select settings.value from ops.settings where settings.name = 'time_zone'), 'UTC');
+comment on function ops.time_zone() is 'The time zone in which days, weeks and months begin.';
+
 create function ops.current_org_id()
 returns uuid
 language sql
@@ -55,10 +63,10 @@ language sql
 stable
 set search_path = ''
 return case
-  -- date_bin is twice as fast as date_trunc with a zone; 2000-01-03 was a Monday.
-  when zone = 'UTC' and period = 'hour' then date_bin('1 hour', instant, timestamptz '2000-01-03 00:00+00')
-  when zone = 'UTC' and period = 'day' then date_bin('1 day', instant, timestamptz '2000-01-03 00:00+00')
-  when zone = 'UTC' and period = 'week' then date_bin('7 days', instant, timestamptz '2000-01-03 00:00+00')
+  -- date_bin is twice as fast as date_trunc with a zone; 1969-12-29 was a Monday.
+  when zone = 'UTC' and period = 'hour' then date_bin('1 hour', instant, timestamptz '1969-12-29 00:00+00')
+  when zone = 'UTC' and period = 'day' then date_bin('1 day', instant, timestamptz '1969-12-29 00:00+00')
+  when zone = 'UTC' and period = 'week' then date_bin('7 days', instant, timestamptz '1969-12-29 00:00+00')
   else date_trunc(period, instant, zone)
 end;
 comment on function ops.period_start(text, timestamptz, text) is
@@ -115,6 +123,7 @@ comment on function ops.record_job_failure(text, text) is
 
 revoke execute on function
   ops.setting(text),
+  ops.time_zone(),
   ops.current_org_id(),
   ops.period_start(text, timestamptz, text),
   ops.period_end(text, timestamptz, text),
@@ -138,6 +147,7 @@ begin
   create policy job_runs_select_authenticated on ops.job_runs for select to authenticated using (true);
   revoke execute on function
     ops.setting(text),
+    ops.time_zone(),
     ops.current_org_id(),
     ops.period_start(text, timestamptz, text),
     ops.period_end(text, timestamptz, text),
@@ -145,6 +155,7 @@ begin
   from anon, authenticated, service_role;
   grant execute on function
     ops.setting(text),
+    ops.time_zone(),
     ops.current_org_id(),
     ops.period_start(text, timestamptz, text),
     ops.period_end(text, timestamptz, text)

@@ -112,7 +112,7 @@ begin
   select
     attempt.org_id,
     slo.slo_name,
-    date_bin('5 minutes', attempt.event_timestamp, timestamptz '2000-01-03 00:00+00') as bucket_start,
+    date_bin('5 minutes', attempt.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
     count(*) filter (where attempt.succeeded and (slo.objective = 'error_rate' or attempt.duration_ms < slo.threshold_ms)),
     count(*)
   from ops.attempts as attempt
@@ -190,7 +190,7 @@ begin atomic
   select
     moved.org_id,
     slo.slo_name,
-    date_bin('5 minutes', moved.first_attempt_at, timestamptz '2000-01-03 00:00+00'),
+    date_bin('5 minutes', moved.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     sum(moved.good)::bigint,
     sum(moved.total)::bigint
   from moved
@@ -352,6 +352,8 @@ returns table (
 language sql
 stable
 set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 begin atomic
   with fresh as materialized (
     select delta.*
@@ -379,18 +381,18 @@ begin atomic
   -- Windows are in hours, since a day of the session's time zone may have 23 or 25. One begins with the five minutes that hold its first instant.
   starts as (
     select
-      date_bin('5 minutes', evaluate_slos.as_of - interval '5 minutes', timestamptz '2000-01-03 00:00+00') as in_5m,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '30 minutes', timestamptz '2000-01-03 00:00+00') as in_30m,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '1 hour', timestamptz '2000-01-03 00:00+00') as in_1h,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '6 hours', timestamptz '2000-01-03 00:00+00') as in_6h,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '24 hours', timestamptz '2000-01-03 00:00+00') as in_1d,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '72 hours', timestamptz '2000-01-03 00:00+00') as in_3d
+      date_bin('5 minutes', evaluate_slos.as_of - interval '5 minutes', timestamptz '1969-12-29 00:00+00') as in_5m,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '30 minutes', timestamptz '1969-12-29 00:00+00') as in_30m,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '1 hour', timestamptz '1969-12-29 00:00+00') as in_1h,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '6 hours', timestamptz '1969-12-29 00:00+00') as in_6h,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '24 hours', timestamptz '1969-12-29 00:00+00') as in_1d,
+      date_bin('5 minutes', evaluate_slos.as_of - interval '72 hours', timestamptz '1969-12-29 00:00+00') as in_3d
   ),
   summed as (
     select
       orgs.org_id,
       slo.*,
-      date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '2000-01-03 00:00+00') as window_start,
+      date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '1969-12-29 00:00+00') as window_start,
       coalesce(window_sum.good, 0) as good,
       coalesce(window_sum.total, 0) as total,
       ops.burn_rate(window_sum.good_5m, window_sum.total_5m, slo.target) as burn_5m,
@@ -421,7 +423,7 @@ begin atomic
       cross join starts
       where counted.org_id = orgs.org_id
         and counted.slo_name = slo.slo_name
-        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '2000-01-03 00:00+00')
+        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '1969-12-29 00:00+00')
         and counted.bucket_start <= evaluate_slos.as_of
     ) as window_sum
   ),

@@ -53,8 +53,18 @@ declare
 begin
   select * into strict kept from ops.cursors where cursors.name = 'telemetry_events' for update;
 
+  if (select sequence.seqcache from pg_catalog.pg_sequence as sequence where sequence.seqrelid = 'public.telemetry_events_id_seq'::regclass) <> 1 then
+    raise exception 'the sequence of the event ids has a cache, so ids are not drawn in order and the cursor would pass some'
+      using errcode = 'OP003', hint = 'Run: alter sequence public.telemetry_events_id_seq cache 1; then opskpi doctor.';
+  end if;
+
   -- The order is what makes it exact: first the id, then who may still commit one up to it.
   select case when sequence.is_called then sequence.last_value else 0 end into drawn_id from public.telemetry_events_id_seq as sequence;
+  if drawn_id < kept.last_id then
+    raise exception 'the event ids were set back to %, behind the cursor at %', drawn_id, kept.last_id
+      using errcode = 'OP003',
+        hint = format('Run: select setval(''public.telemetry_events_id_seq'', %s); then opskpi rebuild over the days that changed.', kept.last_id);
+  end if;
   holders := ops.open_writers();
 
   -- The fence of an earlier call is safe once its holders are gone; one that was prepared goes on under another name, -1/….
@@ -105,6 +115,8 @@ volatile
 set search_path = ''
 -- Hashing 200,000 events takes less than this; with the default of 4 MB they are sorted on disk, which takes three times as long.
 set work_mem = '64MB'
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 as $$
 declare
   report ops.refresh_report;
@@ -239,6 +251,8 @@ returns setof ops.kpi_value
 language plpgsql
 stable
 set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 as $$
 declare
   events ops.event_delta[] := array(
@@ -269,11 +283,11 @@ set search_path = ''
 begin atomic
   select
     period.name,
-    ops.period_start(period.name, rebuild_spans.since, ops.setting('time_zone')),
+    ops.period_start(period.name, rebuild_spans.since, ops.time_zone()),
     ops.period_end(
       period.name,
-      ops.period_start(period.name, rebuild_spans.until - interval '1 microsecond', ops.setting('time_zone')),
-      ops.setting('time_zone')
+      ops.period_start(period.name, rebuild_spans.until - interval '1 microsecond', ops.time_zone()),
+      ops.time_zone()
     )
   from unnest(array['hour', 'day', 'week', 'month']) as period (name);
 end;
@@ -285,13 +299,19 @@ language plpgsql
 volatile
 set search_path = ''
 set work_mem = '64MB'
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
 as $$
 declare
   started_at timestamptz := clock_timestamp();
   last_id bigint;
   chunk_start timestamptz;
+  chunk_end timestamptz;
   next_hour timestamptz;
   scan_end timestamptz;
+  periods text[];
+  span_starts timestamptz[];
+  span_ends timestamptz[];
   events ops.event_delta[];
   counted bigint := 0;
 begin
@@ -306,10 +326,12 @@ begin
   last_id := ops.cursor_id();
 
   perform ops.forget_span(since, until);
-  select min(span.span_start), max(span.span_end) into chunk_start, scan_end from ops.rebuild_spans(since, until) as span;
+  select array_agg(span.period), array_agg(span.span_start), array_agg(span.span_end), min(span.span_start), max(span.span_end)
+  into periods, span_starts, span_ends, chunk_start, scan_end
+  from ops.rebuild_spans(since, until) as span;
   loop
     -- From event to event, so that years without one cost nothing.
-    select ops.period_start('hour', min(upcoming.first_at), ops.setting('time_zone'))
+    select ops.period_start('hour', min(upcoming.first_at), ops.time_zone())
     into next_hour
     from (
       select min(event.event_timestamp) as first_at
@@ -324,37 +346,44 @@ begin
     ) as upcoming;
     exit when next_hour is null;
     chunk_start := greatest(chunk_start, next_hour);
+    -- A month at a time, or a day where a month is more than the server should hold in memory.
+    chunk_end := chunk_start + case
+      when (
+        select count(*) from (
+          select
+          from public.telemetry_events as event
+          where event.event_timestamp >= chunk_start
+            and event.event_timestamp < chunk_start + interval '720 hours'
+          limit 200001
+        ) as counted_event
+      ) > 200000 then interval '24 hours'
+      else interval '720 hours'
+    end;
     events := array(
-      select event from ops.count_events(0, last_id, chunk_start, chunk_start + interval '24 hours') as event
+      select event from ops.count_events(0, last_id, chunk_start, chunk_end) as event
       union all
-      select event from ops.count_audits_between(chunk_start, chunk_start + interval '24 hours') as event
+      select event from ops.count_audits_between(chunk_start, chunk_end) as event
     );
     counted := counted + coalesce((select sum(event.event_count) from unnest(events) as event), 0);
     perform ops.add_rollups(array(
       select delta
       from ops.rollup_deltas(events) as delta
-      join ops.rebuild_spans(since, until) as span
-        on span.period = delta.period
-      where delta.period_start >= span.span_start
-        and delta.period_start < span.span_end
+      where delta.period_start >= span_starts[array_position(periods, delta.period)]
+        and delta.period_start < span_ends[array_position(periods, delta.period)]
     ));
     perform ops.add_histograms(array(
       select delta
       from ops.histogram_deltas(events) as delta
-      join ops.rebuild_spans(since, until) as span
-        on span.period = delta.period
-      where delta.period_start >= span.span_start
-        and delta.period_start < span.span_end
+      where delta.period_start >= span_starts[array_position(periods, delta.period)]
+        and delta.period_start < span_ends[array_position(periods, delta.period)]
     ));
     perform ops.add_patterns(array(
       select delta
-      from ops.count_patterns(0, last_id, chunk_start, chunk_start + interval '24 hours') as delta
-      join ops.rebuild_spans(since, until) as span
-        on span.period = delta.period
-      where delta.period_start >= span.span_start
-        and delta.period_start < span.span_end
+      from ops.count_patterns(0, last_id, chunk_start, chunk_end) as delta
+      where delta.period_start >= span_starts[array_position(periods, delta.period)]
+        and delta.period_start < span_ends[array_position(periods, delta.period)]
     ));
-    chunk_start := chunk_start + interval '24 hours';
+    chunk_start := chunk_end;
   end loop;
   perform ops.rebuild_kpis(since, until, as_of);
   perform ops.rebuild_slis(since, until, last_id);
@@ -435,8 +464,8 @@ volatile
 set search_path = ''
 as $$
 declare
-  bucket_since timestamptz := date_bin('5 minutes', since, timestamptz '2000-01-03 00:00+00');
-  bucket_until timestamptz := date_bin('5 minutes', until - interval '1 microsecond', timestamptz '2000-01-03 00:00+00') + interval '5 minutes';
+  bucket_since timestamptz := date_bin('5 minutes', since, timestamptz '1969-12-29 00:00+00');
+  bucket_until timestamptz := date_bin('5 minutes', until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes';
 begin
   delete from ops.sli_counts as stored
   using ops.slos as slo
@@ -457,7 +486,7 @@ begin
   select
     unit.org_id,
     slo.slo_name,
-    date_bin('5 minutes', unit.first_attempt_at, timestamptz '2000-01-03 00:00+00'),
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     count(*) filter (where unit.succeeded),
     count(*)
   from ops.work_units as unit

@@ -46,7 +46,7 @@ begin
   );
   return true;
 exception
-  when lock_not_available then
+  when lock_not_available or deadlock_detected then
     return false;
 end;
 $$;
@@ -91,12 +91,15 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  report ops.refresh_report := ops.refresh();
 begin
+  -- Last, since a partition takes locks that are held to the end.
   perform ops.maintain();
-  return ops.refresh();
+  return report;
 end;
 $$;
-comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: upkeep, then one refresh.';
+comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, then upkeep.';
 
 create function ops.schedule(every text default '* * * * *')
 returns text

@@ -36,7 +36,7 @@ select
   fresh.labels,
   fresh.period,
   fresh.period_start,
-  ops.period_end(fresh.period, fresh.period_start, ops.setting('time_zone')),
+  ops.period_end(fresh.period, fresh.period_start, ops.time_zone()),
   fresh.unit,
   round(fresh.metric_value, 6),
   fresh.numerator,
@@ -259,7 +259,7 @@ create view public.v_ops_slsa_audit_kpi
 with (security_invoker = true)
 as
 select
-  (audit.audit_timestamp at time zone ops.setting('time_zone'))::date as date,
+  (audit.audit_timestamp at time zone ops.time_zone())::date as date,
   count(*) as total_audits,
   count(*) filter (where audit.provenance_status = 'success' and audit.validation_status = 'success') as success_count,
   count(*) filter (where audit.provenance_status = 'failure' or audit.validation_status = 'failure') as failure_count,

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
@@ -42,9 +43,9 @@ def waits_for(watcher: Connection, worker: Connection, event: str) -> bool:
 
 
 @contextmanager
-def in_background(call: Callable[[], object]) -> Iterator[list[object]]:
+def in_background(call: Callable[[], Any]) -> Iterator[list[Any]]:
     """Run one blocking call; what it returned or raised is in the list after the block."""
-    answers: list[object] = []
+    answers: list[Any] = []
 
     def run() -> None:
         try:

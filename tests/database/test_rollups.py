@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -135,7 +136,11 @@ steps = st.lists(
 
 def document(event: Written) -> dict[str, object]:
     named = {"org_id": str(event.org_id), "agent_id": str(event.agent_id or AGENTS[0]), "findings_summary": {}}
-    envelope = {"event_type": event.event_type, "event_timestamp": event.at.isoformat(), "event_id": str(uuid4())}
+    envelope: dict[str, object] = {
+        "event_type": event.event_type,
+        "event_timestamp": event.at.isoformat(),
+        "event_id": str(uuid4()),
+    }
     return envelope | {"run_id": event.run_id, "tag": event.tag, "metadata": named | event.said}
 
 
@@ -174,7 +179,7 @@ class Writers:
             ingest(self.connections[number], self.sent[number] or {})
 
 
-def change_audit(connection: Connection, verb: str, run: int, audit: dict[str, object]) -> None:
+def change_audit(connection: Connection, verb: str, run: int, audit: dict[str, Any]) -> None:
     if verb == "delete audit":
         connection.execute("delete from public.slsa_audit_metrics where audit_run_id = %s", [run])
     elif not scalar(connection, "select exists (select from public.slsa_audit_metrics where audit_run_id = %s)", run):

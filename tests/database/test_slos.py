@@ -1,6 +1,7 @@
 """The objectives: what counts as good, in which window, and what the status says."""
 
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
@@ -143,7 +144,7 @@ def test_releases_that_swap_their_buckets_in_one_refresh_stay_counted(database):
 def test_the_same_tag_of_another_org_or_service_is_another_unit(database):
     add_event(database, outcome="success", tag="v1")
     add_event(database, "audit_observer", outcome="failure", tag="v1")
-    add_event(database, outcome="failure", tag="v1", org_id="00000000-0000-0000-0000-000000000007")
+    add_event(database, outcome="failure", tag="v1", org_id=UUID(int=7))
     refresh(database)
     query = "select good, total from ops.sli_counts where slo_name like '%%availability' order by slo_name, org_id"
     assert rows(database, query) == [(0, 1), (1, 1), (0, 1)]
