@@ -167,3 +167,12 @@ def test_audits_that_were_there_before_us_are_counted(empty_database, tmp_path: 
             (3, "skipped"),
         ]
         assert_exact(connection)
+
+
+def test_truncated_audits_take_their_kpi_rows_along(database):
+    add_audit(database, 1, "2026-03-10T10:10Z")
+    refresh(database)
+    database.execute("truncate public.slsa_audit_metrics")
+    refresh(database)
+    assert_exact(database)
+    assert rows(database, "select 1 from public.kpi_aggregations") == []

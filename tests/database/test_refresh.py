@@ -242,3 +242,29 @@ def test_an_event_that_calls_itself_an_audit_is_not_taken_for_one(database):
     before = states(database)
     database.execute("select ops.rebuild('2026-03-01Z', '2026-04-01Z', %s)", [AS_OF])
     assert states(database) == before
+
+
+def test_a_sequence_with_a_cache_is_refused_before_it_loses_an_event(database):
+    database.execute("alter sequence public.telemetry_events_id_seq cache 50")
+    add_event(database)
+    with pytest.raises(psycopg.Error) as refused:
+        refresh(database)
+    assert (refused.value.sqlstate, "cache 1" in (refused.value.diag.message_hint or "")) == ("OP003", True)
+
+
+def test_ids_that_were_set_back_are_refused_and_the_hint_mends_them(database):
+    for _ in range(3):
+        add_event(database)
+    refresh(database)
+    database.execute("truncate public.telemetry_events restart identity")
+    add_event(database)
+    with pytest.raises(psycopg.Error) as refused:
+        refresh(database)
+    assert refused.value.sqlstate == "OP003"
+    hint = refused.value.diag.message_hint or ""
+    assert "select setval('public.telemetry_events_id_seq', 3)" in hint
+    database.execute("select setval('public.telemetry_events_id_seq', 3)")
+    database.execute("select ops.rebuild('1970-01-01Z', '2200-01-01Z', %s)", [AS_OF])
+    add_event(database)
+    refresh(database)
+    assert_exact(database)
