@@ -10,12 +10,13 @@ create table ops.slos (
   target numeric(7, 6) not null,
   threshold_ms numeric,
   rolling_window interval not null default '30 days',
+  counted_as jsonb,
   constraint slos_pkey primary key (slo_name),
   constraint slos_objective_check check (objective in ('availability', 'latency', 'error_rate')),
   constraint slos_target_leaves_a_budget check (target > 0 and target < 1),
   constraint slos_latency_has_a_threshold check ((objective = 'latency') = (threshold_ms is not null)),
   constraint slos_threshold_ms_is_positive check (threshold_ms > 0),
-  constraint slos_rolling_window_is_positive check (rolling_window > interval '0')
+  constraint slos_rolling_window_is_sensible check (rolling_window > interval '0' and rolling_window <= interval '10 years')
 );
 comment on table ops.slos is 'One row a promise; the error budget is 1 - target.';
 comment on column ops.slos.slo_name is 'Its name: service and objective.';
@@ -27,6 +28,7 @@ comment on column ops.slos.event_type is 'The events that are the attempts; only
 comment on column ops.slos.target is 'The share that must be good (ratio).';
 comment on column ops.slos.threshold_ms is 'For latency: an attempt is good when it took less (ms).';
 comment on column ops.slos.rolling_window is 'How far back the promise looks.';
+comment on column ops.slos.counted_as is 'The definition that ops.sli_counts was filled for; when it differs, the next refresh fills it anew.';
 alter table ops.slos enable row level security;
 
 create table ops.work_units (
@@ -93,7 +95,7 @@ select
   event.duration_ms,
   case
     when octet_length(event.tag) > 200 then 'sha256:' || encode(sha256(convert_to(event.tag, 'UTF8')), 'hex')
-    else coalesce('tag:' || nullif(event.tag, ''), 'run:' || event.run_id, 'event:' || event.event_id)
+    else coalesce('tag:' || nullif(btrim(event.tag), ''), 'run:' || event.run_id, 'event:' || event.event_id)
   end as unit
 from public.telemetry_events as event
 where event.outcome in ('success', 'failure')
@@ -252,6 +254,63 @@ begin atomic
     succeeded = stored.succeeded or excluded.succeeded;
 end;
 comment on function ops.add_units(ops.unit_delta[]) is 'Merges attempts into the units of work; the counts must have been added before.';
+
+create function ops.count_stored_units(slo_names text[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.sli_counts as stored where stored.slo_name = any (count_stored_units.slo_names);
+
+  insert into ops.sli_counts (org_id, slo_name, bucket_start, good, total)
+  select
+    unit.org_id,
+    slo.slo_name,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.work_units as unit
+  join ops.slos as slo
+    on slo.event_type = unit.event_type
+    and slo.objective = 'availability'
+    and slo.slo_name = any (count_stored_units.slo_names)
+  group by 1, 2, 3;
+end;
+comment on function ops.count_stored_units(text[]) is 'Counts availability objectives anew from the units of work; only refresh and rebuild call it.';
+
+create function ops.fill_slos(until_id bigint)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  changed text[] := array(
+    select slo.slo_name
+    from ops.slos as slo
+    where slo.counted_as is distinct from
+      jsonb_build_object('event_type', slo.event_type, 'objective', slo.objective, 'threshold_ms', slo.threshold_ms)
+  );
+begin
+  if cardinality(changed) = 0 then
+    return;
+  end if;
+  -- Deltas are exact only against counts that hold everything before them.
+  perform ops.add_units(array(select attempted from ops.count_units(0, until_id) as attempted));
+  perform ops.count_stored_units(changed);
+  perform ops.add_slis(array(
+    select delta
+    from ops.count_attempts(0, until_id, '-infinity', 'infinity') as delta
+    where delta.slo_name = any (changed)
+  ));
+  update ops.slos
+  set counted_as = jsonb_build_object('event_type', slos.event_type, 'objective', slos.objective, 'threshold_ms', slos.threshold_ms)
+  where slos.slo_name = any (changed);
+end;
+$$;
+comment on function ops.fill_slos(bigint) is
+  'Gives a new or changed objective its history: counts the events up to until_id for it. Only refresh calls it.';
 
 create function ops.alert_factor(budget_share numeric, slo_window interval, alert_window interval)
 returns numeric
@@ -441,7 +500,7 @@ begin atomic
     case
       when jobs.last_run_at is null and summed.total = 0 then 'no_data'
       when jobs.last_run_at is null
-        or jobs.last_run_at < evaluate_slos.as_of - 2 * coalesce(ops.setting('refresh_interval'), '5 minutes')::interval
+        or jobs.last_run_at < evaluate_slos.as_of - 2 * ops.refresh_interval()
         then 'stale'
       when summed.total = 0 then 'no_data'
       when summed.total < ops.events_to_judge(summed.target) then 'insufficient'
@@ -486,6 +545,8 @@ revoke execute on function
   ops.unit_slis(ops.unit_delta[]),
   ops.add_slis(ops.sli_delta[]),
   ops.add_units(ops.unit_delta[]),
+  ops.count_stored_units(text[]),
+  ops.fill_slos(bigint),
   ops.alert_factor(numeric, interval, interval),
   ops.highest_burn_rate(numeric),
   ops.burn_rate(numeric, numeric, numeric),
@@ -515,6 +576,8 @@ begin
     ops.unit_slis(ops.unit_delta[]),
     ops.add_slis(ops.sli_delta[]),
     ops.add_units(ops.unit_delta[]),
+    ops.count_stored_units(text[]),
+    ops.fill_slos(bigint),
     ops.alert_factor(numeric, interval, interval),
     ops.highest_burn_rate(numeric),
     ops.burn_rate(numeric, numeric, numeric),

@@ -145,7 +145,23 @@ begin
   insert into ops.cursors (name) values ('telemetry_events') on conflict on constraint cursors_pkey do nothing;
   safe_id := ops.take_fence(max_wait);
   select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
-  until_id := least(safe_id, after_id + max_ids);
+  perform ops.fill_slos(after_id);
+  until_id := safe_id;
+  if safe_id - after_id > max_ids then
+    -- By events and not by ids, since a restored sequence may have a gap of millions.
+    until_id := coalesce(
+      (
+        select event.id
+        from public.telemetry_events as event
+        where event.id > after_id
+          and event.id <= safe_id
+        order by event.id
+        offset max_ids - 1
+        limit 1
+      ),
+      safe_id
+    );
+  end if;
 
   if until_id > after_id then
     events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
@@ -195,7 +211,7 @@ begin
 end;
 $$;
 comment on function ops.refresh(interval, bigint, timestamptz) is
-  'Counts every event committed since the last call exactly once, max_ids ids at most, rewrites the KPIs they touch and moves the cursor, all in one transaction. Never blocks a writer.';
+  'Counts every event committed since the last call exactly once, max_ids of them at most, rewrites the KPIs they touch and moves the cursor, all in one transaction. Never blocks a writer.';
 
 create function ops.apply_events(events ops.event_delta[], as_of timestamptz)
 returns jsonb
@@ -293,7 +309,7 @@ begin atomic
 end;
 comment on function ops.rebuild_spans(timestamptz, timestamptz) is 'The whole hours, days, weeks and months that a range touches.';
 
-create function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now())
+create function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now(), recount_units boolean default true)
 returns bigint
 language plpgsql
 volatile
@@ -386,14 +402,14 @@ begin
     chunk_start := chunk_end;
   end loop;
   perform ops.rebuild_kpis(since, until, as_of);
-  perform ops.rebuild_slis(since, until, last_id);
+  perform ops.rebuild_slis(since, until, last_id, recount_units);
   insert into ops.job_runs (job, started_at, finished_at, outcome, events, message)
   values ('rebuild', started_at, clock_timestamp(), 'success', counted, format('%s to %s', since, until));
   return counted;
 end;
 $$;
-comment on function ops.rebuild(timestamptz, timestamptz, timestamptz) is
-  'Recomputes every hour, day, week and month that the half-open range touches from the events and audits; returns how many it read. The result equals what the increments give.';
+comment on function ops.rebuild(timestamptz, timestamptz, timestamptz, boolean) is
+  'Recomputes every hour, day, week and month that the half-open range touches from the events and audits; returns how many it read. The result equals what the increments give. recount_units false leaves availability to a later call.';
 
 create function ops.forget_span(since timestamptz, until timestamptz)
 returns void
@@ -457,7 +473,7 @@ begin atomic
 end;
 comment on function ops.rebuild_kpis(timestamptz, timestamptz, timestamptz) is 'Rewrites the KPIs of the periods that a range touches from the states; only rebuild calls it.';
 
-create function ops.rebuild_slis(since timestamptz, until timestamptz, last_id bigint)
+create function ops.rebuild_slis(since timestamptz, until timestamptz, last_id bigint, recount_units boolean)
 returns void
 language plpgsql
 volatile
@@ -475,29 +491,39 @@ begin
     and stored.bucket_start < bucket_until;
   perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
 
-  -- A unit of work may begin before the range and succeed in it, so units are counted whole.
-  delete from ops.sli_counts as stored
-  using ops.slos as slo
-  where slo.slo_name = stored.slo_name
-    and slo.objective = 'availability';
-  delete from ops.work_units where true;
-  perform ops.add_units(array(select attempted from ops.count_units(0, last_id) as attempted));
-  insert into ops.sli_counts (org_id, slo_name, bucket_start, good, total)
-  select
-    unit.org_id,
-    slo.slo_name,
-    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
-    count(*) filter (where unit.succeeded),
-    count(*)
-  from ops.work_units as unit
-  join ops.slos as slo
-    on slo.event_type = unit.event_type
-    and slo.objective = 'availability'
-  group by 1, 2, 3;
+  if recount_units then
+    -- A unit of work may begin before the range and succeed in it, so units are counted whole.
+    delete from ops.work_units where true;
+    perform ops.add_units(array(select attempted from ops.count_units(0, last_id) as attempted));
+    perform ops.count_stored_units(array(select slo.slo_name from ops.slos as slo where slo.objective = 'availability'));
+  end if;
 end;
 $$;
-comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint) is
+comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean) is
   'Recounts the attempts of the range and all units of work from the events; only rebuild calls it.';
+
+create function ops.stored_range(since timestamptz, until timestamptz)
+returns table (first_at timestamptz, end_at timestamptz)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    greatest(stored_range.since, min(stored.first_at)),
+    least(stored_range.until, max(stored.last_at) + interval '1 microsecond')
+  from (
+    select min(event.event_timestamp) as first_at, max(event.event_timestamp) as last_at from public.telemetry_events as event
+    union all
+    select min(audit.audit_timestamp), max(audit.audit_timestamp) from ops.labelled_audits as audit
+    union all
+    select min(rollup.period_start), max(ops.period_end(rollup.period, rollup.period_start, ops.time_zone()))
+    from ops.rollups as rollup
+    where rollup.period = 'month'
+  ) as stored
+  having greatest(stored_range.since, min(stored.first_at)) < least(stored_range.until, max(stored.last_at) + interval '1 microsecond');
+end;
+comment on function ops.stored_range(timestamptz, timestamptz) is
+  'The part of a range for which there are events, audits or rollups; no row when there is none.';
 
 revoke execute on function
   ops.open_writers(),
@@ -507,10 +533,11 @@ revoke execute on function
   ops.apply_attempts(bigint, bigint),
   ops.fresh_kpis(),
   ops.rebuild_spans(timestamptz, timestamptz),
-  ops.rebuild(timestamptz, timestamptz, timestamptz),
+  ops.stored_range(timestamptz, timestamptz),
+  ops.rebuild(timestamptz, timestamptz, timestamptz, boolean),
   ops.forget_span(timestamptz, timestamptz),
   ops.rebuild_kpis(timestamptz, timestamptz, timestamptz),
-  ops.rebuild_slis(timestamptz, timestamptz, bigint)
+  ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean)
 from public;
 
 do $$
@@ -526,10 +553,11 @@ begin
     ops.apply_attempts(bigint, bigint),
     ops.fresh_kpis(),
     ops.rebuild_spans(timestamptz, timestamptz),
-    ops.rebuild(timestamptz, timestamptz, timestamptz),
+    ops.stored_range(timestamptz, timestamptz),
+    ops.rebuild(timestamptz, timestamptz, timestamptz, boolean),
     ops.forget_span(timestamptz, timestamptz),
     ops.rebuild_kpis(timestamptz, timestamptz, timestamptz),
-    ops.rebuild_slis(timestamptz, timestamptz, bigint)
+    ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean)
   from anon, authenticated, service_role;
   grant execute on function ops.fresh_kpis() to authenticated, service_role;
 end;

@@ -69,8 +69,15 @@ begin
     select (date_trunc('month', as_of at time zone 'UTC') + make_interval(months => ahead))::date as month
     from generate_series(0, 3) as ahead
     union
-    select distinct date_trunc('month', event.event_timestamp at time zone 'UTC')::date
-    from ops.telemetry_events_default as event
+    -- A year at a time and within sight: a partition for every month of two centuries would exhaust the server's locks.
+    (
+      select distinct date_trunc('month', event.event_timestamp at time zone 'UTC')::date as month
+      from ops.telemetry_events_default as event
+      where event.event_timestamp >= as_of - interval '20 years'
+        and event.event_timestamp < as_of + interval '3 months'
+      order by month desc
+      limit 12
+    )
     order by month
   ) as wanted;
   delete from ops.job_runs as run
@@ -83,7 +90,7 @@ begin
 end;
 $$;
 comment on function ops.maintain(timestamptz) is
-  'Makes the partitions of this and the next three months and of events in the default partition, and forgets old job runs; returns how many partitions were made.';
+  'Makes the partitions of this and the next three months and of at most twelve months that have events in the default partition, and forgets old job runs; returns how many partitions were made.';
 
 create function ops.run()
 returns ops.refresh_report
@@ -95,7 +102,13 @@ declare
   report ops.refresh_report := ops.refresh();
 begin
   -- Last, since a partition takes locks that are held to the end.
-  perform ops.maintain();
+  begin
+    perform ops.maintain();
+  exception
+    -- Counting must go on whatever keeps the upkeep from its work.
+    when others then
+      perform ops.record_job_failure('maintain', sqlerrm);
+  end;
   return report;
 end;
 $$;

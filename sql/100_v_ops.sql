@@ -68,6 +68,8 @@ with newest as (
     kpi.aggregation_period,
     max(kpi.period_start) as period_start
   from ops.kpis as kpi
+  -- An event of a clock that is ahead must not hide the present.
+  where kpi.period_start <= now()
   group by 1, 2, 3
 )
 select
@@ -274,6 +276,8 @@ select
   round(100.0 * count(*) filter (where audit.supabase_validation_synced) / count(*), 2) as supabase_validation_sync_rate,
   audit.org_id
 from public.slsa_audit_metrics as audit
+where audit.audit_timestamp >= timestamptz '1970-01-01 00:00+00'
+  and audit.audit_timestamp < timestamptz '2200-01-01 00:00+00'
 group by 1, audit.org_id
 order by date desc;
 comment on view public.v_ops_slsa_audit_kpi is

@@ -123,6 +123,8 @@ def ingest_command(options: Options, files: tuple[str, ...]) -> None:
                 _show_summary(summaries[-1])
     if options.as_json:
         console.show_json(summaries)
+    if any(summary.refused for summary in summaries) and not any(s.accepted or s.duplicate for s in summaries):
+        raise OpsKpiError("every line was refused", "Is this a file of events? See the reasons above.")
 
 
 @command()
@@ -154,15 +156,16 @@ def aggregate(options: Options, period: str) -> None:
 
 @command()
 def run(options: Options) -> None:
-    """Do everything that is due: upkeep, then counting. This is what cron calls.
+    """Do everything that is due: counting, then upkeep. This is what cron calls.
 
     \b
     Example (crontab):
       */5 * * * * OPSKPI_DSN=... opskpi run
     """
+    # Counting comes first: it must go on whatever keeps the upkeep from its work.
+    totals = _refresh(options)
     with options.connect() as connection:
         made = refresh.maintain(connection)
-    totals = _refresh(options)
     if options.as_json:
         console.show_json(
             {
@@ -289,7 +292,8 @@ def main() -> NoReturn:
     """Run the command line and end the process with one of the exit codes of `errors.ExitCode`."""
     try:
         result = cli.main(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.BAD_ARGUMENT)
@@ -303,6 +307,8 @@ def main() -> NoReturn:
         # Whoever read the output has gone; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.DONE)
+    except OSError as error:
+        _fail(OpsKpiError(f"the output cannot be written: {error.strerror or error}", exit_code=ExitCode.TRY_LATER))
     sys.exit(result if isinstance(result, int) else ExitCode.DONE)
 
 

@@ -26,12 +26,16 @@ def resolve_dsn(dsn: str | None, notify: Callable[[str], None]) -> str:
 
 
 def describe(dsn: str) -> str:
-    """The host and database of a DSN, without its user and password."""
+    """The host and database of a DSN, without its user and password; nothing of it when they cannot be told apart."""
     try:
         parts = conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return "the given DSN"
-    return f"database {parts.get('dbname') or parts.get('user') or 'default'} at {parts.get('host') or 'localhost'}"
+    host, name = str(parts.get("host") or "localhost"), str(parts.get("dbname") or parts.get("user") or "default")
+    # A password with an unquoted @ or / spills into the host or the name.
+    if "@" in host + name or (not host.startswith("/") and "/" in host + name):
+        return "the given DSN"
+    return f"database {name} at {host}"
 
 
 def connect(dsn: str) -> psycopg.Connection:
@@ -55,12 +59,17 @@ def connect(dsn: str) -> psycopg.Connection:
             ExitCode.CONFIGURATION,
         ) from error
     except psycopg.OperationalError as error:
+        target = describe(dsn)
+        if target == "the given DSN":
+            raise OpsKpiError(
+                "no connection: the DSN names no host that can be reached",
+                "Percent-encode @, / and : in the user and the password of a postgresql:// URL.",
+                ExitCode.CONFIGURATION,
+            ) from None
         reason = str(error).strip().splitlines()[-1]
         wrong = any(word in reason for word in ("authentication failed", "does not exist"))
         raise OpsKpiError(
-            f"no connection to {describe(dsn)}: {reason}",
-            "Check the DSN, its user and password."
-            if wrong
-            else "Check that the server runs and is reachable, then run it again.",
+            f"no connection to {target}: {reason}",
+            "Check the DSN, its user and password." if wrong else "Check that the server runs and is reachable.",
             ExitCode.CONFIGURATION if wrong else ExitCode.TRY_LATER,
         ) from error

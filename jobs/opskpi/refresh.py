@@ -28,6 +28,14 @@ class Report:
     message: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """The part of a range that holds something to rebuild."""
+
+    first_at: datetime
+    end_at: datetime
+
+
 @dataclass(slots=True)
 class Totals:
     """What a run did in all: events counted, KPI rows written by period, the last state and what there is to say."""
@@ -72,18 +80,30 @@ def rebuild(
     Returns how many events and audits it read. `on_progress` gets the instant up to which it is done.
     Raises OpsKpiError when the range is empty.
     """
-    read = 0
-    while True:
-        month_end = (since.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(
+    with connection.cursor(row_factory=class_row(StoredRange)) as cursor:
+        stored = cursor.execute(
+            "select first_at, end_at from ops.stored_range(since => %s, until => %s)", [since, until]
+        ).fetchone()
+    if stored is None:
+        return 0
+    read, step_start = 0, stored.first_at
+    while step_start < stored.end_at:
+        month_end = (step_start.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(
             day=1
         )
-        step_end = min(until, month_end)
+        step_end = min(stored.end_at, month_end)
         with _journalled(connection, "rebuild"), connection.cursor(row_factory=scalar_row) as cursor:
-            read += cursor.execute("select ops.rebuild(since => %s, until => %s)", [since, step_end]).fetchone() or 0
+            # Units of work are counted whole, so once is enough.
+            read += (
+                cursor.execute(
+                    "select ops.rebuild(since => %s, until => %s, recount_units => %s)",
+                    [step_start, step_end, step_end == stored.end_at],
+                ).fetchone()
+                or 0
+            )
         on_progress(step_end)
-        if step_end >= until:
-            return read
-        since = step_end
+        step_start = step_end
+    return read
 
 
 def _refresh_once(connection: psycopg.Connection) -> Report:

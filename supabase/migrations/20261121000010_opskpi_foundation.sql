@@ -12,8 +12,11 @@ create table ops.settings (
   constraint settings_time_zone_is_known check (
     case when name = 'time_zone' then (timestamptz '2000-01-01 00:00+00' at time zone value) is not null else true end
   ),
-  constraint settings_intervals_are_positive check (
-    case when name in ('refresh_interval', 'job_runs_kept') then value::interval > interval '0' else true end
+  constraint settings_intervals_are_sensible check (
+    case
+      when name in ('refresh_interval', 'job_runs_kept') then value::interval > interval '0' and value::interval <= interval '10 years'
+      else true
+    end
   )
 );
 comment on table ops.settings is 'One row a setting. Change a value with update; a new time_zone also needs opskpi rebuild over all time.';
@@ -37,6 +40,14 @@ stable
 set search_path = ''
 return coalesce((select settings.value from ops.settings where settings.name = 'time_zone'), 'UTC');
 comment on function ops.time_zone() is 'The time zone in which days, weeks and months begin.';
+
+create function ops.refresh_interval()
+returns interval
+language sql
+stable
+set search_path = ''
+return coalesce((select settings.value::interval from ops.settings where settings.name = 'refresh_interval'), interval '5 minutes');
+comment on function ops.refresh_interval() is 'How often the jobs are meant to run.';
 
 create function ops.current_org_id()
 returns uuid
@@ -123,6 +134,7 @@ comment on function ops.record_job_failure(text, text) is
 
 revoke execute on function
   ops.setting(text),
+  ops.refresh_interval(),
   ops.time_zone(),
   ops.current_org_id(),
   ops.period_start(text, timestamptz, text),
@@ -147,6 +159,7 @@ begin
   create policy job_runs_select_authenticated on ops.job_runs for select to authenticated using (true);
   revoke execute on function
     ops.setting(text),
+    ops.refresh_interval(),
     ops.time_zone(),
     ops.current_org_id(),
     ops.period_start(text, timestamptz, text),
@@ -155,6 +168,7 @@ begin
   from anon, authenticated, service_role;
   grant execute on function
     ops.setting(text),
+    ops.refresh_interval(),
     ops.time_zone(),
     ops.current_org_id(),
     ops.period_start(text, timestamptz, text),

@@ -67,7 +67,13 @@ create table ops.event_types (
   fields jsonb not null default '{}',
   shape jsonpath generated always as (ops.metadata_shape(fields)) stored,
   constraint event_types_pkey primary key (event_type),
-  constraint event_types_have_at_most_four_labels check (cardinality(label_keys) <= 4),
+  constraint event_types_event_type_is_no_audit check (event_type <> 'slsa_audit_metrics'),
+  constraint event_types_have_at_most_four_labels check (
+    cardinality(label_keys) <= 4
+    and coalesce(array_ndims(label_keys), 1) = 1
+    and array_position(label_keys, null) is null
+    and char_length(array_to_string(label_keys, '')) <= 200
+  ),
   constraint event_types_fields_are_an_object check (jsonb_typeof(fields) = 'object'),
   constraint event_types_value_has_a_unit check ((value_key is null) = (value_unit is null))
 );
@@ -139,6 +145,7 @@ create table public.telemetry_events (
   ) stored,
   constraint telemetry_events_pkey primary key (org_id, event_timestamp, event_id),
   constraint telemetry_events_event_type_is_short check (char_length(event_type) between 1 and 100),
+  constraint telemetry_events_id_is_positive check (id > 0),
   -- The rollups keep the audits under this name.
   constraint telemetry_events_event_type_is_no_audit check (event_type <> 'slsa_audit_metrics'),
   constraint telemetry_events_event_timestamp_is_plausible check (

@@ -20,9 +20,13 @@ create table ops.kpi_definitions (
   ),
   constraint kpi_definitions_percentile_is_of_one_event_type check (
     case
-      when measure = 'percentile' then event_type is not null and percentile > 0 and percentile < 1 and denominator = '{}'
+      when measure = 'percentile' then
+        event_type is not null and percentile is not null and percentile > 0 and percentile < 1 and numerator = '{}' and denominator = '{}'
       else percentile is null
     end
+  ),
+  constraint kpi_definitions_breakdowns_are_labels check (
+    coalesce(array_ndims(breakdowns), 1) = 1 and array_position(breakdowns, null) is null
   ),
   constraint kpi_definitions_breakdown_periods_check check (breakdown_periods <@ array['hour', 'day', 'week', 'month'])
 );

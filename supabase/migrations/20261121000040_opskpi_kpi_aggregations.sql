@@ -367,8 +367,6 @@ begin
   revoke all on public.kpi_aggregations from anon, authenticated, service_role;
   revoke all on sequence public.kpi_aggregations_id_seq from anon, authenticated, service_role;
   grant select on public.kpi_aggregations to authenticated, service_role;
-  grant insert, update on public.kpi_aggregations to service_role;
-  grant usage on sequence public.kpi_aggregations_id_seq to service_role;
   create policy kpi_aggregations_select_own_org on public.kpi_aggregations for select to authenticated
     using (org_id = (select ops.current_org_id()));
   revoke execute on function

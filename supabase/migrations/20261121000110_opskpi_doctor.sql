@@ -88,10 +88,10 @@ begin atomic
     coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
   from ops.broken_views() as broken
   union all
-  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.setting('refresh_interval')::interval, false),
+  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
     coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
-      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.setting('refresh_interval')::interval, false) then ''
-        else '; run opskpi run from cron every ' || ops.setting('refresh_interval') end
+      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
+        else '; run opskpi run from cron every ' || ops.refresh_interval() end
   from ops.job_runs as run
   where run.job = 'refresh'
     and run.outcome <> 'failure'
@@ -120,7 +120,8 @@ begin atomic
       else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
   from public.telemetry_events as event
   where event.id > ops.cursor_id()
-    and event.created_at < doctor.as_of - 2 * ops.setting('refresh_interval')::interval
+    and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
   union all
   select 'counts', count(difference.day_start) = 0,
     case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'

@@ -124,7 +124,7 @@ def measure_refresh(connection: psycopg.Connection, stored: int, *, rivals: bool
     )
     for start in range(0, stored, 1_000_000):
         draw(connection, NOW - timedelta(days=60), NOW - timedelta(hours=2), min(1_000_000, stored - start))
-    while one(connection, "select state from ops.refresh(interval '1 second', as_of => %s)", [NOW]) == "more":
+    while one(connection, "select state from ops.refresh(interval '1 second', 2000000, %s)", [NOW]) == "more":
         pass
     if rivals:
         connection.execute(f"create schema rival; create table rival.hours as {FIGURES} group by 1, 2, 3, 4, 5, 6, 7")

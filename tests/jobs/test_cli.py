@@ -210,3 +210,41 @@ def test_output_cut_short_by_its_reader_is_no_error(migrated_database: Database)
         command.stdout.close()
         assert command.stderr.read() == b""
     assert command.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["postgresql://user:pa/ssw0rd@localhost/db", "postgresql://user:p@ssw0rd@nohost.invalid/db"],
+)
+def test_a_password_that_is_not_quoted_is_not_printed(cli: Cli, dsn: str) -> None:
+    answer = cli("run", "--dsn", dsn)
+    assert answer.returncode == 78
+    assert "ssw0rd" not in answer.stderr + answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_full_disk_behind_the_output_is_one_sentence(migrated_database: Database) -> None:
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-m", "opskpi", "slo", "--json", "--dsn", migrated_database.dsn],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "jobs")},
+            text=True,
+            check=False,
+        )
+    assert answer.returncode == 75
+    assert answer.stderr.startswith("opskpi: the output cannot be written")
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_file_without_a_single_event_is_a_failure(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "photo.bin"
+    file.write_bytes(bytes(range(256)) * 4)
+    assert cli("ingest", str(file)).returncode == 1
+
+
+def test_a_rebuild_of_all_time_ends_at_once_where_there_is_little(cli: Cli, database: psycopg.Connection) -> None:
+    database.execute("insert into telemetry_events (event_type) values ('audit_complete')")
+    answer = cli("rebuild", "--since", "1970-01-01", "--until", "9999-12-31", "--json")
+    assert json.loads(answer.stdout)["read"] == 1
