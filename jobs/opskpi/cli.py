@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -290,10 +291,12 @@ def stop(options: Options) -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with one of the exit codes of `errors.ExitCode`."""
+    # A closed stream is None; what is printed to it goes nowhere, as with any other program.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")
     try:
         result = cli.main(standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.BAD_ARGUMENT)

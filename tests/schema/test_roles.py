@@ -52,9 +52,6 @@ WRITES = {
     "service_role": {
         ("telemetry_events", "INSERT"),
         ("telemetry_events_id_seq", "USAGE"),
-        ("kpi_aggregations", "INSERT"),
-        ("kpi_aggregations", "UPDATE"),
-        ("kpi_aggregations_id_seq", "USAGE"),
         ("slsa_audit_metrics", "INSERT"),
         ("slsa_audit_metrics", "UPDATE"),
         ("slsa_audit_metrics_id_seq", "USAGE"),
