@@ -292,8 +292,8 @@ def stop(options: Options) -> None:
 def main() -> NoReturn:
     """Run the command line and end the process with one of the exit codes of `errors.ExitCode`."""
     # A closed stream is None; what is printed to it goes nowhere, as with any other program.
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:
         result = cli.main(standalone_mode=False)
         sys.stdout.flush()
