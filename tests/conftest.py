@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from postgres import VERSIONS, Database, Server, bin_dir_of, running_server
+from postgres import VERSIONS, Database, Server, bin_dir_of, running_server, unavailable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATE = "opskpi_template"
@@ -42,10 +42,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Run the session's Postgres, on a unix socket and on 127.0.0.1."""
     version = str(request.config.getoption("--postgres"))
     if bin_dir_of(version) is None:
-        reason = f"the binaries of Postgres {version} are not installed"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable(f"the binaries of Postgres {version} are not installed")
     with running_server(version) as running:
         yield running
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 from psycopg.conninfo import make_conninfo
 
 from opskpi.cluster import Cluster
@@ -140,3 +142,10 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip for a reason; on CI, where everything that tests need is installed, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -8,7 +8,7 @@ import pytest
 from psycopg.rows import scalar_row
 
 from opskpi import migrations
-from postgres import Database, Server
+from postgres import Database, Server, unavailable
 
 pytestmark = pytest.mark.database
 
@@ -104,7 +104,9 @@ def test_with_pg_cron_the_jobs_are_scheduled_once_and_can_be_taken_out(
     server: Server, create_database: Callable[..., Database]
 ) -> None:
     if server.cron_database is None:
-        pytest.skip("this Postgres has no pg_cron; Debian's Postgres 15 has it as a package")
+        reason = "this Postgres has no pg_cron; Debian's Postgres 15 has it as a package"
+        # Only Debian's build can have it, and CI installs it there.
+        unavailable(reason) if server.version == "15" else pytest.skip(reason)
     created = create_database(name=server.cron_database)
     with psycopg.connect(created.dsn, autocommit=True) as connection:
         connection.execute("create extension pg_cron")

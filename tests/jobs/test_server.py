@@ -160,10 +160,12 @@ def test_a_socket_swept_from_its_temporary_folder_is_made_again(home: Path, monk
     with psycopg.connect(start()) as connection:
         socket_dir = Path(connection.info.host)
     (socket_dir / ".s.PGSQL.5432").unlink()
-    psycopg.connect(start()).close()
+    with psycopg.connect(start()) as connection:
+        assert Path(connection.info.host) == socket_dir
     shutil.rmtree(socket_dir)
-    psycopg.connect(start()).close()
-    server.stop()
+    with psycopg.connect(start()) as connection:
+        assert Path(connection.info.host) == socket_dir
+    assert server.stop() is True
     socket_dir.rmdir()
 
 

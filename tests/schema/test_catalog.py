@@ -79,21 +79,6 @@ PROMISED_INDEXES = {
         "idx_slsa_audit_metrics_tag": "(tag)",
     },
 }
-PROMISED_VIEW = [
-    "date",
-    "total_audits",
-    "success_count",
-    "failure_count",
-    "sha256_verified_count",
-    "predicate_type_verified_count",
-    "supabase_provenance_synced_count",
-    "supabase_validation_synced_count",
-    "success_rate",
-    "sha256_verification_rate",
-    "predicate_type_verification_rate",
-    "supabase_provenance_sync_rate",
-    "supabase_validation_sync_rate",
-]
 UNWANTED_TYPES = [
     "real",
     "double precision",
@@ -541,12 +526,6 @@ def test_a_word_that_was_not_promised_is_refused(
     with pytest.raises(psycopg.errors.CheckViolation) as refusal:
         database.execute(insert)
     assert refusal.value.diag.constraint_name == constraint
-
-
-def test_the_promised_view_of_audits_has_its_columns_first(database: psycopg.Connection) -> None:
-    columns = [name for name, _, _, _ in columns_of(database, "v_ops_slsa_audit_kpi")]
-    assert columns[: len(PROMISED_VIEW)] == PROMISED_VIEW
-    assert columns_of(database, "v_ops_slsa_audit_failures") != []
 
 
 def test_every_partition_has_the_indexes_and_checks_of_the_events(partitioned: psycopg.Connection) -> None:
