@@ -114,92 +114,93 @@ returns setof ops.kpi_value
 language sql
 stable
 set search_path = ''
+-- Nothing tells the planner how many rows an array or a CTE has; taking them for one row, it loops over all pairs.
+set enable_nestloop = off
 begin atomic
-  with kpi_group as materialized (
-    select * from ops.kpi_groups(changed_ratios.deltas)
+  -- Spans and groups go by number: hashing them as they are, text and jsonb, took most of the time.
+  with span as materialized (
+    select distinct_span.*, row_number() over () as span_id
+    from (select distinct delta.org_id, delta.period, delta.period_start from unnest(changed_ratios.deltas) as delta) as distinct_span
   ),
-  added as (
+  kpi_group as materialized (
+    select kpi_group.*, dense_rank() over (order by kpi_group.metric_name, kpi_group.group_labels) as group_id
+    from ops.kpi_groups(changed_ratios.deltas) as kpi_group
+  ),
+  added as materialized (
     select
-      delta.org_id,
-      kpi_group.metric_name,
-      kpi_group.group_labels,
-      delta.period,
-      delta.period_start,
+      span.span_id,
+      kpi_group.group_id,
       kpi_group.in_numerator,
       delta.event_count,
       delta.value_count,
       delta.value_sum
     from unnest(changed_ratios.deltas) as delta
+    join span
+      on span.org_id = delta.org_id
+      and span.period = delta.period
+      and span.period_start = delta.period_start
     join kpi_group
       on kpi_group.event_type = delta.event_type
       and kpi_group.series_labels = delta.labels
       and delta.period = any (kpi_group.periods)
   ),
-  touched as (
-    select distinct added.org_id, added.metric_name, added.group_labels, added.period, added.period_start
-    from added
+  touched as materialized (
+    select distinct added.span_id, added.group_id from added
   ),
-  -- Materialized, so that each rollup is one look-up by its whole key: joined in the planner's order it took 50 times as long.
   member as materialized (
-    select series.org_id, series.series_id, kpi_group.metric_name, kpi_group.group_labels, kpi_group.in_numerator
+    select series.org_id, series.series_id, kpi_group.group_id, kpi_group.in_numerator
     from kpi_group
     join ops.series
       on series.event_type = kpi_group.event_type
       and series.labels = kpi_group.series_labels
   ),
   wanted as materialized (
-    select
-      touched.org_id,
-      touched.metric_name,
-      touched.group_labels,
-      touched.period,
-      touched.period_start,
-      member.in_numerator,
-      member.series_id
+    select touched.span_id, touched.group_id, member.series_id, member.in_numerator
     from touched
+    join span
+      on span.span_id = touched.span_id
     join member
-      on member.org_id = touched.org_id
-      and member.metric_name = touched.metric_name
-      and member.group_labels = touched.group_labels
+      on member.org_id = span.org_id
+      and member.group_id = touched.group_id
   ),
-  stored as (
-    select
-      wanted.org_id,
-      wanted.metric_name,
-      wanted.group_labels,
-      wanted.period,
-      wanted.period_start,
-      wanted.in_numerator,
-      rollup.event_count,
-      rollup.value_count,
-      rollup.value_sum
-    from wanted
-    join ops.rollups as rollup
-      on rollup.org_id = wanted.org_id
-      and rollup.period = wanted.period
-      and rollup.period_start = wanted.period_start
-      and rollup.series_id = wanted.series_id
+  -- One range of the primary key a period, whatever the number of KPIs: a look-up for each took three times as long.
+  found as materialized (
+    select span.span_id, rollup.*
+    from span
+    cross join lateral (
+      select stored.series_id, stored.event_count, stored.value_count, stored.value_sum
+      from ops.rollups as stored
+      where stored.org_id = span.org_id
+        and stored.period = span.period
+        and stored.period_start = span.period_start
+      offset 0
+    ) as rollup
   ),
   summed as (
     select
-      part.org_id,
-      part.metric_name,
-      part.group_labels,
-      part.period,
-      part.period_start,
+      part.span_id,
+      part.group_id,
       sum(part.event_count) as events,
       coalesce(sum(part.event_count) filter (where part.in_numerator), 0) as numerator_events,
       sum(part.value_count) as value_count,
       sum(part.value_sum) as value_sum
-    from (select * from added union all select * from stored) as part
-    group by 1, 2, 3, 4, 5
+    from (
+      select * from added
+      union all
+      select wanted.span_id, wanted.group_id, wanted.in_numerator, found.event_count, found.value_count, found.value_sum
+      from wanted
+      join found
+        on found.span_id = wanted.span_id
+        and found.series_id = wanted.series_id
+    ) as part
+    group by 1, 2
   )
   select
-    summed.org_id,
-    summed.metric_name,
-    summed.group_labels,
-    summed.period,
-    summed.period_start,
+    span.org_id,
+    kpi.metric_name,
+    kpi.group_labels,
+    span.period,
+    span.period_start,
     definition.unit,
     case definition.measure
       when 'ratio' then 100 * summed.numerator_events / nullif(summed.events, 0)
@@ -216,8 +217,12 @@ begin atomic
     end,
     case definition.measure when 'average' then summed.value_count else summed.events end::bigint
   from summed
+  join span
+    on span.span_id = summed.span_id
+  join (select distinct kpi_group.group_id, kpi_group.metric_name, kpi_group.group_labels from kpi_group) as kpi
+    on kpi.group_id = summed.group_id
   join ops.kpi_definitions as definition
-    on definition.metric_name = summed.metric_name;
+    on definition.metric_name = kpi.metric_name;
 end;
 comment on function ops.changed_ratios(ops.rollup_delta[]) is
   'The ratios, averages and counts that a delta changes, computed from the rollups and that delta; one row a KPI, period and breakdown.';
@@ -228,7 +233,8 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with merged as (
+  -- Materialized, so that each histogram is merged once, not for each figure read from it.
+  with merged as materialized (
     select
       delta.org_id,
       delta.event_type,
@@ -288,7 +294,8 @@ begin atomic
     and stored.period_start = kpi.period_start
     and stored.labels = kpi.labels;
 
-  with spans as (
+  -- Materialized, so that the calendar is asked once a period and not once a row.
+  with spans as materialized (
     select
       distinct_period.period,
       distinct_period.period_start,
