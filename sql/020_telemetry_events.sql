@@ -93,14 +93,16 @@ create table ops.agents (
   agent_id uuid not null,
   team text,
   updated_at timestamptz not null default now(),
+  last_event_at timestamptz,
   constraint agents_pkey primary key (org_id, agent_id),
   constraint agents_team_is_short check (char_length(team) between 1 and 100)
 );
-comment on table ops.agents is 'One row an agent whose team is known; the team becomes a label of its events from the next refresh on.';
+comment on table ops.agents is 'One row an agent that sent events or whose team is known; the team becomes a label of its events from the next refresh on.';
 comment on column ops.agents.org_id is 'The tenant.';
 comment on column ops.agents.agent_id is 'The agent: a developer''s machine or a runner.';
 comment on column ops.agents.team is 'The team; null when the agent has none.';
-comment on column ops.agents.updated_at is 'When the row was last written.';
+comment on column ops.agents.updated_at is 'When the team was last written.';
+comment on column ops.agents.last_event_at is 'Time of its newest event that has been counted; null: none yet.';
 alter table ops.agents enable row level security;
 
 create function ops.assign_team(org_id uuid, agent_id uuid, team text)
@@ -173,12 +175,32 @@ create index idx_telemetry_events_event_timestamp on public.telemetry_events (ev
 -- The cursor reads id > last; ids grow, so each insert touches only the rightmost page.
 create index telemetry_events_id_idx on public.telemetry_events (id);
 
+create function ops.note_agents(after_id bigint, until_id bigint)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.agents as agent (org_id, agent_id, last_event_at)
+  select event.org_id, event.agent_id, max(event.event_timestamp)
+  from public.telemetry_events as event
+  where event.id > note_agents.after_id
+    and event.id <= note_agents.until_id
+    and event.agent_id is not null
+  group by 1, 2
+  on conflict on constraint agents_pkey do update set
+    last_event_at = greatest(agent.last_event_at, excluded.last_event_at)
+  where agent.last_event_at is distinct from greatest(agent.last_event_at, excluded.last_event_at);
+end;
+comment on function ops.note_agents(bigint, bigint) is 'Notes when the agents of new events were last heard of; only refresh calls it.';
+
 create table ops.telemetry_events_default partition of public.telemetry_events default;
 comment on table ops.telemetry_events_default is 'Events of months that have no partition yet; maintain moves them where they belong.';
 alter table ops.telemetry_events_default enable row level security;
 
 revoke execute on function
   ops.assign_team(uuid, uuid, text),
+  ops.note_agents(bigint, bigint),
   ops.metadata_shape(jsonb)
 from public;
 
@@ -206,6 +228,7 @@ begin
     with check (org_id = (select ops.current_org_id()));
   revoke execute on function
     ops.assign_team(uuid, uuid, text),
+    ops.note_agents(bigint, bigint),
     ops.metadata_shape(jsonb)
   from anon, authenticated, service_role;
   grant execute on function

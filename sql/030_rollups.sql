@@ -185,10 +185,10 @@ select
   event.event_type,
   event.event_timestamp,
   event.metadata,
-  case when kind.label_keys[1] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[1], 100) end as label_1,
-  case when kind.label_keys[2] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[2], 100) end as label_2,
-  case when kind.label_keys[3] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[3], 100) end as label_3,
-  case when kind.label_keys[4] = 'team' then agent.team else left(event.metadata ->> kind.label_keys[4], 100) end as label_4,
+  case when kind.key_1 = 'team' then agent.team else left(event.metadata ->> kind.key_1, 100) end as label_1,
+  case when kind.key_2 = 'team' then agent.team else left(event.metadata ->> kind.key_2, 100) end as label_2,
+  case when kind.key_3 = 'team' then agent.team else left(event.metadata ->> kind.key_3, 100) end as label_3,
+  case when kind.key_4 = 'team' then agent.team else left(event.metadata ->> kind.key_4, 100) end as label_4,
   case
     when zone.is_utc then date_bin('1 hour', event.event_timestamp, timestamptz '1969-12-29 00:00+00')
     else date_trunc('hour', event.event_timestamp, zone.name)
@@ -207,9 +207,16 @@ cross join (
 ) as zone
 left join (
   select
-    event_type.*,
+    event_type.event_type,
+    event_type.value_key,
+    event_type.label_keys[1] as key_1,
+    event_type.label_keys[2] as key_2,
+    event_type.label_keys[3] as key_3,
+    event_type.label_keys[4] as key_4,
     event_type.event_type in (select histogram_group.event_type from ops.histogram_groups as histogram_group) as has_histogram
   from ops.event_types as event_type
+  -- A barrier, so that the keys are taken out of the array once a type and not once an event.
+  offset 0
 ) as kind
   on kind.event_type = event.event_type
 left join ops.agents as agent

@@ -76,7 +76,207 @@ set search_path = ''
 return ceil(1 / (1 - target))::bigint;
 comment on function ops.events_to_judge(numeric) is 'How many events it takes until a single failure fits into the budget: 1,000 at 99.9 %.';
 
-create function ops.evaluate_slos(as_of timestamptz)
+create function ops.is_overspent(good numeric, total numeric, target numeric)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return (total - good) > (1 - target) * greatest(total, ceil(1 / (1 - target)));
+comment on function ops.is_overspent(numeric, numeric, numeric) is
+  'Whether more is bad than the budget allows, even if all that is still needed to judge turns out good: 2 of 10 at 99.9 %, not 1 of 10.';
+
+create function ops.slo_window_start(rolling_window interval, calendar_period text, time_zone text, as_of timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+return case
+  -- In hours, since a day of the session's time zone may have 23 or 25.
+  when calendar_period is null then as_of - make_interval(secs => extract(epoch from rolling_window)::double precision)
+  else date_trunc(calendar_period, as_of, coalesce(time_zone, ops.time_zone()))
+end;
+comment on function ops.slo_window_start(interval, text, text, timestamptz) is
+  'First instant of the window that an objective looks at as of an instant: so far back, or the start of its calendar period.';
+
+create function ops.slo_window_length(rolling_window interval, calendar_period text, time_zone text, as_of timestamptz)
+returns interval
+language sql
+stable
+set search_path = ''
+return case
+  when calendar_period is null then make_interval(secs => extract(epoch from rolling_window)::double precision)
+  else make_interval(secs => (
+    select extract(
+      epoch from
+      (local_period.starts_at + case calendar_period when 'quarter' then interval '3 months' else ('1 ' || calendar_period)::interval end)
+        at time zone local_period.zone
+      - local_period.starts_at at time zone local_period.zone
+    )
+    from (
+      select
+        date_trunc(calendar_period, as_of at time zone named.zone) as starts_at,
+        named.zone
+      from (select coalesce(time_zone, ops.time_zone()) as zone) as named
+    ) as local_period
+  )::double precision)
+end;
+comment on function ops.slo_window_length(interval, text, text, timestamptz) is
+  'How long the whole window is, in hours: a calendar month has 672 to 745.';
+
+create function ops.fresh_slis()
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  select delta.*
+  from ops.count_attempts(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as delta
+  union all
+  select delta.*
+  from ops.unit_slis(array(
+    select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted
+  )) as delta;
+end;
+comment on function ops.fresh_slis() is 'What the events behind the cursor add to the SLI counts, as the next refresh would.';
+
+create function ops.is_burning(long_burn numeric, short_burn numeric, factor numeric)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return long_burn > factor and coalesce(short_burn > factor, true);
+comment on function ops.is_burning(numeric, numeric, numeric) is
+  'Whether both windows burn faster than factor: the long one says that it matters, the short one that it goes on. A short window without events says nothing against it; a long one without gives null.';
+
+create type ops.slo_span as (
+  org_id uuid,
+  slo_name text,
+  version integer,
+  since timestamptz,
+  until timestamptz
+);
+comment on type ops.slo_span is 'A time over which to sum what a version of an objective counts: the five minutes that begin in it.';
+
+create function ops.sum_slos(spans ops.slo_span[], fresh ops.sli_delta[] default '{}')
+returns table (
+  org_id uuid,
+  slo_name text,
+  version integer,
+  since timestamptz,
+  until timestamptz,
+  good bigint,
+  total bigint,
+  good_unadjusted bigint,
+  total_unadjusted bigint
+)
+language sql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+begin atomic
+  with fresh as materialized (
+    select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
+    from unnest(sum_slos.fresh) as delta
+  ),
+  -- Exclusions may overlap; what is left out is left out once.
+  excluded as materialized (
+    select distinct
+      exclusion.org_id,
+      exclusion.slo_name,
+      version.version,
+      bucket.bucket_start,
+      bucket.good,
+      bucket.total
+    from ops.slo_exclusions as exclusion
+    join ops.slo_versions as version
+      on version.slo_name = exclusion.slo_name
+    cross join lateral (
+      select stored.bucket_start, stored.good, stored.total
+      from ops.sli_counts as stored
+      where stored.org_id = exclusion.org_id
+        and stored.sli_id = version.sli_id
+        and stored.bucket_start > exclusion.since - interval '5 minutes'
+        and stored.bucket_start < exclusion.until
+      union all
+      select fresh.bucket_start, fresh.good, fresh.total
+      from fresh
+      where fresh.org_id = exclusion.org_id
+        and fresh.sli_id = version.sli_id
+        and fresh.bucket_start > exclusion.since - interval '5 minutes'
+        and fresh.bucket_start < exclusion.until
+    ) as bucket
+  )
+  select
+    span.org_id,
+    span.slo_name,
+    span.version,
+    span.since,
+    span.until,
+    coalesce(summed.good, 0),
+    coalesce(summed.total, 0),
+    coalesce(summed.good_unadjusted, 0),
+    coalesce(summed.total_unadjusted, 0)
+  from unnest(sum_slos.spans) as span
+  join ops.slo_versions as version
+    on version.slo_name = span.slo_name
+    and version.version = span.version
+  cross join lateral (
+    with counted as (
+      select stored.bucket_start, stored.good, stored.total, false as is_exclusion
+      from ops.sli_counts as stored
+      where stored.org_id = span.org_id
+        and stored.sli_id = version.sli_id
+        and stored.bucket_start >= span.since
+        and stored.bucket_start < span.until
+      union all
+      select fresh.bucket_start, fresh.good, fresh.total, false
+      from fresh
+      where fresh.org_id = span.org_id
+        and fresh.sli_id = version.sli_id
+        and fresh.bucket_start >= span.since
+        and fresh.bucket_start < span.until
+      union all
+      select excluded.bucket_start, -excluded.good, -excluded.total, true
+      from excluded
+      where excluded.org_id = span.org_id
+        and excluded.slo_name = span.slo_name
+        and excluded.version = span.version
+        and excluded.bucket_start >= span.since
+        and excluded.bucket_start < span.until
+    ),
+    sliced as (
+      select
+        sum(counted.good) as good,
+        sum(counted.total) as total,
+        sum(counted.good) filter (where not counted.is_exclusion) as good_unadjusted,
+        sum(counted.total) filter (where not counted.is_exclusion) as total_unadjusted
+      from counted
+      where version.time_slice is not null
+      group by date_bin(version.time_slice, counted.bucket_start, timestamptz '1969-12-29 00:00+00')
+    )
+    select
+      sum(counted.good)::bigint as good,
+      sum(counted.total)::bigint as total,
+      sum(counted.good) filter (where not counted.is_exclusion)::bigint as good_unadjusted,
+      sum(counted.total) filter (where not counted.is_exclusion)::bigint as total_unadjusted
+    from counted
+    where version.time_slice is null
+    having version.time_slice is null
+    union all
+    select
+      count(*) filter (where sliced.total > 0 and sliced.good >= version.slice_target * sliced.total),
+      count(*) filter (where sliced.total > 0),
+      count(*) filter (where sliced.total_unadjusted > 0 and sliced.good_unadjusted >= version.slice_target * sliced.total_unadjusted),
+      count(*) filter (where sliced.total_unadjusted > 0)
+    from sliced
+    having version.time_slice is not null
+  ) as summed;
+end;
+comment on function ops.sum_slos(ops.slo_span[], ops.sli_delta[]) is
+  'Good and total of each span, in events or in time slices as the version says, exclusions applied and (unadjusted) not; fresh is added to what is stored. One row a span.';
+
+create function ops.evaluate_slos(as_of timestamptz, with_fresh boolean default true, slo_names text[] default null)
 returns table (
   org_id uuid,
   slo_name text,
@@ -95,7 +295,14 @@ returns table (
   time_to_exhaustion interval,
   events_needed bigint,
   window_start timestamptz,
-  evaluated_at timestamptz
+  evaluated_at timestamptz,
+  version integer,
+  budgeting_method text,
+  window_length interval,
+  last_counted_at timestamptz,
+  good_unadjusted bigint,
+  total_unadjusted bigint,
+  budget_left_unadjusted numeric
 )
 language sql
 stable
@@ -104,11 +311,7 @@ set search_path = ''
 set jit = off
 begin atomic
   with fresh as materialized (
-    select delta.*
-    from ops.count_attempts(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as delta
-    union all
-    select delta.*
-    from ops.unit_slis(array(select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted)) as delta
+    select delta.* from ops.fresh_slis() as delta where evaluate_slos.with_fresh
   ),
   orgs as (
     select series.org_id from ops.series
@@ -121,59 +324,123 @@ begin atomic
     where caller.org_id is not null
       and not exists (select from ops.series)
   ),
-  counted as (
-    select bucket.org_id, bucket.slo_name, bucket.bucket_start, bucket.good, bucket.total from ops.sli_counts as bucket
-    union all
-    select fresh.org_id, fresh.slo_name, fresh.bucket_start, fresh.good, fresh.total from fresh
-  ),
-  -- Windows are in hours, since a day of the session's time zone may have 23 or 25. One begins with the five minutes that hold its first instant.
-  starts as (
+  judged as materialized (
     select
-      date_bin('5 minutes', evaluate_slos.as_of - interval '5 minutes', timestamptz '1969-12-29 00:00+00') as in_5m,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '30 minutes', timestamptz '1969-12-29 00:00+00') as in_30m,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '1 hour', timestamptz '1969-12-29 00:00+00') as in_1h,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '6 hours', timestamptz '1969-12-29 00:00+00') as in_6h,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '24 hours', timestamptz '1969-12-29 00:00+00') as in_1d,
-      date_bin('5 minutes', evaluate_slos.as_of - interval '72 hours', timestamptz '1969-12-29 00:00+00') as in_3d
+      orgs.org_id,
+      version.*,
+      ops.slo_window_length(version.rolling_window, version.calendar_period, version.time_zone, evaluate_slos.as_of) as window_length,
+      -- A window begins with the five minutes that hold its first instant.
+      date_bin(
+        '5 minutes',
+        ops.slo_window_start(version.rolling_window, version.calendar_period, version.time_zone, evaluate_slos.as_of),
+        timestamptz '1969-12-29 00:00+00'
+      ) as window_start
+    from orgs
+    cross join ops.slo_versions as version
+    where version.valid_from <= evaluate_slos.as_of
+      and version.valid_until > evaluate_slos.as_of
+      and (evaluate_slos.slo_names is null or version.slo_name = any (evaluate_slos.slo_names))
+  ),
+  spans as materialized (
+    select
+      judged.org_id,
+      judged.slo_name,
+      judged.version,
+      judged.target,
+      windows.name,
+      case windows.name
+        when 'all' then judged.window_start
+        else date_bin('5 minutes', evaluate_slos.as_of - windows.length, timestamptz '1969-12-29 00:00+00')
+      end as since
+    from judged
+    cross join (
+      values
+        ('all', interval '0'),
+        ('5m', interval '5 minutes'),
+        ('30m', interval '30 minutes'),
+        ('1h', interval '1 hour'),
+        ('6h', interval '6 hours'),
+        ('1d', interval '24 hours'),
+        ('3d', interval '72 hours')
+    ) as windows (name, length)
+  ),
+  sums as materialized (
+    select summed.*
+    from ops.sum_slos(
+      array(
+        select distinct
+          row(
+            spans.org_id, spans.slo_name, spans.version, spans.since,
+            date_bin('5 minutes', evaluate_slos.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+          )::ops.slo_span
+        from spans
+      ),
+      array(select row(fresh.*)::ops.sli_delta from fresh)
+    ) as summed
+  ),
+  measured as (
+    select
+      spans.org_id,
+      spans.slo_name,
+      max(sums.good) filter (where spans.name = 'all') as good,
+      max(sums.total) filter (where spans.name = 'all') as total,
+      max(sums.good_unadjusted) filter (where spans.name = 'all') as good_unadjusted,
+      max(sums.total_unadjusted) filter (where spans.name = 'all') as total_unadjusted,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '5m') as burn_5m,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '30m') as burn_30m,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '1h') as burn_1h,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '6h') as burn_6h,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '1d') as burn_1d,
+      max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.name = '3d') as burn_3d
+    from spans
+    join sums
+      on sums.org_id = spans.org_id
+      and sums.slo_name = spans.slo_name
+      and sums.since = spans.since
+    group by 1, 2
   ),
   summed as (
     select
-      orgs.org_id,
-      slo.*,
-      date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '1969-12-29 00:00+00') as window_start,
-      coalesce(window_sum.good, 0) as good,
-      coalesce(window_sum.total, 0) as total,
-      ops.burn_rate(window_sum.good_5m, window_sum.total_5m, slo.target) as burn_5m,
-      ops.burn_rate(window_sum.good_30m, window_sum.total_30m, slo.target) as burn_30m,
-      ops.burn_rate(window_sum.good_1h, window_sum.total_1h, slo.target) as burn_1h,
-      ops.burn_rate(window_sum.good_6h, window_sum.total_6h, slo.target) as burn_6h,
-      ops.burn_rate(window_sum.good_1d, window_sum.total_1d, slo.target) as burn_1d,
-      ops.burn_rate(window_sum.good_3d, window_sum.total_3d, slo.target) as burn_3d
-    from orgs
-    cross join ops.slos as slo
+      judged.*,
+      measured.good,
+      measured.total,
+      measured.good_unadjusted,
+      measured.total_unadjusted,
+      measured.burn_1h,
+      measured.burn_6h,
+      measured.burn_1d,
+      measured.burn_3d,
+      ops.is_burning(measured.burn_1h, measured.burn_5m, ops.alert_factor(0.02, judged.window_length, interval '1 hour'))
+        or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, judged.window_length, interval '6 hours'))
+        as is_burning,
+      newest.last_counted_at,
+      newest.last_counted_at
+        < evaluate_slos.as_of - 2 * coalesce(judged.expected_interval, ops.setting('expected_interval')::interval) as is_silent
+    from judged
+    join measured
+      on measured.org_id = judged.org_id
+      and measured.slo_name = judged.slo_name
     cross join lateral (
-      select
-        sum(counted.good)::bigint as good,
-        sum(counted.total)::bigint as total,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_5m) as good_5m,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_5m) as total_5m,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_30m) as good_30m,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_30m) as total_30m,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_1h) as good_1h,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_1h) as total_1h,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_6h) as good_6h,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_6h) as total_6h,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_1d) as good_1d,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_1d) as total_1d,
-        sum(counted.good) filter (where counted.bucket_start >= starts.in_3d) as good_3d,
-        sum(counted.total) filter (where counted.bucket_start >= starts.in_3d) as total_3d
-      from counted
-      cross join starts
-      where counted.org_id = orgs.org_id
-        and counted.slo_name = slo.slo_name
-        and counted.bucket_start >= date_bin('5 minutes', evaluate_slos.as_of - make_interval(secs => extract(epoch from slo.rolling_window)::double precision), timestamptz '1969-12-29 00:00+00')
-        and counted.bucket_start <= evaluate_slos.as_of
-    ) as window_sum
+      select max(counted.bucket_start) as last_counted_at
+      from (
+        (
+          select bucket.bucket_start
+          from ops.sli_counts as bucket
+          where bucket.org_id = judged.org_id
+            and bucket.sli_id = judged.sli_id
+            and bucket.bucket_start <= evaluate_slos.as_of
+          order by bucket.bucket_start desc
+          limit 1
+        )
+        union all
+        select fresh.bucket_start
+        from fresh
+        where fresh.org_id = judged.org_id
+          and fresh.sli_id = judged.sli_id
+          and fresh.bucket_start <= evaluate_slos.as_of
+          and fresh.total > 0
+      ) as counted
+    ) as newest
   ),
   jobs as (
     select max(run.finished_at) as last_run_at
@@ -191,20 +458,10 @@ begin atomic
       when jobs.last_run_at is null
         or jobs.last_run_at < evaluate_slos.as_of - 2 * ops.refresh_interval()
         then 'stale'
-      when summed.total = 0 then 'no_data'
+      when summed.total = 0 or summed.is_silent then 'no_data'
+      when ops.is_overspent(summed.good, summed.total, summed.target) then 'breached'
       when summed.total < ops.events_to_judge(summed.target) then 'insufficient'
-      when ops.budget_left(summed.good, summed.total, summed.target) < 0 then 'breached'
-      when ops.budget_left(summed.good, summed.total, summed.target) < 0.25
-        -- Both windows: the long one says that it matters, the short one that it goes on.
-        or (
-          summed.burn_1h > ops.alert_factor(0.02, summed.rolling_window, interval '1 hour')
-          and summed.burn_5m > ops.alert_factor(0.02, summed.rolling_window, interval '1 hour')
-        )
-        or (
-          summed.burn_6h > ops.alert_factor(0.05, summed.rolling_window, interval '6 hours')
-          and summed.burn_30m > ops.alert_factor(0.05, summed.rolling_window, interval '6 hours')
-        )
-        then 'at_risk'
+      when ops.budget_left(summed.good, summed.total, summed.target) < 0.25 or summed.is_burning then 'at_risk'
       else 'ok'
     end,
     summed.target,
@@ -217,16 +474,23 @@ begin atomic
     summed.burn_1d,
     summed.burn_3d,
     ops.time_to_exhaustion(
-      summed.rolling_window, summed.burn_1d, ops.budget_left(summed.good, summed.total, summed.target)
+      summed.window_length, summed.burn_1d, ops.budget_left(summed.good, summed.total, summed.target)
     ),
     greatest(ops.events_to_judge(summed.target) - summed.total, 0),
     summed.window_start,
-    evaluate_slos.as_of
+    evaluate_slos.as_of,
+    summed.version,
+    summed.budgeting_method,
+    summed.window_length,
+    summed.last_counted_at,
+    summed.good_unadjusted,
+    summed.total_unadjusted,
+    ops.budget_left(summed.good_unadjusted, summed.total_unadjusted, summed.target)
   from summed
   cross join jobs;
 end;
-comment on function ops.evaluate_slos(timestamptz) is
-  'One row an org and objective: status (ok, at_risk, breached, insufficient, no_data, stale), counts of the rolling window, budget and burn rates, events behind the cursor included.';
+comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
+  'One row an org and objective, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all.';
 
 revoke execute on function
   ops.alert_factor(numeric, interval, interval),
@@ -237,7 +501,13 @@ revoke execute on function
   ops.budget_slices(numeric, interval, interval),
   ops.detection_time(numeric, numeric, interval, numeric),
   ops.events_to_judge(numeric),
-  ops.evaluate_slos(timestamptz)
+  ops.is_overspent(numeric, numeric, numeric),
+  ops.slo_window_start(interval, text, text, timestamptz),
+  ops.slo_window_length(interval, text, text, timestamptz),
+  ops.fresh_slis(),
+  ops.is_burning(numeric, numeric, numeric),
+  ops.sum_slos(ops.slo_span[], ops.sli_delta[]),
+  ops.evaluate_slos(timestamptz, boolean, text[])
 from public;
 
 do $$
@@ -254,7 +524,13 @@ begin
     ops.budget_slices(numeric, interval, interval),
     ops.detection_time(numeric, numeric, interval, numeric),
     ops.events_to_judge(numeric),
-    ops.evaluate_slos(timestamptz)
+    ops.is_overspent(numeric, numeric, numeric),
+    ops.slo_window_start(interval, text, text, timestamptz),
+    ops.slo_window_length(interval, text, text, timestamptz),
+    ops.fresh_slis(),
+    ops.is_burning(numeric, numeric, numeric),
+    ops.sum_slos(ops.slo_span[], ops.sli_delta[]),
+    ops.evaluate_slos(timestamptz, boolean, text[])
   from anon, authenticated, service_role;
   grant execute on function
     ops.alert_factor(numeric, interval, interval),
@@ -265,7 +541,13 @@ begin
     ops.budget_slices(numeric, interval, interval),
     ops.detection_time(numeric, numeric, interval, numeric),
     ops.events_to_judge(numeric),
-    ops.evaluate_slos(timestamptz)
+    ops.is_overspent(numeric, numeric, numeric),
+    ops.slo_window_start(interval, text, text, timestamptz),
+    ops.slo_window_length(interval, text, text, timestamptz),
+    ops.fresh_slis(),
+    ops.is_burning(numeric, numeric, numeric),
+    ops.sum_slos(ops.slo_span[], ops.sli_delta[]),
+    ops.evaluate_slos(timestamptz, boolean, text[])
   to authenticated, service_role;
 end;
 $$;

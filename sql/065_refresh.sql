@@ -145,7 +145,8 @@ begin
   insert into ops.cursors (name) values ('telemetry_events') on conflict on constraint cursors_pkey do nothing;
   safe_id := ops.take_fence(max_wait);
   select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
-  perform ops.fill_slos(after_id);
+  -- Deltas are exact only against counts that hold everything before them.
+  perform ops.fill_slis();
   until_id := safe_id;
   if safe_id - after_id > max_ids then
     -- By events and not by ids, since a restored sequence may have a gap of millions.
@@ -177,6 +178,7 @@ begin
   if until_id > after_id then
     perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
     perform ops.apply_attempts(after_id, until_id);
+    perform ops.note_agents(after_id, until_id);
     update ops.cursors set last_id = until_id, moved_at = clock_timestamp() where cursors.name = 'telemetry_events';
   end if;
   perform ops.close_periods(as_of);
@@ -484,9 +486,9 @@ declare
   bucket_until timestamptz := date_bin('5 minutes', until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes';
 begin
   delete from ops.sli_counts as stored
-  using ops.slos as slo
-  where slo.slo_name = stored.slo_name
-    and slo.objective <> 'availability'
+  using ops.slis as sli
+  where sli.sli_id = stored.sli_id
+    and sli.objective <> 'availability'
     and stored.bucket_start >= bucket_since
     and stored.bucket_start < bucket_until;
   perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
@@ -495,7 +497,7 @@ begin
     -- A unit of work may begin before the range and succeed in it, so units are counted whole.
     delete from ops.work_units where true;
     perform ops.add_units(array(select attempted from ops.count_units(0, last_id) as attempted));
-    perform ops.count_stored_units(array(select slo.slo_name from ops.slos as slo where slo.objective = 'availability'));
+    perform ops.recount_units();
   end if;
 end;
 $$;

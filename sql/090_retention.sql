@@ -101,6 +101,13 @@ as $$
 declare
   report ops.refresh_report := ops.refresh();
 begin
+  begin
+    perform ops.evaluate_alerts();
+  exception
+    -- Counting must go on whatever keeps the alerts from theirs.
+    when others then
+      perform ops.record_job_failure('alerts', sqlerrm);
+  end;
   -- Last, since a partition takes locks that are held to the end.
   begin
     perform ops.maintain();
@@ -112,7 +119,7 @@ begin
   return report;
 end;
 $$;
-comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, then upkeep.';
+comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, then upkeep. Messages wait in the outbox for opskpi alert deliver.';
 
 create function ops.schedule(every text default '* * * * *')
 returns text

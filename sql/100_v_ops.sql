@@ -364,8 +364,14 @@ select
   evaluated.events_needed,
   evaluated.window_start,
   evaluated.evaluated_at,
-  evaluated.org_id
-from ops.evaluate_slos(now()) as evaluated
+  evaluated.org_id,
+  evaluated.version,
+  evaluated.budgeting_method,
+  evaluated.last_counted_at,
+  evaluated.good_unadjusted,
+  evaluated.total_unadjusted,
+  evaluated.budget_left_unadjusted
+from ops.evaluate_slos(now(), true, null) as evaluated
 order by evaluated.org_id, evaluated.slo_name;
 comment on view public.v_ops_slo_status is
   'One row an org and objective, as of now, events behind the cursor included.';
@@ -387,6 +393,136 @@ comment on column public.v_ops_slo_status.events_needed is 'Events still needed 
 comment on column public.v_ops_slo_status.window_start is 'First instant of the window.';
 comment on column public.v_ops_slo_status.evaluated_at is 'The instant of the evaluation.';
 comment on column public.v_ops_slo_status.org_id is 'The tenant.';
+comment on column public.v_ops_slo_status.version is 'The version of the definition.';
+comment on column public.v_ops_slo_status.budgeting_method is 'occurrences: good and total are events; timeslices: they are slices of time.';
+comment on column public.v_ops_slo_status.last_counted_at is 'First instant of the newest five minutes that hold anything; null: nothing was ever counted.';
+comment on column public.v_ops_slo_status.good_unadjusted is 'Good ones, exclusions not applied (count).';
+comment on column public.v_ops_slo_status.total_unadjusted is 'All that count, exclusions not applied (count).';
+comment on column public.v_ops_slo_status.budget_left_unadjusted is 'Share of the error budget left, exclusions not applied (ratio).';
+
+create view public.v_ops_slo_history
+with (security_invoker = true)
+as
+select
+  history.org_id,
+  history.slo_name,
+  history.version,
+  history.day_start,
+  history.target,
+  history.good,
+  history.total,
+  history.good::numeric / nullif(history.total, 0) as sli,
+  history.good_unadjusted,
+  history.total_unadjusted
+from ops.slo_history() as history;
+comment on view public.v_ops_slo_history is
+  'One row an org, objective and day on which something was counted, by the version that held then; a day of a change has a row for each version.';
+comment on column public.v_ops_slo_history.org_id is 'The tenant.';
+comment on column public.v_ops_slo_history.slo_name is 'The objective.';
+comment on column public.v_ops_slo_history.version is 'The version that held.';
+comment on column public.v_ops_slo_history.day_start is 'First instant of the day.';
+comment on column public.v_ops_slo_history.target is 'The share promised (ratio).';
+comment on column public.v_ops_slo_history.good is 'Good ones (count of events, or of time slices).';
+comment on column public.v_ops_slo_history.total is 'All that count (count of events, or of time slices).';
+comment on column public.v_ops_slo_history.sli is 'The share measured (ratio); null when all is excluded.';
+comment on column public.v_ops_slo_history.good_unadjusted is 'Good ones, exclusions not applied (count).';
+comment on column public.v_ops_slo_history.total_unadjusted is 'All that count, exclusions not applied (count).';
+
+create view public.v_ops_error_budget_burndown
+with (security_invoker = true)
+as
+select
+  burndown.org_id,
+  burndown.slo_name,
+  burndown.version,
+  burndown.day_start,
+  burndown.good,
+  burndown.total,
+  burndown.consumed,
+  burndown.budget_left
+from ops.slo_burndown(now()) as burndown;
+comment on view public.v_ops_error_budget_burndown is
+  'One row an org, objective and day of its running window on which something was counted; exclusions applied.';
+comment on column public.v_ops_error_budget_burndown.org_id is 'The tenant.';
+comment on column public.v_ops_error_budget_burndown.slo_name is 'The objective.';
+comment on column public.v_ops_error_budget_burndown.version is 'The version of the definition.';
+comment on column public.v_ops_error_budget_burndown.day_start is 'First instant of the day.';
+comment on column public.v_ops_error_budget_burndown.good is 'Good ones of the day (count of events, or of time slices).';
+comment on column public.v_ops_error_budget_burndown.total is 'All that count of the day (count of events, or of time slices).';
+comment on column public.v_ops_error_budget_burndown.consumed is 'What the day consumed of the budget of the whole window (ratio).';
+comment on column public.v_ops_error_budget_burndown.budget_left is 'What was left of it after the day (ratio, negative when overspent).';
+
+create view public.v_ops_alerts
+with (security_invoker = true)
+as
+select
+  alert.org_id,
+  alert.alert_id,
+  alert.rule_name,
+  alert.kind,
+  alert.severity,
+  alert.subject,
+  alert.service,
+  alert.slo_version,
+  alert.state,
+  alert.is_frozen,
+  alert.pending_since,
+  alert.firing_since,
+  alert.resolved_at,
+  alert.evaluated_at,
+  alert.description,
+  alert.detail
+from ops.alerts as alert
+order by alert.alert_id desc;
+comment on view public.v_ops_alerts is 'One row an alert, newest first.';
+comment on column public.v_ops_alerts.org_id is 'The tenant; the nil org for what concerns the jobs.';
+comment on column public.v_ops_alerts.alert_id is 'Number of the alert.';
+comment on column public.v_ops_alerts.rule_name is 'The rule that found it.';
+comment on column public.v_ops_alerts.kind is 'burn_rate, budget_exhausted, kpi_threshold, silent_input, silent_agents or silent_jobs.';
+comment on column public.v_ops_alerts.severity is 'page, ticket or notice.';
+comment on column public.v_ops_alerts.subject is 'The objective, KPI, event type, agent or job.';
+comment on column public.v_ops_alerts.service is 'The service of the objective; else null.';
+comment on column public.v_ops_alerts.slo_version is 'The version of the objective by which it was found; else null.';
+comment on column public.v_ops_alerts.state is 'pending, firing or resolved.';
+comment on column public.v_ops_alerts.is_frozen is 'The last evaluation could not tell, so the state stays.';
+comment on column public.v_ops_alerts.pending_since is 'When the condition was first found to hold.';
+comment on column public.v_ops_alerts.firing_since is 'When it fired; null: not yet.';
+comment on column public.v_ops_alerts.resolved_at is 'When it was found to be over; null: it is not.';
+comment on column public.v_ops_alerts.evaluated_at is 'The instant of the last evaluation.';
+comment on column public.v_ops_alerts.description is 'What it means and what to do.';
+comment on column public.v_ops_alerts.detail is 'The figures: burn rates and factor, SLI, target, budget left; the KPI and its limit; when last heard of.';
+
+create view public.v_ops_alert_deliveries
+with (security_invoker = true)
+as
+select
+  delivery.org_id,
+  delivery.delivery_id,
+  delivery.channel_name,
+  delivery.group_key,
+  delivery.status,
+  delivery.state,
+  delivery.alert_ids,
+  delivery.attempts,
+  delivery.created_at,
+  delivery.next_attempt_at,
+  delivery.settled_at,
+  delivery.last_error
+from ops.alert_deliveries as delivery
+order by delivery.delivery_id desc;
+comment on view public.v_ops_alert_deliveries is 'One row a message for a channel, newest first.';
+comment on column public.v_ops_alert_deliveries.org_id is 'The tenant.';
+comment on column public.v_ops_alert_deliveries.delivery_id is 'Number of the delivery.';
+comment on column public.v_ops_alert_deliveries.channel_name is 'The channel.';
+comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, or the kind of silence.';
+comment on column public.v_ops_alert_deliveries.status is 'firing, resolved or test.';
+comment on column public.v_ops_alert_deliveries.state is 'queued, sending, delivered, dead, silenced (logged only) or superseded.';
+comment on column public.v_ops_alert_deliveries.alert_ids is 'The alerts it speaks of.';
+comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count).';
+comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation that wrote it.';
+comment on column public.v_ops_alert_deliveries.next_attempt_at is 'Not before this instant.';
+comment on column public.v_ops_alert_deliveries.settled_at is 'When the last attempt ended.';
+comment on column public.v_ops_alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
 
 create view public.v_ops_job_runs
 with (security_invoker = true)
@@ -404,7 +540,7 @@ from ops.job_runs as run
 order by run.started_at desc;
 comment on view public.v_ops_job_runs is
   'One row a run of a job, newest first.';
-comment on column public.v_ops_job_runs.job is 'refresh, maintain or rebuild.';
+comment on column public.v_ops_job_runs.job is 'refresh, alerts, maintain or rebuild.';
 comment on column public.v_ops_job_runs.started_at is 'When it began.';
 comment on column public.v_ops_job_runs.finished_at is 'When its work was done.';
 comment on column public.v_ops_job_runs.outcome is 'success, waiting (a writer stayed open) or failure.';
@@ -428,6 +564,10 @@ begin
     public.v_ops_slsa_audit_kpi,
     public.v_ops_slsa_audit_failures,
     public.v_ops_slo_status,
+    public.v_ops_slo_history,
+    public.v_ops_error_budget_burndown,
+    public.v_ops_alerts,
+    public.v_ops_alert_deliveries,
     public.v_ops_job_runs
   from anon, authenticated, service_role;
   grant select on
@@ -439,7 +579,11 @@ begin
     public.v_ops_blocked_patterns,
     public.v_ops_slsa_audit_kpi,
     public.v_ops_slsa_audit_failures,
-    public.v_ops_slo_status
+    public.v_ops_slo_status,
+    public.v_ops_slo_history,
+    public.v_ops_error_budget_burndown,
+    public.v_ops_alerts,
+    public.v_ops_alert_deliveries
   to authenticated, service_role;
   grant select on public.v_ops_job_runs to service_role;
 end;

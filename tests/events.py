@@ -132,7 +132,7 @@ STATES: dict[str, LiteralString] = {
     " order by 1, 2, 3, 4, 5",
     "kpis": "select org_id, metric_name, labels::text, aggregation_period, period_start, period_end, metric_value,"
     " metadata from public.kpi_aggregations order by 1, 2, 3, 4, 5",
-    "slis": "select org_id, slo_name, bucket_start, good, total from ops.sli_counts order by 1, 2, 3",
+    "slis": "select org_id, slo_name, bucket_start, good, total from ops.slo_counts order by 1, 2, 3",
     "units": "select org_id, event_type, unit, first_attempt_at, succeeded from ops.work_units order by 1, 2, 3",
 }
 

@@ -277,7 +277,7 @@ def assert_exact(connection: Connection, zone_name: str = "UTC") -> None:
     zone = ZoneInfo(zone_name)
     assert stored_rollups(connection) == rollups(connection, zone)
     assert_stored_kpis(connection, zone)
-    found = rows(connection, "select org_id, slo_name, bucket_start, good, total from ops.sli_counts")
+    found = rows(connection, "select org_id, slo_name, bucket_start, good, total from ops.slo_counts")
     assert {tuple(key): (good, total) for *key, good, total in found} == slis(connection)
     found = rows(
         connection, "select org_id, period, period_start, hook_type, pattern, blocked_count from ops.blocked_patterns"

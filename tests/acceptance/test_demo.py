@@ -22,7 +22,7 @@ STATES = """
     union all select to_jsonb(r) from ops.rollups r
     union all select to_jsonb(h) from ops.histograms h
     union all select to_jsonb(k) - 'id' - 'created_at' - 'metadata' - 'complete' from kpi_aggregations k
-    union all select to_jsonb(s) from ops.sli_counts s
+    union all select to_jsonb(s) from ops.slo_counts s
   ) as everything
 """
 

@@ -210,7 +210,7 @@ def test_a_tag_of_a_megabyte_is_one_unit_of_work(database):
     for outcome in ("failure", "success"):
         add_event(database, outcome=outcome, tag="v" * 1_000_000)
         refresh(database)
-    query = "select good, total from ops.sli_counts where slo_name = 'provenance_generation_availability'"
+    query = "select good, total from ops.slo_counts where slo_name = 'provenance_generation_availability'"
     assert rows(database, query) == [(1, 1)]
 
 

@@ -27,7 +27,7 @@ def test_a_new_objective_has_the_history_it_would_have_had(database, objective, 
     add_event(database, at="2026-03-10T12:03Z", outcome="success", tag="v1", duration_ms=50)
     refresh(database)
     expected = {"availability": (3, 3), "error_rate": (3, 4), "latency": (2, 3)}[objective]
-    assert rows(database, "select good, total from ops.sli_counts where slo_name = 'mine'") == [expected]
+    assert rows(database, "select good, total from ops.slo_counts where slo_name = 'mine'") == [expected]
     assert_exact(database)
 
 
@@ -37,7 +37,7 @@ def test_a_changed_objective_is_counted_anew(database):
     refresh(database)
     database.execute("update ops.slos set threshold_ms = 10 where slo_name = 'mine'")
     refresh(database)
-    assert rows(database, "select good, total from ops.sli_counts where slo_name = 'mine'") == [(0, 1)]
+    assert rows(database, "select good, total from ops.slo_counts where slo_name = 'mine'") == [(0, 1)]
 
 
 def test_events_scattered_over_two_centuries_are_counted_and_exhaust_nothing(database):

@@ -68,7 +68,18 @@ def test_every_view_answers_on_an_empty_database(database):
 def test_every_view_answers_with_data(hooks):
     add_event(hooks, outcome="failure", duration_ms=1, tag="v1")
     add_audit(hooks, 1, validation_status="failure")
+    # So that what happened is in the window whenever the tests run.
+    hooks.execute("update ops.slos set rolling_window = '10 years' where slo_name = 'provenance_generation_error_rate'")
     refresh(hooks)
+    hooks.execute("insert into ops.alert_channels (channel_name, kind, secret_env) values ('chat', 'slack', 'CHAT_URL')")
+    hooks.execute(
+        "insert into ops.alert_rules (rule_name, kind, severity, metric_name, comparison, threshold, lasting)"
+        " values ('any hook', 'kpi_threshold', 'ticket', 'hook_executions_total', 'gt', 0, '1 hour')"
+    )
+    hooks.execute(
+        "select ops.evaluate_alerts(max(period_start) + interval '1 hour') from kpi_aggregations"
+        " where metric_name = 'hook_executions_total' and aggregation_period = 'hour'"
+    )
     for view in views(hooks):
         assert hooks.execute(sql.SQL("select * from {}").format(sql.Identifier(view))).fetchall(), view
 

@@ -61,8 +61,8 @@ WRITES = {
 }
 WRITING_FUNCTIONS = {
     "anon": set[str](),
-    "authenticated": {"ingest_events(json)"},
-    "service_role": {"ingest_events(json)", "record_audit(jsonb)"},
+    "authenticated": {"ingest_events(json)", "ops.leave_to_check()"},
+    "service_role": {"ingest_events(json)", "ops.leave_to_check()", "record_audit(jsonb)"},
 }
 UPKEEP: list[LiteralString] = [
     "select ops.run()",
@@ -80,6 +80,13 @@ UPKEEP: list[LiteralString] = [
     "select ops.close_periods(now())",
     "select ops.record_job_failure('refresh', 'made up')",
     "select ops.finish_import('key')",
+    "select ops.evaluate_alerts()",
+    "select ops.claim_deliveries()",
+    "select ops.settle_delivery(1, 1, 'delivered')",
+    "select ops.retry_deliveries()",
+    "select ops.silence_alerts('*', '2100-01-01Z', 'why', 'who')",
+    "select ops.exclude_from_slo('audit_observer_latency', now(), '2100-01-01Z', 'why', 'who')",
+    "select ops.fill_slis()",
 ]
 
 
@@ -136,6 +143,8 @@ def fill(connection: psycopg.Connection) -> None:
             "insert into ops.agents (org_id, agent_id, team) values (%s, %s, %s)",
             [org, agent_of(org), f"{mark}-team"],
         )
+    # So that what happened is in the window whenever the tests run.
+    connection.execute("update ops.slos set rolling_window = '10 years' where slo_name = 'audit_observer_error_rate'")
     for instant, number in RUNS_OF_REFRESH:
         for org in MARKS:
             batch = events_of(org, instant, number)
@@ -146,6 +155,23 @@ def fill(connection: psycopg.Connection) -> None:
             connection.execute("select ops.record_import_progress('key', 1, 1, 1, 0, 0, 0)")
             report = connection.execute("select state, events from ops.run()").fetchone()
             assert report == ("done", len(MARKS) * (len(events_of(ORG_A, instant, number)) + 1))
+    for org, mark in MARKS.items():
+        connection.execute(
+            "select ops.exclude_from_slo('audit_observer_latency', '2020-01-01Z', '2020-01-02Z', %s, 'them', %s)",
+            [f"{mark}-reason", org],
+        )
+        connection.execute(
+            "insert into ops.alerts (org_id, rule_name, kind, severity, subject, state, pending_since, evaluated_at, channels,"
+            " notify_resolved, description, detail) values (%s, 'made_up', 'kpi_threshold', 'page', %s, 'pending', now(), now(), '{}', true, '', '{}')",
+            [org, f"{mark}-subject"],
+        )
+        connection.execute(
+            "insert into ops.alert_channels (channel_name, kind, secret_env) values (%s, 'slack', 'NOWHERE')", [mark]
+        )
+        connection.execute("select ops.queue_delivery(%s, %s, 'group', 'dead', '{}', '{}', now())", [org, mark])
+        connection.execute(
+            "insert into ops.alert_groups (org_id, channel_name, group_key) values (%s, %s, 'group')", [org, mark]
+        )
     connection.execute("analyze")
 
 
@@ -258,6 +284,7 @@ def functions(connection: psycopg.Connection) -> list[Function]:
                       when argument.type = 'text'::regtype and argument.name = 'period' then '''day'''
                       when argument.type = 'text'::regtype and argument.name = 'zone' then '''UTC'''
                       when argument.type = 'text'::regtype and argument.name = 'name' then '''time_zone'''
+                      when argument.type = 'text'::regtype and argument.name = 'slo_name' then '''audit_observer_error_rate'''
                       when argument.type = 'bigint'::regtype and argument.name like 'after%%' then '0'
                       when argument.type = 'bigint'::regtype then '9223372036854775807'
                       when argument.type = 'timestamptz'::regtype then
@@ -270,6 +297,8 @@ def functions(connection: psycopg.Connection) -> list[Function]:
                       when argument.type = 'interval'::regtype then 'interval ''1 hour'''
                       when argument.type = 'jsonb'::regtype and argument.name <> 'documents' then '''{}'''
                       when argument.type in ('json'::regtype, 'jsonb'::regtype) then '''[]'''
+                      when argument.type = 'boolean'::regtype then 'true'
+                      when argument.name in ('sli_ids', 'slo_names') then 'null'
                       when format_type(argument.type, null) like '%%[]' then '''{}'''
                       else 'null'
                     end || '::' || format_type(argument.type, null),
@@ -501,10 +530,10 @@ def test_a_function_tells_a_user_of_the_own_org_and_no_other(
     of_tenants = {name for name, text in told_to_all.items() if {ORG_A, ORG_B} <= marks_in(text)}
     assert {
         "ops.count_events(bigint,bigint,timestamp with time zone,timestamp with time zone)",
-        "ops.count_units(bigint,bigint)",
+        "ops.count_units(bigint,bigint,timestamp with time zone,timestamp with time zone,bigint[])",
         "ops.count_audit_changes()",
         "ops.kpi_groups(ops.rollup_delta[])",
-        "ops.evaluate_slos(timestamp with time zone)",
+        "ops.evaluate_slos(timestamp with time zone,boolean,text[])",
     } <= of_tenants
     assert {name: marks for name, text in told.items() if (marks := marks_in(text)) - {org}} == {}
     if org != NIL_ORG:

@@ -1,0 +1,214 @@
+"""What a message of the outbox says, as one line, as plain text and as the body of a webhook.
+
+A message is the JSON that the database wrote: title, kind, status, org_id, group, link, and the alerts firing and
+resolved. Any part of it may be missing or of another type; rendering leaves it out and never fails.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from opskpi.alerting import wording
+
+Message = Mapping[str, object]
+SEVERITIES = ("page", "ticket", "notice")
+MOST_ALERTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What there is to say of one alert: what it is, how bad, and the command that explains it, all without markup."""
+
+    badge: str
+    heading: str
+    facts: tuple[str, ...]
+    command: str | None
+
+
+def title(message: Message) -> str:
+    """One line, for a subject or a notification: `[FIRING:2] checkout burns its error budget at 20.5x, and 1 more`."""
+    firing, resolved = sections(message)
+    alerts = firing or resolved
+    more = f", and {len(alerts) - 1} more" if len(alerts) > 1 else ""
+    return _labelled(message, firing, resolved, alerts[0].heading + more if alerts else None)
+
+
+def banner(message: Message) -> str:
+    """One line above the alerts themselves: `[FIRING:2] checkout`."""
+    firing, resolved = sections(message)
+    return _labelled(message, firing, resolved, wording.line(message.get("group"), 150))
+
+
+def text(message: Message) -> str:
+    """Plain text of some lines an alert, those that page first, at most 100 alerts."""
+    firing, resolved = sections(message)
+    shown = [*firing, *resolved][:MOST_ALERTS]
+    paragraphs = [banner(message)]
+    for section in shown:
+        command = [f"Explain: {section.command}"] if section.command else []
+        details = (f"  {fact}" for fact in (*section.facts, *command))
+        paragraphs.append("\n".join((f"{section.badge}: {section.heading}", *details)))
+    if not shown and message.get("kind") == "test":
+        paragraphs.append("This is a test. The channel works; nothing is wrong.")
+    if left_out := len(firing) + len(resolved) - len(shown):
+        paragraphs.append(f"and {left_out} more")
+    if address := link(message):
+        paragraphs.append(address)
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def webhook_body(message: Message, delivery_id: int) -> bytes:
+    """The message as it stands in the outbox, with the id of the delivery: a JSON object in ASCII."""
+    return json.dumps({**message, "delivery_id": delivery_id}, default=str, separators=(",", ":")).encode("ascii")
+
+
+def test_message(channel_name: str) -> dict[str, object]:
+    """The message by which a user tries a channel; it has the shape of any other and no alert in it."""
+    return {
+        "title": f"a test of the channel {channel_name}",
+        "kind": "test",
+        "status": "firing",
+        "org_id": None,
+        "group": "test",
+        "link": None,
+        "firing": [],
+        "resolved": [],
+    }
+
+
+def sections(message: Message) -> tuple[list[Section], list[Section]]:
+    """The alerts that fire and those that are over, in words, each list with the pages first."""
+    firing = [_section(alert) for alert in _alerts(message.get("firing"))]
+    resolved = [_section(alert, over=True) for alert in _alerts(message.get("resolved"))]
+    return firing, resolved
+
+
+def link(message: Message) -> str | None:
+    """The http or https address of the message, with what could end it in a text percent-encoded."""
+    address = wording.line(message.get("link"), 1000)
+    try:
+        parts = urlsplit(address or "")
+    except ValueError:
+        return None
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        return None
+    return quote(parts.geturl(), safe="/:?#[]@!$&'()*+,;=%-._~")
+
+
+def _labelled(message: Message, firing: list[Section], resolved: list[Section], line: str | None) -> str:
+    given = wording.line(message.get("title"), 150)
+    if message.get("kind") == "test":
+        return f"[TEST] {given or 'a test'}"
+    words = line or given or "a message without content"
+    if firing:
+        return f"[FIRING:{len(firing)}] {words}"
+    return f"[RESOLVED] {words}" if resolved or message.get("status") == "resolved" else words
+
+
+def _alerts(value: object) -> list[Mapping[str, object]]:
+    alerts = [alert for alert in value if isinstance(alert, Mapping)] if isinstance(value, list) else []
+    return sorted(alerts, key=lambda alert: (*SEVERITIES, alert.get("severity")).index(alert.get("severity")))
+
+
+def _section(alert: Mapping[str, object], *, over: bool = False) -> Section:
+    found = alert.get("detail")
+    detail = found if isinstance(found, Mapping) else {}
+    service = wording.line(alert.get("service"), 100)
+    version = wording.count(alert.get("slo_version"))
+    rule = wording.line(alert.get("rule"), 100)
+    facts = (
+        wording.line(alert.get("description"), 500),
+        _since(alert, over=over),
+        _burn(detail),
+        _sli(detail),
+        _budget(detail),
+        _value(alert, detail),
+        _silence(alert, detail),
+        "The rule is gone or switched off" if detail.get("rule_is_gone") is True else None,
+        _joined(service and f"Service: {service}", rule and f"Rule: {rule}", version and f"SLO version: {version}"),
+    )
+    severity = (wording.line(alert.get("severity"), 20) or "alert").upper()
+    return Section(
+        badge=f"RESOLVED {severity}" if over else severity,
+        heading=_heading(alert, detail),
+        facts=tuple(fact for fact in facts if fact),
+        command=wording.line(alert.get("explain"), 500),
+    )
+
+
+def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
+    subject = wording.line(alert.get("subject"), 150) or "an unnamed subject"
+    rate = wording.factor(detail.get("burn_rate_long"))
+    known = {
+        "burn_rate": f"{subject} burns its error budget" + (f" at {rate}" if rate else ""),
+        "budget_exhausted": f"{subject} has used up its error budget",
+        "kpi_threshold": f"{subject} is {_limit(detail) or 'beyond its threshold'}",
+        "silent_input": f"no events arrive for {subject}",
+        "silent_agents": f"nothing arrives from the agent {subject}",
+        "silent_jobs": f"the job {subject} does not run",
+    }
+    return known.get(str(alert.get("kind")), subject)
+
+
+def _since(alert: Mapping[str, object], *, over: bool) -> str | None:
+    since, resolved_at = alert.get("since"), alert.get("resolved_at")
+    if not over:
+        return f"Since {wording.instant(since)}" if wording.instant(since) else None
+    lapse = wording.lapse(since, resolved_at)
+    return _joined(
+        wording.instant(resolved_at)
+        and f"Resolved at {wording.instant(resolved_at)}" + (f" after {lapse}" if lapse else ""),
+        wording.instant(since) and f"fired at {wording.instant(since)}",
+    )
+
+
+def _burn(detail: Mapping[str, object]) -> str | None:
+    windows = [
+        f"{rate} over {window}"
+        for name in ("long", "short")
+        if (rate := wording.factor(detail.get(f"burn_rate_{name}")))
+        and (window := wording.duration(detail.get(f"{name}_window")))
+    ]
+    limit = wording.factor(detail.get("factor"))
+    return f"Burn rate: {' and '.join(windows)}" + (f" (alerts above {limit})" if limit else "") if windows else None
+
+
+def _sli(detail: Mapping[str, object]) -> str | None:
+    sli, target = wording.exact_percent(detail.get("sli")), wording.exact_percent(detail.get("target"))
+    good, total = wording.count(detail.get("good")), wording.count(detail.get("total"))
+    counts = f"{good} good of {total}" if good and total else None
+    if sli is None:
+        return f"SLI: none, {counts}" if counts else None
+    return f"SLI: {sli}" + (f" against a target of {target}" if target else "") + (f" ({counts})" if counts else "")
+
+
+def _budget(detail: Mapping[str, object]) -> str | None:
+    left, status = wording.percent(detail.get("budget_left")), wording.line(detail.get("status"), 40)
+    return _joined(left and f"Error budget left: {left}", status and f"status: {status}")
+
+
+def _limit(detail: Mapping[str, object]) -> str | None:
+    threshold = wording.quantity(detail.get("threshold"), detail.get("unit"))
+    comparison = wording.COMPARISONS.get(str(detail.get("comparison")))
+    return f"{comparison} {threshold}" if comparison and threshold else None
+
+
+def _value(alert: Mapping[str, object], detail: Mapping[str, object]) -> str | None:
+    value = wording.quantity(detail.get("value"), detail.get("unit"))
+    if value is None or alert.get("kind") != "kpi_threshold":
+        return None
+    limit, lasting = _limit(detail), wording.duration(detail.get("lasting"))
+    return f"Value: {value}" + (f", {limit}" if limit else "") + (f" for {lasting}" if lasting else "")
+
+
+def _silence(alert: Mapping[str, object], detail: Mapping[str, object]) -> str | None:
+    if not str(alert.get("kind")).startswith("silent_"):
+        return None
+    silent_for, last = wording.duration(detail.get("silent_for")), wording.instant(detail.get("last_seen_at"))
+    seen = f"last seen at {last}" if last else "never seen"
+    return f"Silent for more than {silent_for}, {seen}" if silent_for else seen.capitalize()
+
+
+def _joined(*parts: str | None) -> str | None:
+    return ", ".join(part for part in parts if part) or None

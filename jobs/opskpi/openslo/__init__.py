@@ -1,0 +1,62 @@
+"""SLOs and alerts as OpenSLO v1 YAML, read and written.
+
+`read` gives `Definitions` or one message for every fault; `write` is its reverse and `as_json`/`from_json` turn
+definitions into rows and back. What OpenSLO leaves open is chosen here; any other key, kind or annotation is refused.
+
+An SLI counts stored events of one type. `metricSource.type` is `opskpi`, and good and total are one of
+
+==============  ====================================  =================================================================
+objective       total                                 good
+==============  ====================================  =================================================================
+error_rate      {eventType: X, count: attempts}       {eventType: X, count: succeeded}
+latency         {eventType: X, count: succeeded}      {eventType: X, count: succeeded, fasterThanMs: 300000}
+availability    {eventType: X, count: units}          {eventType: X, count: units, succeeded: true}
+==============  ====================================  =================================================================
+
+An SLO has one objective, and a rolling window or a calendar day, week, month or quarter (1d, 1w, 1M, 1Q). Each policy
+that it lists, by name or inline, becomes the rule `<slo>/<policy>`. `alertWhenResolved` left out means true, and no
+`notificationTargets` mean every target that takes the severity. Severities are page, ticket and notice.
+
+Annotations, all with the prefix `opskpi.dev/`:
+
+==========================  =======================  ==================================================================
+on                          annotation               meaning
+==========================  =======================  ==================================================================
+SLO                         expected-every           how often events are expected, such as 1h
+AlertPolicy                 applies-to               every-slo: a rule of burn_rate, budget_exhausted or silent_input
+AlertCondition              kind                     burn_rate (without it), budget_exhausted, kpi_threshold,
+                                                     silent_agents, silent_input, silent_jobs
+AlertCondition, burn_rate   short-window             the second window, which must burn too
+AlertCondition, burn_rate   budget-share             the share of the budget that lookbackWindow may consume; then
+                                                     threshold is share x SLO window / lookbackWindow, to six digits,
+                                                     checked for the rolling windows of the SLOs that list the policy
+AlertCondition              metric                   kpi_threshold: the KPI
+AlertCondition              event-type               silent_input: of these events instead of SLOs
+AlertNotificationTarget     secret-env               environment variable with the address or password
+AlertNotificationTarget     to, from                 email: addresses separated by commas, and the sender
+AlertNotificationTarget     signing-env              webhook: environment variable with the key of its signatures
+AlertNotificationTarget     severities               those it takes, separated by commas; else all
+AlertNotificationTarget     repeat-interval          how often a message is repeated; else 4h
+==========================  =======================  ==================================================================
+
+In a condition, `kind` is burnrate, OpenSLO's only one, whatever our annotation says. The rest of it says when it fires:
+
+==================  =====================  ==============================  ============================================
+kind                op                     threshold                       lookbackWindow
+==================  =====================  ==============================  ============================================
+burn_rate           gt                     the factor                      the long window, a multiple of 5m
+budget_exhausted    gt                     1, the whole budget             any; the window is that of the SLO
+kpi_threshold       gt, gte, lt or lte     a number                        how long it lasts, a multiple of 1h
+silent_*            lte                    0                               how long nothing came; silent_jobs, and
+                                                                           silent_input of SLOs, may leave it out
+==================  =====================  ==============================  ============================================
+
+Titles and descriptions of SLIs, objectives and conditions are kept in the
+annotations of their SLO or rule (`opskpi.dev/indicator-description`) and written back to where they came from.
+"""
+
+from opskpi.openslo.definitions import Channel, Definitions, Rule, Service, Slo, as_json, from_json
+from opskpi.openslo.reading import read
+from opskpi.openslo.writing import write
+
+__all__ = ["Channel", "Definitions", "Rule", "Service", "Slo", "as_json", "from_json", "read", "write"]

@@ -1,0 +1,300 @@
+"""SLIs and SLOs as OpenSLO writes them."""
+
+import re
+import zoneinfo
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from opskpi.openslo.definitions import FIVE_MINUTES, Slo
+from opskpi.openslo.entities import PREFIX, Entities, Entity, inline
+from opskpi.openslo.places import Block, Place
+
+PERIODS = {"1d": "day", "1w": "week", "1M": "month", "1Q": "quarter"}
+COUNTS = {
+    "error_rate": ("attempts", "succeeded"),
+    "latency": ("succeeded", "succeeded"),
+    "availability": ("units", "units"),
+}
+
+_EXTRA = {"error_rate": set(), "latency": {"fasterThanMs"}, "availability": {"succeeded"}}
+_PAIRS = (
+    "write total {count: attempts} with good {count: succeeded}, or total {count: succeeded} with good {count:"
+    " succeeded, fasterThanMs: 300000}, or total {count: units} with good {count: units, succeeded: true}"
+)
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]*")
+_ONLY_RATIO = "it belongs to a thresholdMetric; write a ratioMetric with fasterThanMs instead"
+_COMPOSITE = "composite SLOs are not done; write an SLO for each SLI"
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """What an SLI counts; `annotations` are its title and description as its SLO keeps them."""
+
+    name: str
+    objective: str
+    event_type: str
+    threshold_ms: Decimal | None
+    annotations: dict[str, str]
+
+
+def indicator(entity: Entity) -> Indicator | None:
+    """What the SLI says, or None after adding what is wrong with it."""
+    if entity.spec is None:
+        return None
+    before = entity.place.faults.count
+    spec = entity.spec.block(
+        {"description", "ratioMetric"},
+        {"thresholdMetric": "it is not done: SLIs count events; write a ratioMetric with good and total"},
+    )
+    ratio = spec.need("ratioMetric")
+    block = ratio and ratio.block(
+        {"counter", "good", "total"},
+        {
+            "bad": "it is not done; write good and total",
+            "raw": "it is not done: SLIs count events; write good and total",
+            "rawType": "it is not done: SLIs count events; write good and total",
+        },
+    )
+    counted = _counted(block) if block else None
+    annotations = entity.carried("indicator", spec.description())
+    if counted is None or entity.place.faults.count > before:
+        return None
+    return Indicator(entity.name, *counted, annotations)
+
+
+def _counted(ratio: Block) -> tuple[str, str, Decimal | None] | None:
+    """The objective, the event type and the threshold that good and total amount to."""
+    before = ratio.place.faults.count
+    counter = ratio.need("counter")
+    if counter and counter.boolean() is False:
+        counter.refuse("a gauge is not done; good and total count events, so write true")
+    good, total = (_query(ratio.need(key)) for key in ("good", "total"))
+    if good is None or total is None or ratio.place.faults.count > before:
+        return None
+    good_type, total_type = (query.places.get("eventType") for query in (good, total))
+    good_count, total_count = (query.places.get("count") for query in (good, total))
+    if not (good_type and total_type and good_count and total_count):
+        return None
+    if total_type.written != good_type.written:
+        return good_type.refuse(f"{good_type.shown} differs from that of total, {total_type.shown}")
+    for objective, counts in COUNTS.items():
+        keys = {"eventType", "count"}
+        if counts == (total_count.written, good_count.written) and (
+            total.places.keys() == keys and good.places.keys() == keys | _EXTRA[objective]
+        ):
+            return objective, good_type.written, _threshold(good)
+    return good.place.refuse(f"this good and total make no SLI; {_PAIRS}")
+
+
+def _query(metric: Place | None) -> Block | None:
+    """The spec of the metricSource of good or total."""
+    source = metric and metric.block({"metricSource"}).need("metricSource")
+    if not source:
+        return None
+    block = source.block({"type", "spec"}, {"metricSourceRef": "there are no DataSources; write type: opskpi"})
+    if kind := block.need("type"):
+        kind.choice(("opskpi",))
+    spec = block.need("spec")
+    if spec is None:
+        return None
+    query = spec.block({"eventType", "count", "fasterThanMs", "succeeded"})
+    if event_type := query.need("eventType"):
+        event_type.text(100)
+    if count := query.need("count"):
+        count.choice(("attempts", "succeeded", "units"))
+    if (succeeded := query.get("succeeded")) and succeeded.boolean() is False:
+        succeeded.refuse("good units are those that succeeded; write true")
+    return query
+
+
+def _threshold(good: Block) -> Decimal | None:
+    place = good.get("fasterThanMs")
+    threshold = place.number() if place else None
+    if place and threshold is not None and threshold <= 0:
+        return place.refuse(f"{place.shown} is not above 0")
+    return threshold
+
+
+def spec_of(entity: Entity) -> Block | None:
+    """The keys of an SLO."""
+    keys = {"description", "service", "indicator", "indicatorRef", "timeWindow", "budgetingMethod", "objectives"}
+    return entity.spec.block(keys | {"alertPolicies"}) if entity.spec else None
+
+
+def slo(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Slo | None:
+    """The SLO, or None after adding what is wrong with it; `indicators` are the SLIs that have names of their own."""
+    before = entity.place.faults.count
+    service = spec.need("service")
+    expected = entity.own.get("expected-every")
+    sli = _indicator(spec, entities, indicators)
+    window = _window(spec.need("timeWindow"))
+    values: dict[str, Any] = {
+        "service": service and service.name(),
+        "description": spec.description(),
+        "expected_interval": expected and expected.text() and expected.span(),
+        **_objective(spec.need("objectives"), spec.need("budgetingMethod")),
+        **window,
+    }
+    if sli is None or entity.place.faults.count > before:
+        return None
+    annotations = entity.annotations | sli.annotations | values.pop("carried")
+    return Slo(
+        slo_name=entity.name,
+        objective=sli.objective,
+        event_type=sli.event_type,
+        threshold_ms=sli.threshold_ms,
+        indicator_name=sli.name,
+        display_name=entity.display_name,
+        labels=entity.labels,
+        annotations=annotations,
+        **values,
+    )
+
+
+def _indicator(spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Indicator | None:
+    written, reference = spec.get("indicator"), spec.get("indicatorRef")
+    if written and reference:
+        return reference.refuse("indicator is given too; keep one of them")
+    if reference:
+        found = entities.find("SLI", reference)
+        return indicators.get(found.name) if found else None
+    if written is None:
+        return _missing(spec, "indicator", "is missing; write the SLI here, or its name as indicatorRef")
+    entity = inline("SLI", written)
+    return indicator(entity) if entity else None
+
+
+def _window(place: Place | None) -> dict[str, Any]:
+    item = _only_item(place, "time window")
+    if item is None:
+        return {}
+    block = item.block({"duration", "isRolling", "calendar"})
+    duration, rolling, calendar = block.need("duration"), block.get("isRolling"), block.get("calendar")
+    is_rolling = rolling.boolean() if rolling else False
+    if duration is None or is_rolling is None:
+        return {}
+    if is_rolling:
+        if calendar:
+            calendar.refuse("a rolling window has no calendar; remove it or write isRolling: false")
+        span = duration.span(least=timedelta(hours=1), multiple_of=FIVE_MINUTES, why="counts are kept per 5 minutes")
+        return {"window_kind": "rolling", "rolling_window": span}
+    if calendar is None:
+        item.refuse("write isRolling: true, or a calendar with startTime and timeZone")
+        return {}
+    if duration.duration() and duration.written not in PERIODS:
+        duration.refuse(f"{duration.shown} is no calendar window that is done; write 1d, 1w, 1M or 1Q")
+    period = PERIODS.get(duration.written)
+    return {"window_kind": "calendar", "calendar_period": period, "time_zone": _calendar(calendar, period)}
+
+
+def _calendar(calendar: Place, period: str | None) -> str | None:
+    block = calendar.block({"startTime", "timeZone"})
+    start, zone = block.need("startTime"), block.need("timeZone")
+    if start and period:
+        _check_start(start, period)
+    name = zone.text() if zone else None
+    if zone is None or name is None:
+        return None
+    try:
+        if _ZONE.fullmatch(name):
+            return zoneinfo.ZoneInfo(name).key
+    except (zoneinfo.ZoneInfoNotFoundError, OSError, ValueError):
+        pass
+    return zone.refuse(f"{zone.shown} is no time zone; write a name such as Europe/Zurich or UTC")
+
+
+def _check_start(place: Place, period: str) -> None:
+    """A calendar window is a natural period, so that its start time can only be the beginning of one."""
+    try:
+        start = datetime.strptime(place.written.replace("T", " "), "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        place.refuse(f"{place.shown} is no start time; write 2026-01-01 00:00:00")
+        return
+    beginnings = {
+        "day": True,
+        "week": start.weekday() == 0,
+        "month": start.day == 1,
+        "quarter": start.day == 1 and start.month % 3 == 1,
+    }
+    if start.time() != datetime.min.time() or not beginnings[period]:
+        on = {"week": ", a Monday", "month": ", the first of a month", "quarter": ", the first of a quarter"}
+        place.refuse(f"{place.shown} is not the beginning of a {period}; write one at 00:00:00{on.get(period, '')}")
+
+
+def _objective(objectives: Place | None, method: Place | None) -> dict[str, Any]:
+    methods = {"Occurrences": "occurrences", "Timeslices": "timeslices"}
+    if method and method.written == "RatioTimeslices":
+        method = method.refuse("RatioTimeslices is not done; write Occurrences or Timeslices")
+    budgeting = methods.get(method.choice(tuple(methods)) or "") if method else None
+    item = _only_item(objectives, "objective; write an SLO for each")
+    if item is None:
+        return {"carried": {}}
+    refused = {"op": _ONLY_RATIO, "value": _ONLY_RATIO} | dict.fromkeys(
+        ("compositeWeight", "indicator", "indicatorRef"), _COMPOSITE
+    )
+    block = item.block({"displayName", "target", "targetPercent", "timeSliceTarget", "timeSliceWindow"}, refused)
+    title = block.line_of_text("displayName")
+    return {
+        "target": _target(block),
+        "budgeting_method": budgeting,
+        **_slices(block, budgeting),
+        "carried": {f"{PREFIX}objective-display-name": title} if title else {},
+    }
+
+
+def _target(block: Block) -> Decimal | None:
+    ratio, percent = block.get("target"), block.get("targetPercent")
+    if ratio and percent:
+        return percent.refuse("target is given too; keep one of them")
+    place = ratio or percent
+    if place is None:
+        return _missing(block, "target", "is missing; write target: 0.999 or targetPercent: 99.9")
+    number = place.number()
+    if number is None:
+        return None
+    target, whole = (number, "1") if ratio else (number / 100, "100")
+    if not 0 < target < 1:
+        return place.refuse(f"{place.shown} is not between 0 and {whole}, which leaves no budget or no promise")
+    if target != round(target, 6):
+        return place.refuse(f"{place.shown} is too precise; at most {6 if ratio else 4} digits after the point")
+    return target
+
+
+def _slices(block: Block, budgeting: str | None) -> dict[str, Any]:
+    if budgeting != "timeslices":
+        for key in ("timeSliceTarget", "timeSliceWindow"):
+            if budgeting and (place := block.get(key)):
+                place.refuse("only budgetingMethod Timeslices has it")
+        return {}
+    share, window = block.need("timeSliceTarget"), block.need("timeSliceWindow")
+    target = share.number() if share else None
+    if share and target is not None and not (0 < target <= 1 and target == round(target, 6)):
+        share.refuse(f"{share.shown} is not above 0 and at most 1 with at most 6 digits after the point")
+    if window and re.fullmatch("[1-9][0-9]{0,4}", window.written):
+        # OpenSLO counts a bare number in minutes.
+        node = yaml.ScalarNode("tag:yaml.org,2002:str", f"{window.written}m", window.node.start_mark)
+        window = replace(window, node=node)
+    most, why = timedelta(days=1), "counts are kept per 5 minutes"
+    span = window.span(most=most, multiple_of=FIVE_MINUTES, why=why) if window else None
+    return {"time_slice": span, "slice_target": target}
+
+
+def _only_item(place: Place | None, what: str) -> Place | None:
+    if place is None:
+        return None
+    items = place.items()
+    if not items and (place.is_empty or not place.written):
+        return place.refuse(f"it must have one {what.partition(';')[0]}")
+    if len(items) > 1:
+        return items[1].refuse(f"there may be only one {what}")
+    return items[0] if items else None
+
+
+def _missing(block: Block, key: str, sentence: str) -> None:
+    place = block.place
+    if place.is_block or place.is_empty:
+        replace(place, path=f"{place.path}.{key}").refuse(sentence)
