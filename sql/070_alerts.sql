@@ -101,7 +101,7 @@ comment on table ops.alert_rules is 'One row a rule that alerts.';
 comment on column ops.alert_rules.rule_name is 'Its name; <objective>/<policy> where it came from an OpenSLO file.';
 comment on column ops.alert_rules.kind is
   'burn_rate; budget_exhausted (overspent); kpi_threshold; silent_input (an objective has no_data, or an event type is silent); silent_agents; silent_jobs.';
-comment on column ops.alert_rules.slo_name is 'Only this objective; null: each.';
+comment on column ops.alert_rules.slo_name is 'Only this objective; null: each that has no rule of the kind of its own.';
 comment on column ops.alert_rules.metric_name is 'kpi_threshold: the KPI, of the org as a whole.';
 comment on column ops.alert_rules.event_type is 'silent_input: this kind of event instead of an objective.';
 comment on column ops.alert_rules.severity is 'page, ticket or notice; a page of an objective inhibits its tickets.';
@@ -169,12 +169,15 @@ end;
 $$;
 comment on function ops.check_alert_factor() is 'Trigger: refuses a burn-rate rule whose factor is not below 1 / (1 - target) of its objective.';
 
-create trigger alert_rules_check_factor
+-- At the end of the transaction, so that a rule and the target it depends on may change together.
+create constraint trigger alert_rules_check_factor
 after insert or update on ops.alert_rules
+deferrable initially deferred
 for each row execute function ops.check_alert_factor();
 
-create trigger slos_check_factor
+create constraint trigger slos_check_factor
 after update on ops.slos
+deferrable initially deferred
 for each row execute function ops.check_alert_factor();
 
 create table ops.alerts (
@@ -274,12 +277,22 @@ begin
       rule.short_window,
       evaluated.*,
       coalesce(rule.factor, ops.alert_factor(rule.budget_share, evaluated.window_length, rule.long_window)) as burn_factor,
-      date_bin('5 minutes', as_of - rule.long_window, timestamptz '1969-12-29 00:00+00') as long_since,
-      date_bin('5 minutes', as_of - rule.short_window, timestamptz '1969-12-29 00:00+00') as short_since
+      date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00') as long_since,
+      date_bin('5 minutes', as_of - ops.in_hours(rule.short_window), timestamptz '1969-12-29 00:00+00') as short_since
     from ops.alert_rules as rule
     join evaluated
       on rule.slo_name = evaluated.slo_name
-      or (rule.slo_name is null and rule.event_type is null)
+      or (
+        rule.slo_name is null
+        and rule.event_type is null
+        and not exists (
+          select
+          from ops.alert_rules as own
+          where own.slo_name = evaluated.slo_name
+            and own.kind = rule.kind
+            and own.is_enabled
+        )
+      )
     where rule.is_enabled
       and rule.kind in ('burn_rate', 'budget_exhausted', 'silent_input')
   ),
@@ -363,7 +376,7 @@ begin
       rule.threshold,
       rule.lasting,
       definition.unit,
-      ops.period_start('hour', as_of, ops.time_zone()) - rule.lasting as since,
+      ops.period_start('hour', as_of, ops.time_zone()) - ops.in_hours(rule.lasting) as since,
       ops.period_start('hour', as_of, ops.time_zone()) as until
     from ops.alert_rules as rule
     join ops.kpi_definitions as definition
@@ -378,7 +391,7 @@ begin
     null::text,
     null::integer,
     -- Each hour must have a value: what is not measured is not beyond the limit.
-    count(*) * interval '1 hour' = hours.lasting
+    count(*) * interval '1 hour' = ops.in_hours(hours.lasting)
       and bool_and(case hours.comparison
         when 'gt' then kpi.metric_value > hours.threshold
         when 'gte' then kpi.metric_value >= hours.threshold
@@ -421,7 +434,7 @@ begin
     rule.event_type,
     null::text,
     null::integer,
-    seen.last_seen_at < as_of - rule.silent_for,
+    seen.last_seen_at < as_of - ops.in_hours(rule.silent_for),
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join seen
@@ -436,12 +449,12 @@ begin
     agent.agent_id::text,
     agent.team,
     null::integer,
-    agent.last_event_at < as_of - rule.silent_for,
+    agent.last_event_at < as_of - ops.in_hours(rule.silent_for),
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join ops.agents as agent
     -- An agent that has been silent for ten times as long has been retired.
-    on agent.last_event_at >= as_of - 10 * rule.silent_for
+    on agent.last_event_at >= as_of - 10 * ops.in_hours(rule.silent_for)
   where rule.is_enabled
     and rule.kind = 'silent_agents';
 end;
@@ -461,7 +474,7 @@ begin atomic
     job.name,
     null::text,
     null::integer,
-    coalesce(job.last_run_at < job_conditions.as_of - coalesce(rule.silent_for, 2 * ops.refresh_interval()), false),
+    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false),
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text

@@ -8,6 +8,7 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row, scalar_row, tuple_row
 from psycopg.types.json import Json, Jsonb
 
@@ -84,12 +85,14 @@ def add_event(
     )
 
 
-def add_events(connection: Connection, count: int, event_type: str, at: str | datetime, **said: object) -> None:
+def add_events(
+    connection: Connection, count: int, event_type: str, at: str | datetime, *, org_id: UUID = NIL, **said: object
+) -> None:
     """Insert `count` equal events."""
     connection.execute(
-        "insert into public.telemetry_events (event_type, event_timestamp, metadata)"
-        " select %s, %s, %s from generate_series(1, %s)",
-        [event_type, at, Jsonb(said), count],
+        "insert into public.telemetry_events (event_type, event_timestamp, org_id, metadata)"
+        " select %s, %s, %s, %s from generate_series(1, %s)",
+        [event_type, at, org_id, Jsonb(said), count],
     )
 
 
@@ -140,3 +143,111 @@ STATES: dict[str, LiteralString] = {
 def states(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Return everything that the aggregation keeps, whole and in order."""
     return {name: rows(connection, query) for name, query in STATES.items()}
+
+
+def add_slo(
+    connection: Connection,
+    name: str = "deploys",
+    *,
+    objective: str = "error_rate",
+    event_type: str = "deploy",
+    target: object = "0.9",
+    threshold_ms: object = None,
+    window: str | None = "30 days",
+    calendar: str | None = None,
+    zone: str | None = None,
+    slices: tuple[str, object] | None = None,
+    expected_interval: str | None = "10 years",
+    valid_from: str | datetime = "-infinity",
+) -> None:
+    """Insert an objective as a user does; slices are the length of a slice and its target."""
+    connection.execute(
+        "insert into ops.slos (slo_name, service, objective, description, event_type, target, threshold_ms,"
+        " rolling_window, calendar_period, time_zone, budgeting_method, time_slice, slice_target, expected_interval,"
+        " valid_from) values (%s, 'shop', %s, 'a promise', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            *(name, objective, event_type, target, threshold_ms, None if calendar else window, calendar, zone),
+            *("timeslices" if slices else "occurrences", *(slices or (None, None)), expected_interval, valid_from),
+        ],
+    )
+
+
+def evaluate(
+    connection: Connection,
+    slo: str,
+    *columns: str,
+    as_of: str | datetime,
+    with_fresh: bool = False,
+    org_id: UUID = NIL,
+) -> tuple[Any, ...]:
+    """Return columns of how one objective stands, as if the jobs had just run."""
+    connection.execute("update ops.job_runs set finished_at = %s", [as_of])
+    query = sql.SQL(
+        "select {} from ops.evaluate_slos(as_of => %s, with_fresh => %s, slo_names => array[%s]) where org_id = %s"
+    ).format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        (found,) = cursor.execute(query, [as_of, with_fresh, slo, org_id]).fetchall()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class AlertReport:
+    """What an evaluation of the alert rules answers."""
+
+    state: str
+    found: int | None
+    fired: int | None
+    resolved: int | None
+    frozen: int | None
+    queued: int | None
+
+
+def evaluate_alerts(connection: Connection, as_of: str | datetime, kinds: list[str] | None = None) -> AlertReport:
+    with connection.cursor(row_factory=class_row(AlertReport)) as cursor:
+        query = "select * from ops.evaluate_alerts(as_of => %s, kinds => %s)"
+        report = cursor.execute(query, [as_of, kinds]).fetchone()
+    assert report is not None
+    return report
+
+
+def run_jobs(connection: Connection, as_of: str | datetime) -> AlertReport:
+    """Refresh and evaluate the alert rules, as cron would have done at that instant."""
+    refresh(connection, as_of=as_of)
+    connection.execute("update ops.job_runs set finished_at = %s where job = 'refresh'", [as_of])
+    return evaluate_alerts(connection, as_of)
+
+
+def add_row(connection: Connection, table: str, **columns: object) -> None:
+    """Insert a row into a table of the schema ops."""
+    connection.execute(
+        sql.SQL("insert into {} ({}) values ({})").format(
+            sql.Identifier("ops", table),
+            sql.SQL(", ").join(map(sql.Identifier, columns)),
+            sql.SQL(", ").join(sql.Placeholder() * len(columns)),
+        ),
+        list(columns.values()),
+    )
+
+
+def add_rule(connection: Connection, name: str, kind: str, severity: str = "ticket", **columns: object) -> None:
+    add_row(connection, "alert_rules", rule_name=name, kind=kind, severity=severity, **columns)
+
+
+def add_channel(connection: Connection, name: str = "ops", **columns: object) -> None:
+    add_row(connection, "alert_channels", channel_name=name, kind="webhook", secret_env="OPS_URL", **columns)
+
+
+def alerts(connection: Connection) -> list[tuple[str, str, str]]:
+    """Return rule, subject and state of each alert, in order."""
+    return rows(connection, "select rule_name, subject, state from ops.alerts order by 1, 2, alert_id")
+
+
+def told(connection: Connection) -> list[tuple[str, str, list[str], list[str]]]:
+    """Return channel, group, and the rules said to fire and to be over, of each message in the outbox."""
+    return rows(
+        connection,
+        "select channel_name, group_key,"
+        " array(select fact ->> 'rule' from jsonb_array_elements(message -> 'firing') as fact order by 1),"
+        " array(select fact ->> 'rule' from jsonb_array_elements(message -> 'resolved') as fact order by 1)"
+        " from ops.alert_deliveries where state <> 'silenced' order by delivery_id",
+    )

@@ -2,58 +2,21 @@
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 import psycopg
 
 from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, server
+from opskpi.alerting import evaluation
+from opskpi.cli_alert import alert
+from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
+from opskpi.options import INSTANT, Options, command, parse_range
 
-INSTANT = click.DateTime(
-    ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z"]
-)
 PERIODS = ("hour", "day", "week", "month")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What every command takes: the DSN, if given, and whether to print JSON."""
-
-    dsn: str | None
-    as_json: bool
-
-    def connect(self, *, current: bool = True) -> psycopg.Connection:
-        """A connection to the chosen database; `current` refuses one whose migrations differ from this program's."""
-        connection = db.connect(db.resolve_dsn(self.dsn, console.notice))
-        if current:
-            migrations.require_current(connection)
-        return connection
-
-
-def command(**attributes: Any) -> Callable[[Callable[..., None]], click.Command]:
-    """A command with --dsn and --json, whose function gets them as Options."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        def with_options(dsn: str | None, as_json: bool, **arguments: Any) -> None:
-            function(Options(dsn, as_json), **arguments)
-
-        with_options.__doc__ = function.__doc__
-        with_options.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for machines.")
-        dsn = click.option(
-            "--dsn",
-            metavar="DSN",
-            help="The database; else OPSKPI_DSN, SUPABASE_DB_URL, DATABASE_URL, else the embedded server.",
-        )
-        name = attributes.pop("name", function.__name__.replace("_", "-"))
-        return cli.command(name=name, **attributes)(dsn(as_json(with_options)))
-
-    return decorate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +30,11 @@ def cli() -> None:
     """
 
 
-@command(name="demo")
+cli.add_command(slo)
+cli.add_command(alert)
+
+
+@command(cli, name="demo")
 def demo_command(options: Options) -> None:
     """Load a realistic month of events and show what becomes of it.
 
@@ -86,7 +53,7 @@ def demo_command(options: Options) -> None:
     console.show(result.next_steps)
 
 
-@command()
+@command(cli)
 def migrate(options: Options) -> None:
     """Bring the database to this program's schema, as `supabase db push` would.
 
@@ -102,7 +69,7 @@ def migrate(options: Options) -> None:
         console.show(f"{len(applied)} migrations applied" if applied else "nothing to apply, the schema is current")
 
 
-@command(name="ingest")
+@command(cli, name="ingest")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def ingest_command(options: Options, files: tuple[str, ...]) -> None:
     """Store the events of each FILE: JSON lines or one JSON array, gzipped or not, - for standard input.
@@ -118,7 +85,12 @@ def ingest_command(options: Options, files: tuple[str, ...]) -> None:
         for file in files:
             with console.progress(f"reading {file}", None, quiet=options.as_json) as bar:
                 summaries.append(
-                    ingest.ingest(connection, file, on_progress=lambda done, total, _, bar=bar: bar.update(done, total))
+                    ingest.ingest(
+                        connection,
+                        file,
+                        on_progress=lambda done, total, _, bar=bar: bar.update(done, total),
+                        open_another=lambda: db.connect(db.resolve_dsn(options.dsn, lambda _: None)),
+                    )
                 )
             if not options.as_json:
                 _show_summary(summaries[-1])
@@ -128,7 +100,7 @@ def ingest_command(options: Options, files: tuple[str, ...]) -> None:
         raise OpsKpiError("every line was refused", "Is this a file of events? See the reasons above.")
 
 
-@command()
+@command(cli)
 @click.option(
     "--period",
     type=click.Choice([*PERIODS, "all"]),
@@ -155,17 +127,19 @@ def aggregate(options: Options, period: str) -> None:
         console.show(_refreshed(totals, shown))
 
 
-@command()
+@command(cli)
 def run(options: Options) -> None:
-    """Do everything that is due: counting, then upkeep. This is what cron calls.
+    """Do everything that is due: counting, alerts, upkeep, sending. This is what cron calls.
 
     \b
     Example (crontab):
       */5 * * * * OPSKPI_DSN=... opskpi run
     """
-    # Counting comes first: it must go on whatever keeps the upkeep from its work.
+    # Counting comes first: it must go on whatever keeps the rest from its work.
     totals = _refresh(options)
     with options.connect() as connection:
+        alerts = evaluation.evaluate(connection)
+        sent = evaluation.send(connection, os.environ, console.notice)
         made = refresh.maintain(connection)
     if options.as_json:
         console.show_json(
@@ -175,13 +149,16 @@ def run(options: Options) -> None:
                 "events": totals.events,
                 "kpi_rows": totals.rows,
                 "message": totals.message,
+                "alerts": alerts,
+                "deliveries": sent,
             }
         )
     else:
         console.show(_refreshed(totals, totals.rows))
+        console.show(evaluation.in_words(alerts, sent))
 
 
-@command()
+@command(cli)
 @click.option("--since", type=INSTANT, required=True, help="First instant of the range (UTC without an offset).")
 @click.option("--until", type=INSTANT, required=True, help="First instant after the range.")
 def rebuild(options: Options, since: datetime, until: datetime) -> None:
@@ -191,11 +168,7 @@ def rebuild(options: Options, since: datetime, until: datetime) -> None:
     Example:
       opskpi rebuild --since 2026-01-01 --until 2026-02-01
     """
-    since, until = _with_zone(since), _with_zone(until)
-    if since >= until:
-        raise OpsKpiError(
-            f"the range is empty: {since} to {until}", "Pass --since before --until.", ExitCode.BAD_ARGUMENT
-        )
+    since, until = parse_range(since, until)
     days = max((until - since).days, 1)
     with (
         options.connect() as connection,
@@ -208,7 +181,7 @@ def rebuild(options: Options, since: datetime, until: datetime) -> None:
         console.show(f"rebuilt from {read:,} events and audits")
 
 
-@command()
+@command(cli)
 @click.option(
     "--period",
     type=click.Choice(PERIODS),
@@ -235,27 +208,7 @@ def kpi(options: Options, period: str, metric: str | None, breakdowns: bool) -> 
         console.show("no KPI has a value yet; send events, or try `opskpi demo`")
 
 
-@command()
-@click.option("--fail-on-breach", is_flag=True, help="Exit with 3 when an objective is breached.")
-def slo(options: Options, fail_on_breach: bool) -> None:
-    """Show each objective: status, SLI, target, budget left and burn rates.
-
-    \b
-    Example:
-      opskpi slo --fail-on-breach
-    """
-    with options.connect() as connection:
-        slos = reading.slos(connection)
-    if options.as_json:
-        console.show_json(slos)
-    else:
-        console.show_slos(slos)
-    breached = [row.slo_name for row in slos if row.status == "breached"]
-    if fail_on_breach and breached:
-        raise OpsKpiError(f"breached: {', '.join(breached)}", exit_code=ExitCode.BREACH)
-
-
-@command(name="doctor")
+@command(cli, name="doctor")
 def doctor_command(options: Options) -> None:
     """Check that all is well, one line each; exit 1 if one check fails.
 
@@ -274,7 +227,7 @@ def doctor_command(options: Options) -> None:
         raise OpsKpiError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
 
 
-@command()
+@command(cli)
 def stop(options: Options) -> None:
     """Stop the embedded server; its data stays.
 
@@ -349,7 +302,3 @@ def _show_summary(summary: ingest.Summary) -> None:
         console.show(f"  line {refusal.line}: {refusal.field + ' ' if refusal.field else ''}{refusal.reason}")
     if summary.refused_file is not None:
         console.show(f"  the refused lines are in {summary.refused_file}")
-
-
-def _with_zone(instant: datetime) -> datetime:
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

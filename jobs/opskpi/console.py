@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -91,7 +91,7 @@ def show_kpis(kpis: Sequence[Kpi]) -> None:
 def show_slos(slos: Sequence[Slo]) -> None:
     """A table of objectives with status, budget and burn rates."""
     many_orgs = {slo.org_id for slo in slos} != {NIL_ORG}
-    table = Table(title="SLOs, rolling window", title_justify="left")
+    table = Table(title="SLOs", title_justify="left")
     if many_orgs:
         table.add_column("org")
     for name in (
@@ -104,6 +104,7 @@ def show_slos(slos: Sequence[Slo]) -> None:
         "budget left",
         "burn 1h",
         "burn 1d",
+        "exhausted in",
         "events needed",
     ):
         table.add_column(name, justify="left" if name in {"SLO", "status"} else "right")
@@ -119,8 +120,25 @@ def show_slos(slos: Sequence[Slo]) -> None:
             _percent(slo.budget_left, digits=1),
             _number(slo.burn_rate_1h),
             _number(slo.burn_rate_1d),
+            _exhausted_in(slo),
             f"{slo.events_needed:,}" if slo.events_needed else "",
         )
+    _print(table)
+
+
+def show_rows(title: str, rows: Sequence[Any], nothing: str, *, without: Collection[str] = ()) -> None:
+    """A table of rows of one dataclass, a column a field but for those `without`; `nothing` when there are none."""
+    if not rows:
+        show(nothing)
+        return
+    names = [field.name for field in fields(rows[0]) if field.name not in without]
+    if all(getattr(row, "org_id", NIL_ORG) == NIL_ORG for row in rows) and "org_id" in names:
+        names.remove("org_id")
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(escape(_cell(getattr(row, name))) for name in names))
     _print(table)
 
 
@@ -147,8 +165,28 @@ def _stdout() -> Console:
     return _Stdout() if sys.stdout.isatty() else _Stdout(width=200)
 
 
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, Decimal):
+        return f"{value:.6f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    return str(value)
+
+
 def _percent(ratio: Decimal | None, digits: int = 3) -> str:
     return "" if ratio is None else f"{ratio * 100:.{digits}f} %"
+
+
+def _exhausted_in(slo: Slo) -> str:
+    if slo.budget_left is None:
+        return ""
+    return "never" if slo.time_to_exhaustion is None else f"{slo.time_to_exhaustion / timedelta(days=1):.1f} d"
 
 
 def _number(value: Decimal | None) -> str:

@@ -48,7 +48,7 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
             total = len(migrations.pending(connection))
             names: list[str] = []
             migrations.migrate(connection, lambda name: (names.append(name), bar.update(len(names), total))[0])
-        loaded = _load(connection, quiet=quiet)
+        loaded = _load(connection, target, quiet=quiet)
         refresh.maintain(connection)
         with console.progress("counting hours, days, weeks, months", None, quiet=quiet) as bar:
             refresh.refresh(connection, lambda done, left: bar.update(done, done + left))
@@ -60,7 +60,7 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
         )
 
 
-def _load(connection: psycopg.Connection, *, quiet: bool) -> int:
+def _load(connection: psycopg.Connection, dsn: str, *, quiet: bool) -> int:
     until = _begin(connection)
     if _note(connection, "demo_loaded") is not None:
         return 0
@@ -72,7 +72,12 @@ def _load(connection: psycopg.Connection, *, quiet: bool) -> int:
         file = Path(folder) / "month.jsonl"
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(event) + "\n" for event in sample.month(until))
-        summary = ingest.ingest(connection, str(file), on_progress=lambda done, total, _: bar.update(done, total))
+        summary = ingest.ingest(
+            connection,
+            str(file),
+            on_progress=lambda done, total, _: bar.update(done, total),
+            open_another=partial(db.connect, dsn),
+        )
     _note(connection, "demo_loaded", str(summary.read), "Events of the demo's month (count).")
     return summary.accepted
 

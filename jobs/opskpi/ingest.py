@@ -6,14 +6,17 @@ import os
 import queue
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psycopg
 from psycopg.rows import class_row, scalar_row
@@ -21,10 +24,13 @@ from psycopg.types.json import Json
 
 from opskpi.documents import Document, Record, open_document
 from opskpi.errors import OpsKpiError
+from opskpi.lanes import Lane, Lanes
 
 BATCH_RECORDS = 2_000
 BATCH_BYTES = 4 << 20
-BATCHES_READ_AHEAD = 2
+BATCHES_READ_AHEAD = 1
+PATIENCE_S = 1.0
+FIRST_BATCHES_ALONE = 16
 DEEPEST_NESTING = 32
 LONGEST_INTEGER = 1_000
 REFUSALS_KEPT = 20
@@ -73,7 +79,11 @@ class _Progress:
 
 
 def ingest(
-    connection: psycopg.Connection, source: str, *, on_progress: Callable[[int, int | None, int], None]
+    connection: psycopg.Connection,
+    source: str,
+    *,
+    on_progress: Callable[[int, int | None, int], None],
+    open_another: Callable[[], psycopg.Connection] | None = None,
 ) -> Summary:
     """Store the events of a file (JSON lines or one JSON array, gzipped or not), or of `-`, standard input.
 
@@ -82,15 +92,25 @@ def ingest(
     inside a transaction. `on_progress` is called after each batch with the bytes read of the file as stored,
     the size of the file (None for a stream) and the number of the last line.
 
+    `open_another` opens another connection to the same database. With it, two batches are stored at a time while
+    they do not get in each other's way; they are still committed in the order of the file, and of an event that
+    is in both, the later one is the duplicate. It is called once at most, in a thread, and not for a single batch.
+    When it raises psycopg.Error or OpsKpiError, batches are stored one at a time.
+
     Raises OpsKpiError for a source that cannot be read to its end (BAD_ARGUMENT; what came before stays
-    stored) and when a refused line cannot be written down (the batch is rolled back).
+    stored) and when a refused line cannot be written down; psycopg.Error for what the server reports. The batch
+    at fault and those after it are rolled back, those before it stay stored.
     """
     with open_document(source) as document:
         progress = _progress(connection, document.key)
         importing = _Import(connection, document, progress, Summary(source, resumed_at=progress.lines))
-        with importing.refused_file, _read_ahead(document, progress) as batches:
-            for batch in batches:
-                importing.store(batch)
+        news = threading.Event()
+        with (
+            importing.refused_file,
+            _ReadAhead(document, progress, news) as batches,
+            Lanes(connection, open_another, news) as lanes,
+        ):
+            for batch in importing.store(batches, lanes):
                 on_progress(batch.position, document.total, batch.lines)
         if document.key:
             with connection.transaction():
@@ -253,45 +273,78 @@ def _batches(document: Document, progress: _Progress) -> Iterator[_Batch]:
         yield batch
 
 
-@contextmanager
-def _read_ahead(document: Document, progress: _Progress) -> Iterator[Iterator[_Batch]]:
-    """Read and check the batches in a thread while the server stores the ones before."""
-    ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(BATCHES_READ_AHEAD)
-    left = threading.Event()
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None = None
 
-    def hand_over(item: _Batch | BaseException | None) -> bool:
-        while not left.is_set():
+
+class _ReadAhead:
+    """The batches of a document, read and checked in a thread while the server stores the ones before.
+
+    `news` is set when there is one more.
+    """
+
+    def __init__(self, document: Document, progress: _Progress, news: threading.Event) -> None:
+        self._document = document
+        self._progress = progress
+        self._news = news
+        self._ready: queue.Queue[_Batch | _End] = queue.Queue(BATCHES_READ_AHEAD)
+        self._next: _Batch | _End | None = None
+        self._left = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="opskpi-ingest-reader", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        self._document.stop()
+        # A reader blocked on a silent pipe cannot be woken; as a daemon it does not keep the process alive.
+        self._reader.join(timeout=None if self._document.total is not None else 1)
+
+    def at_end(self) -> bool:
+        """Whether all batches were taken; raises what ended the reading before the end."""
+        following = self._peek()
+        if isinstance(following, _End) and following.error:
+            raise following.error
+        return isinstance(following, _End)
+
+    def peek(self) -> _Batch | None:
+        """Return the next batch, None at the end and while it is not read yet."""
+        following = self._peek()
+        return following if isinstance(following, _Batch) else None
+
+    def skip(self) -> None:
+        """Go on to the batch after the one that `peek` returned."""
+        self._next = None
+
+    def _peek(self) -> _Batch | _End | None:
+        if self._next is None:
+            with suppress(queue.Empty):
+                self._next = self._ready.get_nowait()
+        return self._next
+
+    def _read(self) -> None:
+        try:
+            for batch in _batches(self._document, self._progress):
+                if not self._hand_over(batch):
+                    return
+            self._hand_over(_End())
+        except BaseException as error:  # noqa: BLE001 - raised again where the batches are used
+            self._hand_over(_End(error))
+
+    def _hand_over(self, item: _Batch | _End) -> bool:
+        while not self._left.is_set():
             try:
-                ready.put(item, timeout=0.1)
+                self._ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
+            self._news.set()
             return True
         return False
-
-    def read() -> None:
-        try:
-            for batch in _batches(document, progress):
-                if not hand_over(batch):
-                    return
-            hand_over(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the batches are used
-            hand_over(error)
-
-    def batches() -> Iterator[_Batch]:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    reader = threading.Thread(target=read, name="opskpi-ingest-reader", daemon=True)
-    reader.start()
-    try:
-        yield batches()
-    finally:
-        left.set()
-        document.stop()
-        # A reader blocked on a silent pipe cannot be woken; as a daemon it does not keep the process alive.
-        reader.join(timeout=None if document.total is not None else 1)
 
 
 class _RefusedFile:
@@ -357,6 +410,45 @@ def _refused_line(refusal: Refusal, record: Record) -> bytes:
         return json.dumps(row | {"text": record.text.decode(errors="surrogateescape")}).encode() + b"\n"
 
 
+class _Verdict(NamedTuple):
+    accepted: int
+    duplicate: int
+    refused: list[tuple[Refusal, Record]]
+
+
+@dataclass(slots=True)
+class _Storing:
+    """A batch on its lane: its transaction is open from the call to the commit, unless it was `undone`."""
+
+    batch: _Batch
+    lane: Lane
+    verdict: Future[_Verdict]
+    has_company: bool
+    undone: bool = False
+
+    def is_running(self) -> bool:
+        return not self.verdict.done()
+
+    def waits_for_its_turn(self) -> bool:
+        return not self.undone and self.verdict.done()
+
+    def holds_locks(self) -> bool:
+        return self.waits_for_its_turn() and self.verdict.exception() is None
+
+    def failed_for_its_company(self) -> bool:
+        """Whether it may succeed alone: a deadlock, or a time limit that waiting for the other batch exceeded."""
+        error = self.verdict.exception()
+        return self.has_company and isinstance(error, psycopg.OperationalError) and not self.lane.connection.closed
+
+    def undo(self) -> None:
+        self.lane.connection.rollback()
+        self.undone = True
+
+    def store_again(self) -> None:
+        self.verdict = self.lane.submit(partial(_store, batch=self.batch))
+        self.undone = self.has_company = False
+
+
 class _Import:
     """One source on its way into the database, a transaction a batch."""
 
@@ -366,49 +458,98 @@ class _Import:
         self._connection = connection
         self._key = document.key
         self._months: set[str] = set()
+        self._under_way: deque[_Storing] = deque()
+        self._batches_alone = 0
+        self._next_batches_alone = FIRST_BATCHES_ALONE
         self.summary = summary
         self.refused_file = _RefusedFile(document.refused_path, progress.refused_bytes)
         self._add(progress.accepted, progress.duplicate, progress.refused)
 
-    def store(self, batch: _Batch) -> None:
-        self._create_partitions(batch.months)
-        with self._connection.transaction():
-            accepted, duplicate, refused = self._ingest_events(batch)
-            if refused:
-                self.refused_file.append(refused)
-            self._note_progress(batch, accepted, duplicate, len(refused))
+    def store(self, batches: _ReadAhead, lanes: Lanes) -> Iterator[_Batch]:
+        """Store the batches, as many at a time as there are lanes; yield each when it is committed, in order.
+
+        Postgres sees no deadlock in a batch that waits for rows of a later one that waits here for its turn.
+        Hence none waits longer than PATIENCE_S: it is rolled back, and stored again when its turn has come.
+        """
+        while self._under_way or not batches.at_end():
+            if self._under_way and self._under_way[0].waits_for_its_turn():
+                if self._commit(self._under_way[0]):
+                    lanes.give_back(self._under_way[0].lane)
+                    yield self._under_way.popleft().batch
+            elif not self._make_way() and not self._begin(batches, lanes):
+                in_time = lanes.news.wait(PATIENCE_S)
+                lanes.news.clear()
+                if not in_time and any(storing.holds_locks() for storing in self._under_way):
+                    self._go_alone()
+
+    def _begin(self, batches: _ReadAhead, lanes: Lanes) -> bool:
+        batch = batches.peek()
+        # A partition takes locks that would wait for a batch that waits here.
+        if not batch or (self._under_way and (self._batches_alone or self._months_to_create(batch))):
+            return False
+        lane = lanes.take()
+        if not lane:
+            return False
+        self._create_partitions(batch)
+        batches.skip()
+        for other in self._under_way:
+            other.has_company = True
+        verdict = lane.submit(partial(_store, batch=batch))
+        self._under_way.append(_Storing(batch, lane, verdict, has_company=bool(self._under_way)))
+        return True
+
+    def _commit(self, storing: _Storing) -> bool:
+        """Commit the first batch under way; False if it was rolled back instead, to be stored again."""
+        if storing.failed_for_its_company():
+            storing.undo()
+            self._go_alone()
+            return False
+        accepted, duplicate, refused = storing.verdict.result()
+        if refused:
+            self.refused_file.append(refused)
+        self._note_progress(storing, accepted, duplicate, len(refused))
+        storing.lane.connection.commit()
         self._add(accepted, duplicate, len(refused))
         room = REFUSALS_KEPT - len(self.summary.refusals)
         self.summary.refusals += [refusal for refusal, _ in refused[:room]]
+        self._batches_alone = max(0, self._batches_alone - 1)
+        return True
 
-    def _create_partitions(self, months: set[str]) -> None:
+    def _go_alone(self) -> None:
+        """Store one batch at a time for a while, and for twice as long the next time: to find out takes PATIENCE_S."""
+        self._batches_alone = self._next_batches_alone
+        self._next_batches_alone *= 2
+
+    def _make_way(self) -> bool:
+        """Do the next step towards the first batch being alone, if there is one to do."""
+        if not self._under_way:
+            return False
+        first, *others = self._under_way
+        for other in others:
+            if self._batches_alone and other.holds_locks():
+                other.undo()
+                return True
+        if first.undone and not any(other.is_running() for other in others):
+            first.store_again()
+            return True
+        return False
+
+    def _months_to_create(self, batch: _Batch) -> list[str]:
         latest = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m")
-        for month in sorted(months - self._months):
-            if _MONTH.fullmatch(month) and month <= latest:
-                with self._connection.transaction():
-                    first_day = f"{month}-01"
-                    self._connection.execute("select ops.create_partition(month => %s::date)", [first_day])
-                self._months.add(month)
+        return sorted(month for month in batch.months - self._months if _MONTH.fullmatch(month) and month <= latest)
 
-    def _ingest_events(self, batch: _Batch) -> tuple[int, int, list[tuple[Refusal, Record]]]:
-        if not batch.events:
-            return 0, 0, batch.refused
-        # As it was written: parsing and writing it anew would be slow and would round numbers.
-        events = Json(b"[%b]" % b",".join(batch.events), dumps=bytes)
-        with self._connection.cursor(row_factory=scalar_row) as cursor:
-            (answer,) = cursor.execute("select public.ingest_events(events => %s::json)", [events]).fetchall()
-        refused = [
-            (Refusal(record.number, verdict["field"] or "", verdict["reason"]), record)
-            for verdict in answer["refused"]
-            for record in [batch.records[verdict["index"]]]
-        ]
-        return answer["accepted"], answer["duplicate"], sorted(batch.refused + refused, key=_by_line)
+    def _create_partitions(self, batch: _Batch) -> None:
+        for month in self._months_to_create(batch):
+            with self._connection.transaction():
+                first_day = f"{month}-01"
+                self._connection.execute("select ops.create_partition(month => %s::date)", [first_day])
+            self._months.add(month)
 
-    def _note_progress(self, batch: _Batch, accepted: int, duplicate: int, refused: int) -> None:
+    def _note_progress(self, storing: _Storing, accepted: int, duplicate: int, refused: int) -> None:
         if not self._key:
             return
         summary = self.summary
-        self._connection.execute(
+        storing.lane.connection.execute(
             """
             select ops.record_import_progress(
               source_key => %s, lines => %s, bytes => %s,
@@ -416,7 +557,7 @@ class _Import:
             )
             """,
             [
-                self._key, batch.lines, batch.end,
+                self._key, storing.batch.lines, storing.batch.end,
                 summary.accepted + accepted, summary.duplicate + duplicate, summary.refused + refused,
                 self.refused_file.size,
             ],
@@ -429,6 +570,24 @@ class _Import:
         self.summary.read += accepted + duplicate + refused
         if self.summary.refused:
             self.summary.refused_file = self.refused_file.path
+
+
+def _store(connection: psycopg.Connection, batch: _Batch) -> _Verdict:
+    """Store the batch in a transaction that stays open."""
+    if connection.autocommit:
+        connection.execute("begin")
+    if not batch.events:
+        return _Verdict(0, 0, batch.refused)
+    # As it was written: parsing and writing it anew would be slow and would round numbers.
+    events = Json(b"[%b]" % b",".join(batch.events), dumps=bytes)
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (answer,) = cursor.execute("select public.ingest_events(events => %s::json)", [events]).fetchall()
+    refused = [
+        (Refusal(record.number, verdict["field"] or "", verdict["reason"]), record)
+        for verdict in answer["refused"]
+        for record in [batch.records[verdict["index"]]]
+    ]
+    return _Verdict(answer["accepted"], answer["duplicate"], sorted(batch.refused + refused, key=_by_line))
 
 
 def _by_line(refused: tuple[Refusal, Record]) -> int:

@@ -65,7 +65,7 @@ def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], No
 
 def maintain(connection: psycopg.Connection) -> int:
     """Make the partitions that are due and forget old job runs; returns how many partitions were made."""
-    with _journalled(connection, "maintain"), connection.cursor(row_factory=scalar_row) as cursor:
+    with journalled(connection, "maintain"), connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute("select ops.maintain()").fetchone() or 0
 
 
@@ -80,10 +80,7 @@ def rebuild(
     Returns how many events and audits it read. `on_progress` gets the instant up to which it is done.
     Raises OpsKpiError when the range is empty.
     """
-    with connection.cursor(row_factory=class_row(StoredRange)) as cursor:
-        stored = cursor.execute(
-            "select first_at, end_at from ops.stored_range(since => %s, until => %s)", [since, until]
-        ).fetchone()
+    stored = stored_range(connection, since, until)
     if stored is None:
         return 0
     read, step_start = 0, stored.first_at
@@ -92,7 +89,7 @@ def rebuild(
             day=1
         )
         step_end = min(stored.end_at, month_end)
-        with _journalled(connection, "rebuild"), connection.cursor(row_factory=scalar_row) as cursor:
+        with journalled(connection, "rebuild"), connection.cursor(row_factory=scalar_row) as cursor:
             # Units of work are counted whole, so once is enough.
             read += (
                 cursor.execute(
@@ -106,8 +103,18 @@ def rebuild(
     return read
 
 
+def stored_range(
+    connection: psycopg.Connection, since: datetime | str = "-infinity", until: datetime | str = "infinity"
+) -> StoredRange | None:
+    """The part of [since, until) for which there are events, audits or rollups; None when there is none."""
+    with connection.cursor(row_factory=class_row(StoredRange)) as cursor:
+        return cursor.execute(
+            "select first_at, end_at from ops.stored_range(since => %s, until => %s)", [since, until]
+        ).fetchone()
+
+
 def _refresh_once(connection: psycopg.Connection) -> Report:
-    with _journalled(connection, "refresh"), connection.cursor(row_factory=class_row(Report)) as cursor:
+    with journalled(connection, "refresh"), connection.cursor(row_factory=class_row(Report)) as cursor:
         report = cursor.execute(
             "select state, events, cursor_id, behind, hour_rows, day_rows, week_rows, month_rows, message"
             " from ops.refresh(max_wait => %s)",
@@ -119,7 +126,7 @@ def _refresh_once(connection: psycopg.Connection) -> Report:
 
 
 @contextmanager
-def _journalled(connection: psycopg.Connection, job: str) -> Iterator[None]:
+def journalled(connection: psycopg.Connection, job: str) -> Iterator[None]:
     """Write a failure of the job to its journal, since the failed transaction took its own row along."""
     try:
         yield

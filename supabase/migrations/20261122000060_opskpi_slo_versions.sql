@@ -761,14 +761,22 @@ return (total - good) > (1 - target) * greatest(total, ceil(1 / (1 - target)));
 comment on function ops.is_overspent(numeric, numeric, numeric) is
   'Whether more is bad than the budget allows, even if all that is still needed to judge turns out good: 2 of 10 at 99.9 %, not 1 of 10.';
 
+create function ops.in_hours(length interval)
+returns interval
+language sql
+immutable
+set search_path = ''
+return make_interval(secs => extract(epoch from length)::double precision);
+comment on function ops.in_hours(interval) is
+  'The same length without days, since a day of the session''s time zone may have 23 or 25 hours.';
+
 create function ops.slo_window_start(rolling_window interval, calendar_period text, time_zone text, as_of timestamptz)
 returns timestamptz
 language sql
 stable
 set search_path = ''
 return case
-  -- In hours, since a day of the session's time zone may have 23 or 25.
-  when calendar_period is null then as_of - make_interval(secs => extract(epoch from rolling_window)::double precision)
+  when calendar_period is null then as_of - ops.in_hours(rolling_window)
   else date_trunc(calendar_period, as_of, coalesce(time_zone, ops.time_zone()))
 end;
 comment on function ops.slo_window_start(interval, text, text, timestamptz) is
@@ -780,7 +788,7 @@ language sql
 stable
 set search_path = ''
 return case
-  when calendar_period is null then make_interval(secs => extract(epoch from rolling_window)::double precision)
+  when calendar_period is null then ops.in_hours(rolling_window)
   else make_interval(secs => (
     select extract(
       epoch from
@@ -882,6 +890,15 @@ begin atomic
         and fresh.bucket_start > exclusion.since - interval '5 minutes'
         and fresh.bucket_start < exclusion.until
     ) as bucket
+  ),
+  extra as materialized (
+    select fresh.org_id, version.slo_name, version.version, fresh.bucket_start, fresh.good, fresh.total, false as is_exclusion
+    from fresh
+    join ops.slo_versions as version
+      on version.sli_id = fresh.sli_id
+    union all
+    select excluded.org_id, excluded.slo_name, excluded.version, excluded.bucket_start, -excluded.good, -excluded.total, true
+    from excluded
   )
   select
     span.org_id,
@@ -889,65 +906,75 @@ begin atomic
     span.version,
     span.since,
     span.until,
-    coalesce(summed.good, 0),
-    coalesce(summed.total, 0),
-    coalesce(summed.good_unadjusted, 0),
-    coalesce(summed.total_unadjusted, 0)
+    coalesce(sliced.good, coalesce(stored.good, 0) + coalesce(added.good, 0)),
+    coalesce(sliced.total, coalesce(stored.total, 0) + coalesce(added.total, 0)),
+    coalesce(sliced.good_unadjusted, coalesce(stored.good, 0) + coalesce(added.good_unadjusted, 0)),
+    coalesce(sliced.total_unadjusted, coalesce(stored.total, 0) + coalesce(added.total_unadjusted, 0))
   from unnest(sum_slos.spans) as span
   join ops.slo_versions as version
     on version.slo_name = span.slo_name
     and version.version = span.version
+  -- A sum and nothing else: this is where the time goes.
   cross join lateral (
-    with counted as (
-      select stored.bucket_start, stored.good, stored.total, false as is_exclusion
-      from ops.sli_counts as stored
-      where stored.org_id = span.org_id
-        and stored.sli_id = version.sli_id
-        and stored.bucket_start >= span.since
-        and stored.bucket_start < span.until
-      union all
-      select fresh.bucket_start, fresh.good, fresh.total, false
-      from fresh
-      where fresh.org_id = span.org_id
-        and fresh.sli_id = version.sli_id
-        and fresh.bucket_start >= span.since
-        and fresh.bucket_start < span.until
-      union all
-      select excluded.bucket_start, -excluded.good, -excluded.total, true
-      from excluded
-      where excluded.org_id = span.org_id
-        and excluded.slo_name = span.slo_name
-        and excluded.version = span.version
-        and excluded.bucket_start >= span.since
-        and excluded.bucket_start < span.until
-    ),
-    sliced as (
+    select sum(bucket.good)::bigint as good, sum(bucket.total)::bigint as total
+    from ops.sli_counts as bucket
+    where bucket.org_id = span.org_id
+      and bucket.sli_id = version.sli_id
+      and bucket.bucket_start >= span.since
+      and bucket.bucket_start < span.until
+      and version.time_slice is null
+    offset 0
+  ) as stored
+  cross join lateral (
+    select
+      sum(extra.good)::bigint as good,
+      sum(extra.total)::bigint as total,
+      sum(extra.good) filter (where not extra.is_exclusion)::bigint as good_unadjusted,
+      sum(extra.total) filter (where not extra.is_exclusion)::bigint as total_unadjusted
+    from extra
+    where extra.org_id = span.org_id
+      and extra.slo_name = span.slo_name
+      and extra.version = span.version
+      and extra.bucket_start >= span.since
+      and extra.bucket_start < span.until
+    offset 0
+  ) as added
+  left join lateral (
+    with slices as (
       select
         sum(counted.good) as good,
         sum(counted.total) as total,
         sum(counted.good) filter (where not counted.is_exclusion) as good_unadjusted,
         sum(counted.total) filter (where not counted.is_exclusion) as total_unadjusted
-      from counted
-      where version.time_slice is not null
+      from (
+        select bucket.bucket_start, bucket.good, bucket.total, false as is_exclusion
+        from ops.sli_counts as bucket
+        where bucket.org_id = span.org_id
+          and bucket.sli_id = version.sli_id
+          and bucket.bucket_start >= span.since
+          and bucket.bucket_start < span.until
+          -- Here and not only below, or the slices are counted for those who have none.
+          and version.time_slice is not null
+        union all
+        select extra.bucket_start, extra.good, extra.total, extra.is_exclusion
+        from extra
+        where extra.org_id = span.org_id
+          and extra.slo_name = span.slo_name
+          and extra.version = span.version
+          and extra.bucket_start >= span.since
+          and extra.bucket_start < span.until
+      ) as counted
       group by date_bin(version.time_slice, counted.bucket_start, timestamptz '1969-12-29 00:00+00')
     )
     select
-      sum(counted.good)::bigint as good,
-      sum(counted.total)::bigint as total,
-      sum(counted.good) filter (where not counted.is_exclusion)::bigint as good_unadjusted,
-      sum(counted.total) filter (where not counted.is_exclusion)::bigint as total_unadjusted
-    from counted
-    where version.time_slice is null
-    having version.time_slice is null
-    union all
-    select
-      count(*) filter (where sliced.total > 0 and sliced.good >= version.slice_target * sliced.total),
-      count(*) filter (where sliced.total > 0),
-      count(*) filter (where sliced.total_unadjusted > 0 and sliced.good_unadjusted >= version.slice_target * sliced.total_unadjusted),
-      count(*) filter (where sliced.total_unadjusted > 0)
-    from sliced
-    having version.time_slice is not null
-  ) as summed;
+      count(*) filter (where slices.total > 0 and slices.good >= version.slice_target * slices.total) as good,
+      count(*) filter (where slices.total > 0) as total,
+      count(*) filter (where slices.total_unadjusted > 0 and slices.good_unadjusted >= version.slice_target * slices.total_unadjusted)
+        as good_unadjusted,
+      count(*) filter (where slices.total_unadjusted > 0) as total_unadjusted
+    from slices
+  ) as sliced
+    on version.time_slice is not null;
 end;
 comment on function ops.sum_slos(ops.slo_span[], ops.sli_delta[]) is
   'Good and total of each span, in events or in time slices as the version says, exclusions applied and (unadjusted) not; fresh is added to what is stored. One row a span.';
@@ -1091,7 +1118,7 @@ begin atomic
         as is_burning,
       newest.last_counted_at,
       newest.last_counted_at
-        < evaluate_slos.as_of - 2 * coalesce(judged.expected_interval, ops.setting('expected_interval')::interval) as is_silent
+        < evaluate_slos.as_of - 2 * ops.in_hours(coalesce(judged.expected_interval, ops.setting('expected_interval')::interval)) as is_silent
     from judged
     join measured
       on measured.org_id = judged.org_id
@@ -1170,6 +1197,7 @@ comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
 
 revoke execute on function
   ops.is_overspent(numeric, numeric, numeric),
+  ops.in_hours(interval),
   ops.slo_window_start(interval, text, text, timestamptz),
   ops.slo_window_length(interval, text, text, timestamptz),
   ops.fresh_slis(),
@@ -1185,6 +1213,7 @@ begin
   end if;
   revoke execute on function
     ops.is_overspent(numeric, numeric, numeric),
+    ops.in_hours(interval),
     ops.slo_window_start(interval, text, text, timestamptz),
     ops.slo_window_length(interval, text, text, timestamptz),
     ops.fresh_slis(),
@@ -1194,6 +1223,7 @@ begin
   from anon, authenticated, service_role;
   grant execute on function
     ops.is_overspent(numeric, numeric, numeric),
+    ops.in_hours(interval),
     ops.slo_window_start(interval, text, text, timestamptz),
     ops.slo_window_length(interval, text, text, timestamptz),
     ops.fresh_slis(),

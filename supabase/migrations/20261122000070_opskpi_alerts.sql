@@ -101,7 +101,7 @@ comment on table ops.alert_rules is 'One row a rule that alerts.';
 comment on column ops.alert_rules.rule_name is 'Its name; <objective>/<policy> where it came from an OpenSLO file.';
 comment on column ops.alert_rules.kind is
   'burn_rate; budget_exhausted (overspent); kpi_threshold; silent_input (an objective has no_data, or an event type is silent); silent_agents; silent_jobs.';
-comment on column ops.alert_rules.slo_name is 'Only this objective; null: each.';
+comment on column ops.alert_rules.slo_name is 'Only this objective; null: each that has no rule of the kind of its own.';
 comment on column ops.alert_rules.metric_name is 'kpi_threshold: the KPI, of the org as a whole.';
 comment on column ops.alert_rules.event_type is 'silent_input: this kind of event instead of an objective.';
 comment on column ops.alert_rules.severity is 'page, ticket or notice; a page of an objective inhibits its tickets.';
@@ -169,12 +169,15 @@ end;
 $$;
 comment on function ops.check_alert_factor() is 'Trigger: refuses a burn-rate rule whose factor is not below 1 / (1 - target) of its objective.';
 
-create trigger alert_rules_check_factor
+-- At the end of the transaction, so that a rule and the target it depends on may change together.
+create constraint trigger alert_rules_check_factor
 after insert or update on ops.alert_rules
+deferrable initially deferred
 for each row execute function ops.check_alert_factor();
 
-create trigger slos_check_factor
+create constraint trigger slos_check_factor
 after update on ops.slos
+deferrable initially deferred
 for each row execute function ops.check_alert_factor();
 
 create table ops.alerts (
@@ -274,12 +277,22 @@ begin
       rule.short_window,
       evaluated.*,
       coalesce(rule.factor, ops.alert_factor(rule.budget_share, evaluated.window_length, rule.long_window)) as burn_factor,
-      date_bin('5 minutes', as_of - rule.long_window, timestamptz '1969-12-29 00:00+00') as long_since,
-      date_bin('5 minutes', as_of - rule.short_window, timestamptz '1969-12-29 00:00+00') as short_since
+      date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00') as long_since,
+      date_bin('5 minutes', as_of - ops.in_hours(rule.short_window), timestamptz '1969-12-29 00:00+00') as short_since
     from ops.alert_rules as rule
     join evaluated
       on rule.slo_name = evaluated.slo_name
-      or (rule.slo_name is null and rule.event_type is null)
+      or (
+        rule.slo_name is null
+        and rule.event_type is null
+        and not exists (
+          select
+          from ops.alert_rules as own
+          where own.slo_name = evaluated.slo_name
+            and own.kind = rule.kind
+            and own.is_enabled
+        )
+      )
     where rule.is_enabled
       and rule.kind in ('burn_rate', 'budget_exhausted', 'silent_input')
   ),
@@ -363,7 +376,7 @@ begin
       rule.threshold,
       rule.lasting,
       definition.unit,
-      ops.period_start('hour', as_of, ops.time_zone()) - rule.lasting as since,
+      ops.period_start('hour', as_of, ops.time_zone()) - ops.in_hours(rule.lasting) as since,
       ops.period_start('hour', as_of, ops.time_zone()) as until
     from ops.alert_rules as rule
     join ops.kpi_definitions as definition
@@ -378,7 +391,7 @@ begin
     null::text,
     null::integer,
     -- Each hour must have a value: what is not measured is not beyond the limit.
-    count(*) * interval '1 hour' = hours.lasting
+    count(*) * interval '1 hour' = ops.in_hours(hours.lasting)
       and bool_and(case hours.comparison
         when 'gt' then kpi.metric_value > hours.threshold
         when 'gte' then kpi.metric_value >= hours.threshold
@@ -421,7 +434,7 @@ begin
     rule.event_type,
     null::text,
     null::integer,
-    seen.last_seen_at < as_of - rule.silent_for,
+    seen.last_seen_at < as_of - ops.in_hours(rule.silent_for),
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join seen
@@ -436,12 +449,12 @@ begin
     agent.agent_id::text,
     agent.team,
     null::integer,
-    agent.last_event_at < as_of - rule.silent_for,
+    agent.last_event_at < as_of - ops.in_hours(rule.silent_for),
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join ops.agents as agent
     -- An agent that has been silent for ten times as long has been retired.
-    on agent.last_event_at >= as_of - 10 * rule.silent_for
+    on agent.last_event_at >= as_of - 10 * ops.in_hours(rule.silent_for)
   where rule.is_enabled
     and rule.kind = 'silent_agents';
 end;
@@ -461,7 +474,7 @@ begin atomic
     job.name,
     null::text,
     null::integer,
-    coalesce(job.last_run_at < job_conditions.as_of - coalesce(rule.silent_for, 2 * ops.refresh_interval()), false),
+    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false),
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
@@ -1242,6 +1255,275 @@ begin
 end;
 $$;
 
+create function ops.compare_definition(stored jsonb, wanted jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+return (
+  select jsonb_object_agg(field.key, jsonb_build_array(stored -> field.key, field.value))
+  from jsonb_each(wanted) as field
+  where stored -> field.key is distinct from field.value
+);
+comment on function ops.compare_definition(jsonb, jsonb) is 'Each field that differs, as [stored, wanted]; null when none does.';
+
+create type ops.definition_change as (
+  kind text,
+  name text,
+  change text,
+  differences jsonb
+);
+comment on type ops.definition_change is 'What becomes of a definition: created, changed (differences has each field as [before, after]), unchanged or removed.';
+
+create function ops.apply_definitions(definitions jsonb)
+returns setof ops.definition_change
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  changes ops.definition_change[];
+begin
+  -- Compared as rows, not as the text that came.
+  changes := array(
+    select row(
+      case compared.kind when 'gone' then 'rule' else compared.kind end,
+      compared.name,
+      case
+        when compared.kind = 'gone' then 'removed'
+        when compared.stored is null then 'created'
+        when compared.differences is null then 'unchanged'
+        else 'changed'
+      end,
+      case when compared.stored is not null then compared.differences end
+    )::ops.definition_change
+    from (
+      select
+        wanted.kind,
+        wanted.name,
+        wanted.stored,
+        ops.compare_definition(wanted.stored, wanted.definition) as differences
+      from (
+        select
+          'service' as kind,
+          service.service_name as name,
+          to_jsonb(service) as definition,
+          (select to_jsonb(known) from ops.services as known where known.service_name = service.service_name) as stored
+        from jsonb_populate_recordset(null::ops.services, definitions -> 'services') as service
+        union all
+        select
+          'slo',
+          slo.slo_name,
+          to_jsonb(slo) - 'valid_from',
+          (
+            select to_jsonb(known) || jsonb_build_object('indicator_name', coalesce(known.indicator_name, known.slo_name))
+            from ops.slos as known
+            where known.slo_name = slo.slo_name
+          )
+        from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as slo
+        union all
+        select
+          'channel',
+          channel.channel_name,
+          to_jsonb(channel) - array['max_attempts', 'only_org_id', 'is_enabled'],
+          (select to_jsonb(known) from ops.alert_channels as known where known.channel_name = channel.channel_name)
+        from jsonb_populate_recordset(null::ops.alert_channels, definitions -> 'channels') as channel
+        union all
+        select
+          'rule',
+          rule.rule_name,
+          to_jsonb(rule) - 'is_enabled',
+          (select to_jsonb(known) from ops.alert_rules as known where known.rule_name = rule.rule_name)
+        from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+        -- A rule of an objective that the files define and no longer give it.
+        union all
+        select 'gone', rule.rule_name, null, to_jsonb(rule)
+        from ops.alert_rules as rule
+        where rule.slo_name in (
+            select slo.slo_name from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as slo
+          )
+          and rule.rule_name not in (
+            select wanted_rule.rule_name
+            from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as wanted_rule
+          )
+      ) as wanted
+    ) as compared
+    order by array_position(array['service', 'slo', 'channel', 'rule', 'gone'], compared.kind), compared.name
+  );
+
+  insert into ops.services (service_name, display_name, description, labels, annotations)
+  select service.service_name, service.display_name, service.description, service.labels, service.annotations
+  from jsonb_populate_recordset(null::ops.services, definitions -> 'services') as service
+  where service.service_name in (select changed.name from unnest(changes) as changed where changed.kind = 'service' and changed.change <> 'unchanged')
+  on conflict on constraint services_pkey do update set
+    display_name = excluded.display_name,
+    description = excluded.description,
+    labels = excluded.labels,
+    annotations = excluded.annotations;
+
+  insert into ops.slos as slo (
+    slo_name, service, objective, description, event_type, target, threshold_ms, rolling_window, calendar_period, time_zone,
+    budgeting_method, time_slice, slice_target, expected_interval, indicator_name, display_name, labels, annotations
+  )
+  select
+    wanted.slo_name, wanted.service, wanted.objective, wanted.description, wanted.event_type, wanted.target, wanted.threshold_ms,
+    wanted.rolling_window, wanted.calendar_period, wanted.time_zone, wanted.budgeting_method, wanted.time_slice, wanted.slice_target,
+    wanted.expected_interval, wanted.indicator_name, wanted.display_name, wanted.labels, wanted.annotations
+  from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as wanted
+  where wanted.slo_name in (select changed.name from unnest(changes) as changed where changed.kind = 'slo' and changed.change <> 'unchanged')
+  on conflict on constraint slos_pkey do update set
+    service = excluded.service,
+    objective = excluded.objective,
+    description = excluded.description,
+    event_type = excluded.event_type,
+    target = excluded.target,
+    threshold_ms = excluded.threshold_ms,
+    rolling_window = excluded.rolling_window,
+    calendar_period = excluded.calendar_period,
+    time_zone = excluded.time_zone,
+    budgeting_method = excluded.budgeting_method,
+    time_slice = excluded.time_slice,
+    slice_target = excluded.slice_target,
+    expected_interval = excluded.expected_interval,
+    indicator_name = excluded.indicator_name,
+    display_name = excluded.display_name,
+    labels = excluded.labels,
+    annotations = excluded.annotations;
+
+  insert into ops.alert_channels (
+    channel_name, kind, secret_env, settings, severities, repeat_interval, description, display_name, labels, annotations
+  )
+  select
+    channel.channel_name, channel.kind, channel.secret_env, channel.settings, channel.severities, channel.repeat_interval,
+    channel.description, channel.display_name, channel.labels, channel.annotations
+  from jsonb_populate_recordset(null::ops.alert_channels, definitions -> 'channels') as channel
+  where channel.channel_name in (select changed.name from unnest(changes) as changed where changed.kind = 'channel' and changed.change <> 'unchanged')
+  on conflict on constraint alert_channels_pkey do update set
+    kind = excluded.kind,
+    secret_env = excluded.secret_env,
+    settings = excluded.settings,
+    severities = excluded.severities,
+    repeat_interval = excluded.repeat_interval,
+    description = excluded.description,
+    display_name = excluded.display_name,
+    labels = excluded.labels,
+    annotations = excluded.annotations;
+
+  delete from ops.alert_rules as rule
+  where rule.rule_name in (select changed.name from unnest(changes) as changed where changed.change = 'removed');
+  insert into ops.alert_rules (
+    rule_name, kind, slo_name, metric_name, event_type, severity, budget_share, factor, long_window, short_window, comparison, threshold,
+    lasting, alert_after, silent_for, channels, notify_resolved, description, display_name, labels, annotations
+  )
+  select
+    rule.rule_name, rule.kind, rule.slo_name, rule.metric_name, rule.event_type, rule.severity, rule.budget_share, rule.factor,
+    rule.long_window, rule.short_window, rule.comparison, rule.threshold, rule.lasting, rule.alert_after, rule.silent_for, rule.channels,
+    rule.notify_resolved, rule.description, rule.display_name, rule.labels, rule.annotations
+  from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+  where rule.rule_name in (select changed.name from unnest(changes) as changed where changed.kind = 'rule' and changed.change <> 'unchanged')
+  on conflict on constraint alert_rules_pkey do update set
+    kind = excluded.kind,
+    slo_name = excluded.slo_name,
+    metric_name = excluded.metric_name,
+    event_type = excluded.event_type,
+    severity = excluded.severity,
+    budget_share = excluded.budget_share,
+    factor = excluded.factor,
+    long_window = excluded.long_window,
+    short_window = excluded.short_window,
+    comparison = excluded.comparison,
+    threshold = excluded.threshold,
+    lasting = excluded.lasting,
+    alert_after = excluded.alert_after,
+    silent_for = excluded.silent_for,
+    channels = excluded.channels,
+    notify_resolved = excluded.notify_resolved,
+    description = excluded.description,
+    display_name = excluded.display_name,
+    labels = excluded.labels,
+    annotations = excluded.annotations;
+  -- Now, so that a rule that can never fire is refused here and not when the transaction ends.
+  set constraints ops.slos_check_factor, ops.alert_rules_check_factor immediate;
+
+  return query select * from unnest(changes);
+end;
+$$;
+comment on function ops.apply_definitions(jsonb) is
+  'Makes services, objectives, channels and rules what the rows in {"services", "slos", "channels", "rules"} say, and removes rules of these objectives that are not among them. One row a definition: created, changed (with each field as [before, after]), unchanged or removed.';
+
+create function ops.backdate_slos(slo_names text[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.slo_versions as version
+  where version.slo_name = any (backdate_slos.slo_names)
+    and version.valid_until < 'infinity';
+  update ops.slo_versions as version
+  set valid_from = '-infinity'
+  where version.slo_name = any (backdate_slos.slo_names);
+end;
+comment on function ops.backdate_slos(text[]) is
+  'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
+
+create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
+returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, holds boolean)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with found as (
+    select
+      instant.as_of,
+      condition.org_id,
+      condition.rule_name,
+      rule.severity,
+      condition.subject,
+      condition.holds,
+      lag(condition.holds) over subject_over_time as held_before,
+      row_number() over subject_over_time as place
+    from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
+    cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
+    join ops.alert_rules as rule
+      on rule.rule_name = condition.rule_name
+    window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject order by instant.as_of)
+  )
+  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.holds
+  from found
+  where found.place = 1
+    or found.holds is distinct from found.held_before
+  order by 1, 2, 3, 5;
+end;
+$$;
+comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is
+  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell.';
+
+revoke execute on function
+  ops.compare_definition(jsonb, jsonb),
+  ops.apply_definitions(jsonb),
+  ops.backdate_slos(text[]),
+  ops.simulate_conditions(timestamptz, timestamptz, interval, text[])
+from public;
+
+do $$
+begin
+  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
+    return;
+  end if;
+  revoke execute on function
+    ops.compare_definition(jsonb, jsonb),
+    ops.apply_definitions(jsonb),
+    ops.backdate_slos(text[]),
+    ops.simulate_conditions(timestamptz, timestamptz, interval, text[])
+  from anon, authenticated, service_role;
+end;
+$$;
+
 create or replace function ops.run()
 returns ops.refresh_report
 language plpgsql
@@ -1358,8 +1640,8 @@ insert into ops.alert_rules (rule_name, kind, severity, budget_share, long_windo
 values
   ('fast_burn', 'burn_rate', 'page', 0.02, '1 hour', '5 minutes', 'Two hundredths of the budget went within an hour.'),
   ('steady_burn', 'burn_rate', 'page', 0.05, '6 hours', '30 minutes', 'A twentieth of the budget went within six hours.'),
-  ('slow_burn', 'burn_rate', 'ticket', 0.1, '24 hours', '2 hours', 'A tenth of the budget went within a day.'),
-  ('trickle', 'burn_rate', 'ticket', 0.1, '72 hours', '6 hours', 'A tenth of the budget went within three days.'),
+  ('slow_burn', 'burn_rate', 'ticket', 0.1, '1 day', '2 hours', 'A tenth of the budget went within a day.'),
+  ('trickle', 'burn_rate', 'ticket', 0.1, '3 days', '6 hours', 'A tenth of the budget went within three days.'),
   ('budget_exhausted', 'budget_exhausted', 'ticket', null, null, null, 'More is bad than the error budget allows.'),
   ('silent_input', 'silent_input', 'notice', null, null, null, 'Nothing arrives that the objective could be judged by; its alerts stay as they are.'),
   ('silent_jobs', 'silent_jobs', 'page', null, null, null, 'The jobs stood still: nothing was counted or evaluated.')

@@ -9,30 +9,27 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from email import message_from_bytes, policy
-from email.message import EmailMessage
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import trustme
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from opskpi.alerting import messages
 from opskpi.alerting.channels import send
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, Timeouts
 from opskpi.alerting.over_http import retry_after
+from receivers import TOKEN, HttpTarget, free_port, http_target, smtp_server
 
 CREATED_AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
-TOKEN = "T0KENsecret"  # noqa: S105
 PASSWORD = "pa55/w@rd"  # noqa: S105
 SIGNING_KEY = b"0123456789abcdef0123456789abcdef"
 QUICK = Timeouts(connect=0.5, total=0.5)
@@ -43,45 +40,6 @@ MESSAGE: dict[str, Any] = {
     "status": "firing",
     "firing": [{"subject": "checkout", "severity": "page"}],
 }
-
-
-@dataclass
-class HttpTarget:
-    """A local HTTP server that answers as told and remembers what it got."""
-
-    url: str
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    answering: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass
-class Inbox:
-    """What a local SMTP server took, and the replies it gives instead of taking it."""
-
-    port: int = 0
-    mails: list[EmailMessage] = field(default_factory=list)
-    recipients: list[list[str]] = field(default_factory=list)
-    replies: dict[str, str] = field(default_factory=dict)
-
-    async def handle_RCPT(  # noqa: N802
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        if address in self.replies:
-            return self.replies[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        if "DATA" in self.replies:
-            return self.replies["DATA"]
-        assert isinstance(envelope.content, bytes)
-        mail = message_from_bytes(envelope.content, policy=policy.default)
-        assert isinstance(mail, EmailMessage)
-        self.mails.append(mail)
-        self.recipients.append(list(envelope.rcpt_tos))
-        return "250 OK"
 
 
 @pytest.fixture(autouse=True)
@@ -121,66 +79,6 @@ def trusting(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
     return {"SSL_CERT_FILE": str(file)}
-
-
-@contextmanager
-def http_target(tls: ssl.SSLContext | None = None) -> Iterator[HttpTarget]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            target.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            target.answering.wait(timeout=30)
-            self.send_response(target.status)
-            for name, value in target.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    scheme = "https" if tls else "http"
-    target = HttpTarget(f"{scheme}://127.0.0.1:{server.server_port}/services/{TOKEN}?key={TOKEN}")
-    target.answering.set()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield target
-    finally:
-        target.answering.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
-def smtp_server(
-    *, tls: ssl.SSLContext | None = None, login: Callable[..., AuthResult] | None = None
-) -> Iterator[Inbox]:
-    inbox = Inbox(port=free_port())
-    controller = Controller(
-        inbox,
-        hostname="127.0.0.1",
-        port=inbox.port,
-        tls_context=tls,
-        require_starttls=tls is not None,
-        authenticator=login,
-        auth_required=login is not None,
-        loop=None,
-    )
-    controller.start()
-    try:
-        yield inbox
-    finally:
-        controller.stop()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def delivery(kind: str, /, **changed: Any) -> Delivery:

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from test_alert_channels import HttpTarget, http_target
 
 from conftest import Connect
 from opskpi.alerting import messages
 from opskpi.alerting.delivery import LEASE, OnSent, Summary, deliver
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
+from receivers import HttpTarget, http_target
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONGEST_BACKOFF = timedelta(hours=1)

@@ -30,12 +30,28 @@ ANSWERING = (
     ("kpi",),
     ("kpi", "--period", "week", "--metric", "error_rate", "--breakdowns"),
     ("slo",),
+    ("slo", "export"),
+    ("slo", "explain", "audit_observer_latency"),
+    ("alert",),
+    ("alert", "list", "--all"),
+    ("alert", "list", "--channels"),
+    ("alert", "deliver"),
+    ("alert", "retry"),
 )
 
 
-@pytest.mark.parametrize("name", sorted(commands.commands))
+def every_command() -> dict[str, click.Command]:
+    """Return each command by what a user types after `opskpi`."""
+    found = dict(commands.commands)
+    for name, command in commands.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {below}": inner for below, inner in command.commands.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(every_command()))
 def test_every_command_has_help_with_an_example_json_and_dsn_and_is_in_the_readme(name: str) -> None:
-    command = commands.commands[name]
+    command = every_command()[name]
     text = command.get_help(click.Context(command, info_name=name))
     assert f"opskpi {name}" in text.split("Example", 1)[1]
     assert "--json" in text
@@ -86,6 +102,12 @@ def test_events_come_from_standard_input_too(cli: Cli) -> None:
         ("ingest",),
         ("ingest", "no-such-file.jsonl"),
         ("kpi", "--unknown"),
+        ("slo", "apply", "no-such-file.yaml"),
+        ("slo", "explain", "no_such_slo"),
+        ("slo", "explain", "audit_observer_latency", "--since", "2026-02-01", "--until", "2026-01-01"),
+        ("slo", "exclude", "no_such_slo", "--since", "2026-01-01", "--until", "2026-01-02", "--reason", "why"),
+        ("alert", "silence", "nobody_knows_it", "--until", "2099-01-01", "--reason", "why"),
+        ("alert", "test", "no-such-channel"),
     ],
     ids=" ".join,
 )

@@ -3,15 +3,21 @@
 import gzip
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row, tuple_row
 
+from opskpi import ingest as ingesting
+from opskpi import lanes
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.ingest import BATCH_RECORDS, Refusal, Summary, ingest
 
@@ -27,13 +33,38 @@ from opskpi.ingest import ingest
 dsn, source, preparation = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def on_progress(*_): pass
+open_another = None
 exec(preparation)
 with psycopg.connect(dsn, autocommit=True) as connection:
     try:
-        summary = ingest(connection, source, on_progress=on_progress)
+        summary = ingest(connection, source, on_progress=on_progress, open_another=open_another)
     except OpsKpiError as error:
         sys.exit(error.message)
 print(summary.accepted, summary.duplicate, summary.refused)
+"""
+
+LANES = {"one lane": "", "two lanes": "open_another = lambda: psycopg.connect(dsn, autocommit=True)"}
+
+# Event 1 is stored once the other lane can do no more: it waits for its turn or for a lock, or it failed.
+WAIT_FOR_THE_OTHER_LANE = """
+create sequence public.waits;
+create function public.wait_for_the_other_lane() returns trigger language plpgsql as $$
+begin
+  if nextval('public.waits') = 1 then
+    for attempt in 1 .. 1000 loop
+      perform pg_stat_clear_snapshot();
+      exit when exists (
+        select from pg_stat_activity as other
+        where other.pid <> pg_backend_pid() and other.datname = current_database()
+          and (other.state like 'idle in transaction%' or other.wait_event_type = 'Lock')
+      );
+      perform pg_sleep(0.005);
+    end loop;
+  end if;
+  return new;
+end $$;
+create trigger wait_for_the_other_lane before insert on public.telemetry_events
+  for each row when (new.metadata ->> 'number' = '1') execute function public.wait_for_the_other_lane();
 """
 
 # Not getrusage, whose maximum includes the process that started this one.
@@ -244,11 +275,12 @@ KILLS = {
 }
 
 
+@pytest.mark.parametrize("lane", LANES.values(), ids=LANES)
 @pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
 @pytest.mark.parametrize("form", ["lines", "array", "gzip"])
-def test_a_killed_run_resumes_and_nothing_is_lost_or_stored_twice(database, file, form, kill):
+def test_a_killed_run_resumes_and_nothing_is_lost_or_stored_twice(database, file, form, kill, lane):
     file.write_bytes(as_format(form, lines(EVENTS)))
-    assert run_apart(database, file, kill).returncode < 0
+    assert run_apart(database, file, f"{kill}\n{lane}").returncode < 0
     summary = run(database, file)
     refused = [number for number in range(EVENTS) if number % 10 == 7]
     assert summary.resumed_at in {BATCH_RECORDS, 2 * BATCH_RECORDS}
@@ -378,15 +410,267 @@ def test_a_connection_that_is_not_in_autocommit_mode_commits_each_batch(database
     assert len(stored(database)) == 9
 
 
+@pytest.fixture
+def batches_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make batches small, and the time they wait for their turn short: `batches_of(2)`."""
+
+    def make_small(records: int) -> None:
+        monkeypatch.setattr(ingesting, "BATCH_RECORDS", records)
+        monkeypatch.setattr(ingesting, "PATIENCE_S", 0.1)
+
+    return make_small
+
+
+@pytest.fixture
+def opened() -> list[psycopg.Connection]:
+    """The second connections that `open_another` opened."""
+    return []
+
+
+@pytest.fixture
+def open_another(connect, opened: list[psycopg.Connection]) -> Callable[[], psycopg.Connection]:
+    def open_and_keep() -> psycopg.Connection:
+        opened.append(connect())
+        return opened[-1]
+
+    return open_and_keep
+
+
+def run_on_two_lanes(
+    connection: psycopg.Connection, open_another: Callable[[], psycopg.Connection], source: Path
+) -> Summary:
+    return ingest(connection, str(source), on_progress=lambda *_: None, open_another=open_another)
+
+
+def known_event(number: int, identity: int, **fields: object) -> dict[str, object]:
+    """Make an event that is the same as each other of that `identity`."""
+    instant = "2026-01-31T00:00:00Z"
+    return event(number, event_id=f"5f0c1c1e-0000-4000-8000-{identity:012}", timestamp=instant, **fields)
+
+
+def write_lines(path: Path, *events: Mapping[str, object]) -> None:
+    path.write_text("\n".join(map(json.dumps, events)))
+
+
+def ingesting_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("opskpi-ingest")]
+
+
+def test_a_batch_waiting_for_an_event_of_the_next_one_is_stored_first(database, connect, file, batches_of):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    write_lines(file, event(1), known_event(2, 7), known_event(3, 7), event(4), event(5))
+    summary = run_on_two_lanes(database, connect, file)
+    assert (summary.accepted, summary.duplicate, summary.refused) == (4, 1, 0)
+    assert stored(database) == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(("first_ms", "second_ms"), [(10, 60_000), (60_000, 200)], ids=["the first", "the second"])
+def test_a_deadlock_of_two_batches_ends_well_whichever_is_the_victim(
+    database, connect, file, batches_of, first_ms, second_ms
+):
+    def open_another() -> psycopg.Connection:
+        connection = connect()
+        connection.execute("select set_config('deadlock_timeout', %s, false)", [str(second_ms)])
+        return connection
+
+    batches_of(3)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    database.execute("select set_config('deadlock_timeout', %s, false)", [str(first_ms)])
+    write_lines(
+        file,
+        *[known_event(2, 7), event(1), known_event(3, 8)],
+        *[known_event(4, 8), known_event(5, 7), event(6)],
+        event(7),
+    )
+    summary = run_on_two_lanes(database, open_another, file)
+    assert (summary.accepted, summary.duplicate) == (5, 2)
+    assert stored(database) == [1, 2, 3, 6, 7]
+
+
+def test_an_event_in_many_batches_at_once_is_stored_once(database, connect, file, batches_of, monkeypatch):
+    batches_of(3)
+    monkeypatch.setattr(ingesting, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(ingesting, "FIRST_BATCHES_ALONE", 1)
+    drawn = random.Random(1)  # noqa: S311
+    write_lines(file, *[known_event(number, drawn.randrange(5)) for number in range(300)])
+    summary = run_on_two_lanes(database, connect, file)
+    assert (summary.accepted, summary.duplicate) == (5, 295)
+
+
+def test_two_lanes_store_and_say_what_one_lane_does(database, connect, file, batches_of):
+    batches_of(20)
+    drawn = random.Random(2)  # noqa: S311
+    kinds = {
+        "new": event,
+        "old": lambda number: known_event(number, max(0, number - drawn.randrange(100))),
+        "without time": lambda _: {"event_type": "audit_complete"},
+        "of another kind": lambda number: event(number) | {"event_type": "unheard of"},
+    }
+    write_lines(file, *[kinds[drawn.choices([*kinds], [30, 40, 1, 1])[0]](number) for number in range(1_000)])
+    query = (
+        "select event_type, event_timestamp, metadata, event_id, org_id from public.telemetry_events order by event_id"
+    )
+    alone = run(database, file), database.execute(query).fetchall(), refused_rows(file)
+    database.execute("truncate public.telemetry_events")
+    assert (run_on_two_lanes(database, connect, file), database.execute(query).fetchall(), refused_rows(file)) == alone
+    assert alone[0].accepted > 0 < alone[0].duplicate
+    assert alone[0].refused > ingesting.REFUSALS_KEPT
+
+
+def test_refused_lines_stay_in_the_order_of_the_file_when_a_later_batch_is_done_first(
+    database, connect, file, batches_of
+):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    bad = {"event_type": "audit_complete"}
+    write_lines(file, event(1), bad, bad, event(2), event(3), bad)
+    summary = run_on_two_lanes(database, connect, file)
+    assert [refusal.line for refusal in summary.refusals] == [2, 3, 6]
+    assert [row["line"] for row in refused_rows(file)] == [2, 3, 6]
+
+
+def test_months_get_their_partitions_although_a_batch_is_under_way(database, connect, file, batches_of):
+    batches_of(1)
+    months = [f"{year}-{month:02}-05T00:00:00Z" for year in (2001, 2002) for month in range(1, 13)]
+    write_lines(file, *[event(1, timestamp=instant) for instant in months for _ in range(3)])
+    assert run_on_two_lanes(database, connect, file).accepted == 72
+    with database.cursor(row_factory=tuple_row) as cursor:
+        query = "select count(distinct tableoid), count(*) from public.telemetry_events"
+        assert cursor.execute(query).fetchall() == [(24, 72)]
+        assert cursor.execute("select count(*) from ops.telemetry_events_default").fetchall() == [(0,)]
+
+
+def test_what_is_before_a_batch_that_fails_is_stored_and_what_is_after_is_not(database, connect, file, batches_of):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    database.execute("alter table public.telemetry_events add constraint no_4 check (metadata ->> 'number' <> '4')")
+    write_lines(file, *[event(number) for number in range(1, 9)])
+    with pytest.raises(psycopg.errors.CheckViolation, match="no_4"):
+        run_on_two_lanes(database, connect, file)
+    assert stored(database) == [1, 2]
+    assert ingesting_threads() == []
+    database.execute("alter table public.telemetry_events drop constraint no_4")
+    summary = run(database, file)
+    assert (summary.resumed_at, summary.accepted, summary.duplicate) == (2, 8, 0)
+
+
+def test_a_refused_line_that_cannot_be_written_down_rolls_the_next_batch_back_too(database, connect, file, batches_of):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    Path(f"{file}.refused.jsonl").mkdir()
+    write_lines(file, event(1), {"event_type": "audit_complete"}, event(2), event(3))
+    with pytest.raises(OpsKpiError, match="cannot write the refused lines"):
+        run_on_two_lanes(database, connect, file)
+    assert stored(database) == []
+    assert database.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_when_the_second_connection_is_lost_all_before_is_stored_and_the_run_resumes(
+    database, connect, open_another, opened, file, batches_of
+):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    observer = connect()
+
+    def end_the_second(*_: object) -> None:
+        observer.execute("select pg_terminate_backend(%s)", [opened[0].info.backend_pid])
+
+    write_lines(file, *[event(number) for number in range(1, 9)])
+    with pytest.raises(psycopg.OperationalError):
+        ingest(database, str(file), on_progress=end_the_second, open_another=open_another)
+    assert stored(database) == [1, 2]
+    summary = run(database, file)
+    assert (summary.resumed_at, summary.accepted, summary.duplicate) == (2, 8, 0)
+
+
+def test_without_a_second_connection_all_is_stored_on_the_first(database, file, batches_of):
+    attempts: list[int] = []
+
+    def refuse() -> psycopg.Connection:
+        attempts.append(1)
+        return psycopg.connect("host=/nowhere")
+
+    batches_of(2)
+    write_lines(file, *[event(number) for number in range(20)])
+    assert run_on_two_lanes(database, refuse, file).accepted == 20
+    assert attempts == [1]
+
+
+def test_a_single_batch_opens_no_second_connection(database, open_another, opened, file):
+    write_lines(file, event(1), event(2))
+    run_on_two_lanes(database, open_another, file)
+    assert opened == []
+
+
+def test_the_second_connection_is_closed_and_the_first_is_not(database, open_another, opened, file, batches_of):
+    batches_of(2)
+    database.execute(WAIT_FOR_THE_OTHER_LANE)
+    write_lines(file, *[event(number) for number in range(1, 9)])
+    run_on_two_lanes(database, open_another, file)
+    assert ([connection.closed for connection in opened], database.closed) == ([True], False)
+    assert ingesting_threads() == []
+
+
+SLEEP_IN_EACH_BATCH = """
+create function public.sleep() returns trigger language plpgsql as $$
+begin
+  raise notice 'asleep';
+  perform pg_sleep(60);
+  return new;
+end $$;
+create trigger sleep before insert on public.telemetry_events for each row execute function public.sleep();
+"""
+
+
+def test_an_interrupt_cancels_what_runs_on_both_lanes_and_the_connection_stays_usable(
+    database, connect, file, batches_of
+):
+    def open_another() -> psycopg.Connection:
+        connection = connect()
+        connection.add_notice_handler(lambda _: os.kill(os.getpid(), signal.SIGINT))
+        return connection
+
+    batches_of(2)
+    database.execute(SLEEP_IN_EACH_BATCH)
+    write_lines(file, *[event(number) for number in range(9)])
+    with pytest.raises(KeyboardInterrupt):
+        run_on_two_lanes(database, open_another, file)
+    assert ingesting_threads() == []
+    assert database.info.transaction_status == TransactionStatus.IDLE
+    assert stored(database) == []
+
+
+def test_an_interrupt_ends_a_run_whose_server_does_not_answer(database, connect, file, monkeypatch):
+    def interrupt(_: object) -> None:
+        os.kill(worker.info.backend_pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    worker = connect()
+    backend = worker.info.backend_pid
+    worker.add_notice_handler(interrupt)
+    monkeypatch.setattr(lanes, "CANCEL_FOR_S", 0.2)
+    database.execute(SLEEP_IN_EACH_BATCH)
+    write_lines(file, event(1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(worker, file)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert ingesting_threads() == []
+    assert worker.closed
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_memory_stays_small_whatever_the_file_holds(database, file):
+@pytest.mark.parametrize("lane", LANES.values(), ids=LANES)
+def test_memory_stays_small_whatever_the_file_holds(database, file, lane):
     with file.open("wb") as written:
         written.write(json.dumps(event(1)).encode() + b"\n" + b"x" * 50_000_000 + b"\n")
         for number in range(9):
             large = event(number, text="😀" + "x" * 900_000)
             written.write(json.dumps(large, ensure_ascii=False).encode() + b"\n")
         written.write(b"1\n" * 300_000)
-    finished = run_apart(database, file, PRINT_PEAK)
+    finished = run_apart(database, file, PRINT_PEAK + lane)
     accepted, _, refused, megabytes = map(int, finished.stdout.split())
     assert (accepted, refused) == (1, 300_010)
     assert megabytes < 150

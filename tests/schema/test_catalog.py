@@ -336,7 +336,7 @@ def is_well_named(table: str, name: str, kind: str, columns: list[str]) -> bool:
             return name == f"{table}_{listed}_fkey"
         case "n":
             return name == f"{table}_{listed}_not_null"
-        case "c":
+        case "c" | "t":
             # Two words after the table at least, and none of the suffixes that Postgres invents.
             is_sentence = re.fullmatch(rf"{table}_[a-z][a-z0-9]*(_[a-z0-9]+)+(?<!_check)(?<!\d)", name)
             return (len(columns) == 1 and name == f"{table}_{listed}_check") or is_sentence is not None

@@ -1,0 +1,156 @@
+"""Evaluates the rules and empties the outbox, as cron does; what people ask about alerts from a terminal."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
+
+from opskpi.alerting import delivery, messages
+from opskpi.alerting.outcomes import Delivery, Outcome, Sent
+from opskpi.refresh import journalled
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `ops.evaluate_alerts` did; all but `state` (done, busy, past) are counts, None when it did nothing."""
+
+    state: str
+    found: int | None
+    fired: int | None
+    resolved: int | None
+    frozen: int | None
+    queued: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A row of `v_ops_alerts`."""
+
+    alert_id: int
+    org_id: UUID
+    rule_name: str
+    severity: str
+    subject: str
+    state: str
+    is_frozen: bool
+    pending_since: datetime
+    firing_since: datetime | None
+    resolved_at: datetime | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A row of `ops.alert_channels`, without what is only for sending."""
+
+    channel_name: str
+    kind: str
+    secret_env: str
+    severities: list[str]
+    is_enabled: bool
+
+
+def evaluate(connection: psycopg.Connection) -> Evaluation:
+    """Evaluate the rules now; states and messages are written together. A failure goes to the journal of the jobs."""
+    with journalled(connection, "alerts"):
+        return _evaluate(connection, None)
+
+
+def watch(connection: psycopg.Connection) -> Evaluation:
+    """Find out only whether the jobs stand still: for whoever sends while nobody evaluates."""
+    return _evaluate(connection, ["silent_jobs"])
+
+
+def send(connection: psycopg.Connection, environ: Mapping[str, str], notify: Callable[[str], None]) -> delivery.Summary:
+    """Send what waits in the outbox; `notify` gets one line for each message that did not get through."""
+
+    def tell(attempted: Delivery, outcome: Outcome, state: str) -> None:
+        if not isinstance(outcome, Sent):
+            notify(f"{attempted.channel_name}: {outcome.reason} (message {attempted.delivery_id} is {state})")
+
+    with journalled(connection, "deliver"):
+        return delivery.deliver(connection, environ=environ, on_sent=tell)
+
+
+def send_test(connection: psycopg.Connection, channel: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Send one message to a channel; returns its state and why it failed, if it did.
+
+    Raises psycopg.Error (OP001) when there is no such channel.
+    """
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (delivery_id,) = cursor.execute(
+            "select ops.queue_test(channel_name => %s, message => %s)", [channel, Jsonb(messages.test_message(channel))]
+        ).fetchall()
+    reasons: dict[int, str] = {}
+
+    def note(attempted: Delivery, outcome: Outcome, _: str) -> None:
+        reasons[attempted.delivery_id] = "" if isinstance(outcome, Sent) else outcome.reason
+
+    delivery.deliver(connection, environ=environ, on_sent=note)
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (state,) = cursor.execute(
+            "select state from public.v_ops_alert_deliveries where delivery_id = %s", [delivery_id]
+        ).fetchall()
+    return state, reasons.get(delivery_id, "")
+
+
+def alerts(connection: psycopg.Connection, *, resolved: bool) -> list[Alert]:
+    """The alerts that are pending or firing, newest first; with `resolved` those that are over too."""
+    with connection.cursor(row_factory=class_row(Alert)) as cursor:
+        return cursor.execute(
+            "select alert_id, org_id, rule_name, severity, subject, state, is_frozen, pending_since, firing_since,"
+            " resolved_at, detail from public.v_ops_alerts where state <> 'resolved' or %s",
+            [resolved],
+        ).fetchall()
+
+
+def channels(connection: psycopg.Connection) -> list[Channel]:
+    """Where alerts go."""
+    with connection.cursor(row_factory=class_row(Channel)) as cursor:
+        return cursor.execute(
+            "select channel_name, kind, secret_env, severities, is_enabled from ops.alert_channels order by 1"
+        ).fetchall()
+
+
+def silence(connection: psycopg.Connection, matcher: str, until: datetime, reason: str, author: str) -> int:
+    """Keep matching alerts from being sent until an instant; returns the number of the silence."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (number,) = cursor.execute(
+            "select ops.silence_alerts(matcher => %s, until => %s, reason => %s, author => %s)",
+            [matcher, until, reason, author],
+        ).fetchall()
+    return number
+
+
+def retry(connection: psycopg.Connection, channel: str | None) -> int:
+    """Queue dead messages again, of one channel or all; returns how many."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (queued,) = cursor.execute("select ops.retry_deliveries(channel_name => %s)", [channel]).fetchall()
+    return queued
+
+
+def in_words(evaluated: Evaluation, sent: delivery.Summary) -> str:
+    """Both in one line."""
+    if evaluated.state != "done":
+        found = "another evaluation is running" if evaluated.state == "busy" else "a later instant has been evaluated"
+    else:
+        found = f"{evaluated.found} conditions hold, {evaluated.fired} fired, {evaluated.resolved} resolved"
+    return f"alerts: {found}; {sent_in_words(sent)}"
+
+
+def sent_in_words(sent: delivery.Summary) -> str:
+    """How the deliveries went."""
+    return f"{sent.delivered} messages delivered, {sent.retried} to be tried again, {sent.dead} dead"
+
+
+def _evaluate(connection: psycopg.Connection, kinds: list[str] | None) -> Evaluation:
+    with connection.cursor(row_factory=class_row(Evaluation)) as cursor:
+        (evaluated,) = cursor.execute(
+            "select state, found, fired, resolved, frozen, queued from ops.evaluate_alerts(kinds => %s)", [kinds]
+        ).fetchall()
+    return evaluated

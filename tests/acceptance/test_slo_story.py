@@ -1,0 +1,139 @@
+"""The story of an alert, as a new user would live it: YAML in, events go wrong, a page and a mail come, it is resolved."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from receivers import http_target, smtp_server
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+SLO = """
+apiVersion: openslo/v1
+kind: AlertNotificationTarget
+metadata:
+  name: on-call
+  annotations: {opskpi.dev/secret-env: ON_CALL_URL, opskpi.dev/signing-env: ON_CALL_KEY, opskpi.dev/severities: page}
+spec: {target: webhook, description: Whoever is on call.}
+---
+apiVersion: openslo/v1
+kind: AlertNotificationTarget
+metadata:
+  name: team
+  annotations: {opskpi.dev/secret-env: TEAM_SMTP, opskpi.dev/to: team@example.com, opskpi.dev/from: ops@example.com}
+spec: {target: email, description: The team.}
+---
+apiVersion: openslo/v1
+kind: SLO
+metadata: {name: release-error-rate}
+spec:
+  service: release
+  description: Under 1 % of releases fail.
+  indicator:
+    metadata: {name: failed-releases}
+    spec:
+      ratioMetric:
+        counter: true
+        good: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: succeeded}}}
+        total: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: attempts}}}
+  timeWindow: [{duration: 30d, isRolling: true}]
+  budgetingMethod: Occurrences
+  objectives: [{target: 0.99}]
+  alertPolicies:
+    - kind: AlertPolicy
+      metadata: {name: fast-burn}
+      spec:
+        description: Releases fail fast.
+        conditions:
+          - kind: AlertCondition
+            metadata: {name: burns, annotations: {opskpi.dev/short-window: 5m, opskpi.dev/budget-share: "0.02"}}
+            spec: {severity: page, condition: {kind: burnrate, op: gt, threshold: 14.4, lookbackWindow: 1h, alertAfter: 0m}}
+        notificationTargets: [{targetRef: on-call}, {targetRef: team}]
+"""
+
+
+def runs(path: Path, outcome: str, count: int, at: datetime) -> str:
+    """Write runs of a workflow that ended at an instant."""
+    event = {
+        "event_type": "workflow_run",
+        "payload": {"outcome": outcome, "workflow": "release", "timestamp": at.isoformat()},
+    }
+    path.write_text("".join(json.dumps(event) + "\n" for _ in range(count)), "utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def told(cli: Cli) -> Callable[..., str]:
+    """Run a command that must do well and return what it says."""
+
+    def run(*arguments: str, **kwargs: object) -> str:
+        answer = cli(*arguments, **kwargs)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    return run
+
+
+def test_an_objective_in_yaml_breaks_pages_mails_and_is_resolved(
+    told: Callable[..., str], migrated_database, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    definition = tmp_path / "slo.yaml"
+    definition.write_text(SLO, "utf-8")
+    with http_target() as on_call, smtp_server() as team:
+        environ = {
+            "ON_CALL_URL": on_call.url,
+            "ON_CALL_KEY": "a signing key of some length",
+            "TEAM_SMTP": f"smtp://127.0.0.1:{team.port}?starttls=no",
+            "NO_PROXY": "127.0.0.1",
+        }
+        told("ingest", runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
+        told("run", env=environ)
+        assert "created   slo release-error-rate" in told("slo", "apply", "--dry-run", str(definition))
+        assert "release-error-rate" not in told("slo")
+        told("slo", "apply", str(definition))
+        assert "created" not in told("slo", "apply", str(definition))
+        assert (on_call.requests, team.mails) == ([], [])
+
+        told("ingest", runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(minutes=1)))
+        told("run", env=environ)
+        told("run", env=environ)
+        [(headers, body)] = on_call.requests
+        assert headers["webhook-signature"].startswith("v1,")
+        page = json.loads(body)
+        assert (page["status"], page["firing"][0]["rule"]) == ("firing", "release-error-rate/fast-burn")
+        [mail] = team.mails
+        text = mail.get_content()
+        for said in ("release-error-rate", "20 min" if "20 min" in text else "1 hour", "budget", "opskpi slo explain"):
+            assert said in text
+        assert "release-error-rate/fast-burn" in told("alert")
+        explained = json.loads(told("slo", "explain", "release-error-rate", "--json"))
+        assert len(explained) == 20
+
+        told("ingest", runs(tmp_path / "mended.jsonl", "success", 2000, now))
+        told("run", env=environ)
+        assert [json.loads(sent)["status"] for _, sent in on_call.requests] == ["firing", "resolved"]
+        assert len(team.mails) == 2
+        assert "nothing is pending or firing" in told("alert")
+        with psycopg.connect(migrated_database.dsn) as connection:
+            states = connection.execute("select distinct state from v_ops_alert_deliveries").fetchall()
+        assert states == [("delivered",)]
+
+
+def test_a_simulation_says_what_would_have_fired_and_changes_nothing(told: Callable[..., str], tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    definition = tmp_path / "slo.yaml"
+    definition.write_text(SLO, "utf-8")
+    told("ingest", runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
+    told("ingest", runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(hours=5)))
+    told("ingest", runs(tmp_path / "mended.jsonl", "success", 2000, now - timedelta(hours=4, minutes=40)))
+    told("run")
+    fired = json.loads(told("slo", "simulate", str(definition), "--days", "1", "--json"))
+    assert [(alert["rule_name"], alert["severity"]) for alert in fired] == [("release-error-rate/fast-burn", "page")]
+    assert fired[0]["fired_at"] < fired[0]["resolved_at"]
+    assert "release-error-rate" not in told("slo")
+    assert "nothing is pending or firing" in told("alert")
