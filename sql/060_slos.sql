@@ -78,7 +78,7 @@ create table ops.slos (
     and extract(epoch from time_slice) % 300 = 0
   ),
   constraint slos_slice_target_is_a_share check (slice_target > 0 and slice_target <= 1),
-  constraint slos_expected_interval_is_sensible check (expected_interval > interval '0' and expected_interval <= interval '10 years')
+  constraint slos_expected_interval_is_sensible check (expected_interval >= interval '5 minutes' and expected_interval <= interval '10 years')
 );
 comment on table ops.slos is 'One row a promise as it stands now; the error budget is 1 - target. A change is kept as a version in ops.slo_versions.';
 comment on column ops.slos.slo_name is 'Its name.';
@@ -159,7 +159,7 @@ begin
   ) then
     new.valid_from := old.valid_from;
   elsif new.valid_from = old.valid_from then
-    new.valid_from := now();
+    new.valid_from := greatest(now(), old.valid_from);
   end if;
   if new.valid_from < old.valid_from then
     raise exception 'the definition of % from % cannot hold from % already', old.slo_name, old.valid_from, new.valid_from
@@ -191,10 +191,12 @@ begin
   order by version.version desc
   limit 1;
   if tg_op = 'DELETE' then
+    -- A change that was planned never comes.
+    delete from ops.slo_versions as version where version.slo_name = old.slo_name and version.valid_from > now();
     update ops.slo_versions as version
-    set valid_until = greatest(now(), version.valid_from)
+    set valid_until = now()
     where version.slo_name = old.slo_name
-      and version.version = latest.version;
+      and version.valid_until > now();
     return null;
   end if;
   if tg_op = 'UPDATE' and new.slo_name <> old.slo_name then
@@ -218,7 +220,10 @@ begin
   insert into ops.slis (event_type, objective, threshold_ms, filled_until)
   values (
     new.event_type, new.objective, new.threshold_ms,
-    case when ops.cursor_id() = 0 then timestamptz 'infinity' else timestamptz '-infinity' end
+    case
+      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+      else timestamptz '-infinity'
+    end
   )
   on conflict on constraint slis_event_type_objective_threshold_ms_key do nothing;
   select sli.sli_id into strict counted_by
@@ -228,6 +233,10 @@ begin
     and sli.threshold_ms is not distinct from new.threshold_ms;
 
   begins_at := case when latest.valid_until < 'infinity' then greatest(new.valid_from, latest.valid_until) else new.valid_from end;
+  if tg_op = 'UPDATE' and begins_at < latest.valid_from then
+    raise exception 'the definition of % from % cannot hold from % already', new.slo_name, latest.valid_from, begins_at
+      using errcode = 'OP001', hint = 'Leave valid_from out, or pass an instant after the last change.';
+  end if;
   if latest.valid_from = begins_at then
     -- Changed twice in one transaction: nobody has seen the first.
     delete from ops.slo_versions as version where version.slo_name = new.slo_name and version.version = latest.version;
@@ -266,6 +275,7 @@ create table ops.slo_exclusions (
   created_at timestamptz not null default now(),
   constraint slo_exclusions_pkey primary key (org_id, slo_exclusion_id),
   constraint slo_exclusions_ends_after_it_begins check (since < until and isfinite(since) and isfinite(until)),
+  constraint slo_exclusions_lasts_a_year_at_most check (since >= until - interval '8784 hours'),
   constraint slo_exclusions_has_a_reason check (char_length(btrim(reason)) between 1 and 1000),
   constraint slo_exclusions_has_an_author check (char_length(btrim(author)) between 1 and 200)
 );
@@ -300,6 +310,18 @@ begin
   if not exists (select from ops.slos where slos.slo_name = exclude_from_slo.slo_name) then
     raise exception 'there is no objective %', coalesce(exclude_from_slo.slo_name, '')
       using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  if (
+    isfinite(exclude_from_slo.since) and isfinite(exclude_from_slo.until)
+    and exclude_from_slo.since < exclude_from_slo.until
+    and exclude_from_slo.since + interval '366 days' >= exclude_from_slo.until
+  ) is not true then
+    raise exception 'the time to leave out is empty or longer than a year: % to %', exclude_from_slo.since, exclude_from_slo.until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  if coalesce(btrim(exclude_from_slo.reason), '') = '' or coalesce(btrim(exclude_from_slo.author), '') = '' then
+    raise exception 'an exclusion needs a reason and an author'
+      using errcode = 'OP001', hint = 'Say why, and who says so: budgets are read by others.';
   end if;
   insert into ops.slo_exclusions (org_id, slo_name, since, until, reason, author)
   values (

@@ -301,6 +301,10 @@ declare
   stretch record;
   units ops.unit_delta[];
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
   perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   last_id := ops.cursor_id();
   for stretch in

@@ -44,7 +44,7 @@ set search_path = ''
 return case
   when burn_rate is null or burn_rate <= 0 then null
   when budget_left <= 0 then interval '0'
-  else make_interval(secs => (extract(epoch from slo_window) * budget_left / burn_rate)::double precision)
+  else make_interval(secs => least(extract(epoch from slo_window) * budget_left / burn_rate, 3155760000000)::double precision)
 end;
 comment on function ops.time_to_exhaustion(interval, numeric, numeric) is
   'How long the budget that is left lasts at a burn rate; null when it is not burning, which is never.';
@@ -187,32 +187,44 @@ begin atomic
     select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
     from unnest(sum_slos.fresh) as delta
   ),
+  asked as (
+    select span.org_id, span.slo_name, span.version, min(span.since) as since, max(span.until) as until
+    from unnest(sum_slos.spans) as span
+    group by 1, 2, 3
+  ),
   -- Exclusions may overlap; what is left out is left out once.
   excluded as materialized (
     select distinct
-      exclusion.org_id,
-      exclusion.slo_name,
-      version.version,
+      asked.org_id,
+      asked.slo_name,
+      asked.version,
+      bucket.is_fresh,
       bucket.bucket_start,
       bucket.good,
       bucket.total
-    from ops.slo_exclusions as exclusion
+    from asked
+    join ops.slo_exclusions as exclusion
+      on exclusion.org_id = asked.org_id
+      and exclusion.slo_name = asked.slo_name
+      and exclusion.until > asked.since
+      and exclusion.since < asked.until
     join ops.slo_versions as version
-      on version.slo_name = exclusion.slo_name
+      on version.slo_name = asked.slo_name
+      and version.version = asked.version
     cross join lateral (
-      select stored.bucket_start, stored.good, stored.total
+      select false as is_fresh, stored.bucket_start, stored.good, stored.total
       from ops.sli_counts as stored
       where stored.org_id = exclusion.org_id
         and stored.sli_id = version.sli_id
-        and stored.bucket_start > exclusion.since - interval '5 minutes'
-        and stored.bucket_start < exclusion.until
+        and stored.bucket_start > greatest(exclusion.since, asked.since) - interval '5 minutes'
+        and stored.bucket_start < least(exclusion.until, asked.until)
       union all
-      select fresh.bucket_start, fresh.good, fresh.total
+      select true, fresh.bucket_start, fresh.good, fresh.total
       from fresh
       where fresh.org_id = exclusion.org_id
         and fresh.sli_id = version.sli_id
-        and fresh.bucket_start > exclusion.since - interval '5 minutes'
-        and fresh.bucket_start < exclusion.until
+        and fresh.bucket_start > greatest(exclusion.since, asked.since) - interval '5 minutes'
+        and fresh.bucket_start < least(exclusion.until, asked.until)
     ) as bucket
   ),
   extra as materialized (
@@ -441,6 +453,7 @@ begin atomic
         or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, judged.window_length, interval '6 hours'))
         as is_burning,
       newest.last_counted_at,
+      -- From the start of its five minutes, so that two intervals are never exceeded.
       newest.last_counted_at
         < evaluate_slos.as_of - 2 * ops.in_hours(coalesce(judged.expected_interval, ops.setting('expected_interval')::interval)) as is_silent
     from judged
@@ -456,6 +469,14 @@ begin atomic
           where bucket.org_id = judged.org_id
             and bucket.sli_id = judged.sli_id
             and bucket.bucket_start <= evaluate_slos.as_of
+            and not exists (
+              select
+              from fresh
+              where fresh.org_id = bucket.org_id
+                and fresh.sli_id = bucket.sli_id
+                and fresh.bucket_start = bucket.bucket_start
+                and fresh.total = -bucket.total
+            )
           order by bucket.bucket_start desc
           limit 1
         )

@@ -30,7 +30,19 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with counted as (
+  with excluded as materialized (
+    select distinct
+      exclusion.org_id,
+      exclusion.slo_name,
+      bucket.starts_at
+    from ops.slo_exclusions as exclusion
+    cross join lateral generate_series(
+      date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00'),
+      exclusion.until - interval '1 microsecond',
+      interval '5 minutes'
+    ) as bucket (starts_at)
+  ),
+  counted as (
     select
       span.org_id,
       span.slo_name,
@@ -42,7 +54,7 @@ begin atomic
       ) as slice_start,
       bucket.good,
       bucket.total,
-      ops.is_excluded(span.org_id, span.slo_name, bucket.bucket_start) as is_excluded
+      excluded.starts_at is not null as is_excluded
     from unnest(daily_slos.spans) as span
     join ops.slo_versions as version
       on version.slo_name = span.slo_name
@@ -52,6 +64,10 @@ begin atomic
       and bucket.sli_id = version.sli_id
       and bucket.bucket_start >= span.since
       and bucket.bucket_start < span.until
+    left join excluded
+      on excluded.org_id = span.org_id
+      and excluded.slo_name = span.slo_name
+      and excluded.starts_at = bucket.bucket_start
   ),
   sliced as (
     select
@@ -279,6 +295,7 @@ begin
     where sli.objective <> 'availability'
       and attempt.event_type = sli.event_type
       and attempt.id <= ops.cursor_id()
+      and attempt.event_timestamp < sli.filled_until
       and attempt.event_timestamp >= from_bucket
       and attempt.event_timestamp < to_bucket
       and (explain_slo.only_org_id is null or attempt.org_id = explain_slo.only_org_id)
@@ -305,6 +322,7 @@ begin
         and attempt.event_type = sli.event_type
         and attempt.event_timestamp >= from_bucket
         and attempt.id <= ops.cursor_id()
+        and attempt.event_timestamp < sli.filled_until
       order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id
     ) as last_tried
   ),

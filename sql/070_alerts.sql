@@ -70,7 +70,10 @@ create table ops.alert_rules (
   ),
   constraint alert_rules_severity_check check (severity in ('page', 'ticket', 'notice')),
   constraint alert_rules_burn_rate_has_a_factor_or_a_budget_share check (
-    (kind = 'burn_rate') = (num_nonnulls(factor, budget_share) = 1) and (kind = 'burn_rate') = (long_window is not null)
+    case kind
+      when 'burn_rate' then num_nonnulls(factor, budget_share) = 1 and long_window is not null
+      else num_nonnulls(factor, budget_share, long_window, short_window) = 0
+    end
   ),
   constraint alert_rules_factor_is_positive check (factor > 0),
   constraint alert_rules_budget_share_is_a_share check (budget_share > 0 and budget_share <= 1),
@@ -83,7 +86,7 @@ create table ops.alert_rules (
     and coalesce(short_window, interval '5 minutes') >= interval '5 minutes'
   ),
   constraint alert_rules_kpi_threshold_is_whole check (
-    (kind = 'kpi_threshold') = (num_nonnulls(metric_name, comparison, threshold, lasting) = 4)
+    num_nonnulls(metric_name, comparison, threshold, lasting) = case kind when 'kpi_threshold' then 4 else 0 end
   ),
   constraint alert_rules_comparison_check check (comparison in ('gt', 'gte', 'lt', 'lte')),
   constraint alert_rules_lasting_is_in_hours check (
@@ -275,6 +278,7 @@ begin
       rule.kind,
       rule.long_window,
       rule.short_window,
+      rule.silent_for,
       evaluated.*,
       coalesce(rule.factor, ops.alert_factor(rule.budget_share, evaluated.window_length, rule.long_window)) as burn_factor,
       date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00') as long_since,
@@ -319,8 +323,20 @@ begin
     ruled.service,
     ruled.version,
     case
+      -- Half a history is too much failure or too long a silence.
+      when sli.filled_until < 'infinity' then null
       when ruled.kind = 'silent_input' then
-        case ruled.status when 'stale' then null else ruled.status = 'no_data' and ruled.last_counted_at is not null end
+        case
+          when ruled.status = 'stale' then null
+          -- An empty window is not silence yet: a new day has no events at first.
+          else coalesce(
+            ruled.last_counted_at < as_of - coalesce(
+              ops.in_hours(ruled.silent_for),
+              2 * ops.in_hours(coalesce(expecting.expected_interval, ops.setting('expected_interval')::interval))
+            ),
+            false
+          )
+        end
       when ruled.status in ('no_data', 'stale', 'insufficient') then null
       -- Overspent for certain, but by too few events to say how fast.
       when ruled.kind = 'burn_rate' and ruled.events_needed > 0 then null
@@ -343,6 +359,11 @@ begin
       'explain_since', case ruled.kind when 'burn_rate' then ruled.long_since else ruled.window_start end
     ))
   from ruled
+  join ops.slo_versions as expecting
+    on expecting.slo_name = ruled.slo_name
+    and expecting.version = ruled.version
+  join ops.slis as sli
+    on sli.sli_id = expecting.sli_id
   left join sums as long_sum
     on long_sum.org_id = ruled.org_id
     and long_sum.slo_name = ruled.slo_name
@@ -366,6 +387,17 @@ stable
 set search_path = ''
 set jit = off
 as $$
+declare
+  -- What has not been counted may have happened all the same.
+  is_stale constant boolean := coalesce(
+    (
+      select max(run.finished_at) < as_of - 2 * ops.refresh_interval()
+      from ops.job_runs as run
+      where run.job = 'refresh'
+        and run.outcome in ('success', 'waiting')
+    ),
+    true
+  );
 begin
   return query
   with hours as (
@@ -390,14 +422,17 @@ begin
     hours.metric_name,
     null::text,
     null::integer,
-    -- Each hour must have a value: what is not measured is not beyond the limit.
-    count(*) * interval '1 hour' = ops.in_hours(hours.lasting)
-      and bool_and(case hours.comparison
+    -- One hour within the limit ends it; an hour without a value says neither.
+    case
+      when is_stale then null
+      when not bool_and(case hours.comparison
         when 'gt' then kpi.metric_value > hours.threshold
         when 'gte' then kpi.metric_value >= hours.threshold
         when 'lt' then kpi.metric_value < hours.threshold
         else kpi.metric_value <= hours.threshold
-      end),
+      end) then false
+      when count(*) * interval '1 hour' = ops.in_hours(hours.lasting) then true
+    end,
     jsonb_build_object(
       'value', ops.readable((array_agg(kpi.metric_value order by kpi.period_start desc))[1]),
       'threshold', ops.readable(hours.threshold),
@@ -424,6 +459,7 @@ begin
       where rollup.org_id = series.org_id
         and rollup.period = 'hour'
         and rollup.series_id = series.series_id
+        and rollup.period_start <= as_of
     ) as newest
     where series.event_type in (select rule.event_type from ops.alert_rules as rule where rule.is_enabled)
     group by 1, 2
@@ -434,7 +470,7 @@ begin
     rule.event_type,
     null::text,
     null::integer,
-    seen.last_seen_at < as_of - ops.in_hours(rule.silent_for),
+    case when not is_stale then seen.last_seen_at < as_of - ops.in_hours(rule.silent_for) end,
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join seen
@@ -449,7 +485,7 @@ begin
     agent.agent_id::text,
     agent.team,
     null::integer,
-    agent.last_event_at < as_of - ops.in_hours(rule.silent_for),
+    case when not is_stale then agent.last_event_at < as_of - ops.in_hours(rule.silent_for) end,
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join ops.agents as agent

@@ -219,15 +219,24 @@ begin
     raise exception 'alerts are evaluated as of an instant, not of %', as_of
       using errcode = 'OP001', hint = 'Leave it out for now.';
   end if;
+  if kinds <> array['silent_jobs'] or array_position(kinds, null) is not null then
+    raise exception 'alerts are evaluated all, or silent_jobs alone, not %', kinds
+      using errcode = 'OP001', hint = 'Leave kinds out, or pass {silent_jobs}.';
+  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0)) then
     report.state := 'busy';
     return report;
   end if;
-  if exists (select from ops.alert_evaluations as evaluation where evaluation.evaluated_at > as_of) then
+  if exists (select from ops.alert_evaluations as evaluation where evaluation.evaluated_at > as_of and evaluation.evaluated_at <= clock_timestamp()) then
     report.state := 'past';
     return report;
   end if;
 
+  if kinds is null then
+    -- First, since an evaluation that runs has not stood still.
+    insert into ops.alert_evaluations (evaluated_at) values (as_of)
+    on conflict on constraint alert_evaluations_pkey do update set evaluated_at = excluded.evaluated_at;
+  end if;
   conditions := array(
     select condition from ops.objective_conditions(as_of) as condition where kinds is null
     union all
@@ -239,8 +248,6 @@ begin
   report.queued := ops.queue_notifications(as_of);
   report.state := 'done';
   if kinds is null then
-    insert into ops.alert_evaluations (evaluated_at) values (as_of)
-    on conflict on constraint alert_evaluations_pkey do update set evaluated_at = excluded.evaluated_at;
     insert into ops.job_runs (job, started_at, outcome, message)
     values (
       'alerts', started_at, 'success',
@@ -269,7 +276,14 @@ begin
         resolved_at = as_of,
         evaluated_at = as_of,
         is_frozen = false,
-        detail = alert.detail || coalesce(finding.detail, '{"rule_is_gone": true}')
+        detail = alert.detail || coalesce(
+          finding.detail,
+          case
+            when not exists (select from ops.alert_rules as rule where rule.rule_name = open_alert.rule_name and rule.is_enabled)
+              then jsonb '{"rule_is_gone": true}'
+          end,
+          '{}'
+        )
     from ops.alerts as open_alert
     left join unnest(conditions) as finding
       on finding.org_id = open_alert.org_id
@@ -289,6 +303,7 @@ begin
             where rule.rule_name = open_alert.rule_name
               and rule.is_enabled
               and rule.kind = 'kpi_threshold'
+              and rule.metric_name = open_alert.subject
           )
         )
       )
@@ -331,6 +346,7 @@ begin
       on rule.rule_name = finding.rule_name
     where finding.holds
     on conflict (org_id, rule_name, subject) where state <> 'resolved' do update set
+      kind = excluded.kind,
       detail = excluded.detail,
       slo_version = excluded.slo_version,
       severity = excluded.severity,
@@ -392,15 +408,19 @@ begin
       join ops.alert_channels as channel
         on channel.is_enabled
         and (channel.only_org_id is null or channel.only_org_id = alert.org_id)
-        and alert.severity = any (channel.severities)
-        and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
+        and (
+          alert.state = 'resolved'
+          or (
+            alert.severity = any (channel.severities)
+            and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
+          )
+        )
       where alert.state = 'firing'
-        or exists (
-          select
+        -- Hashed: of 100,000 alerts that are over only those last said to fire are looked at.
+        or (alert.org_id, channel.channel_name, alert.alert_id) in (
+          select known.org_id, known.channel_name, last.alert_id
           from ops.alert_groups as known
-          where known.org_id = alert.org_id
-            and known.channel_name = channel.channel_name
-            and alert.alert_id = any (known.last_firing)
+          cross join lateral unnest(known.last_firing) as last (alert_id)
         )
     )
     select
@@ -577,11 +597,14 @@ begin atomic
   ),
   claimed as (
     update ops.alert_deliveries as delivery
-    set state = 'sending',
-        attempts = delivery.attempts + 1,
-        leased_until = claim_deliveries.as_of + claim_deliveries.lease
-    from claimable
-    where delivery.org_id = claimable.org_id
+    -- Each attempt may have ended with the worker that made it.
+    set state = case when delivery.attempts < channel.max_attempts then 'sending' else 'dead' end,
+        attempts = least(delivery.attempts + 1, greatest(delivery.attempts, channel.max_attempts)),
+        leased_until = case when delivery.attempts < channel.max_attempts then claim_deliveries.as_of + claim_deliveries.lease end,
+        settled_at = case when delivery.attempts < channel.max_attempts then delivery.settled_at else claim_deliveries.as_of end
+    from claimable, ops.alert_channels as channel
+    where channel.channel_name = delivery.channel_name
+      and delivery.org_id = claimable.org_id
       and delivery.delivery_id = claimable.delivery_id
     returning delivery.*
   )
@@ -599,6 +622,7 @@ begin atomic
   from claimed
   join ops.alert_channels as channel
     on channel.channel_name = claimed.channel_name
+  where claimed.state = 'sending'
   order by claimed.delivery_id;
 end;
 comment on function ops.claim_deliveries(integer, interval, timestamptz) is
@@ -620,7 +644,7 @@ as $$
 declare
   settled text;
 begin
-  if outcome not in ('delivered', 'retry', 'dead') then
+  if outcome is null or outcome not in ('delivered', 'retry', 'dead') then
     raise exception 'a delivery ends as delivered, retry or dead, not as %', outcome
       using errcode = 'OP001', hint = 'Pass one of the three.';
   end if;

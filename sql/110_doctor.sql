@@ -96,6 +96,22 @@ begin atomic
   where run.job = 'refresh'
     and run.outcome <> 'failure'
   union all
+  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    case when not watched.has_channel then 'no channel: nobody is told'
+      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
+    end
+  from (
+    select
+      exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
+      (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
+  ) as watched
+  union all
+  select 'messages', count(*) = 0,
+    case when count(*) = 0 then 'none is dead'
+      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
+  from ops.alert_deliveries as delivery
+  where delivery.state = 'dead'
+  union all
   select 'partitions', next_month.partition is not null,
     case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
   from (

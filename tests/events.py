@@ -234,7 +234,9 @@ def add_rule(connection: Connection, name: str, kind: str, severity: str = "tick
 
 
 def add_channel(connection: Connection, name: str = "ops", **columns: object) -> None:
-    add_row(connection, "alert_channels", channel_name=name, kind="webhook", secret_env="OPS_URL", **columns)
+    add_row(
+        connection, "alert_channels", **{"channel_name": name, "kind": "webhook", "secret_env": "OPS_URL"} | columns
+    )
 
 
 def alerts(connection: Connection) -> list[tuple[str, str, str]]:

@@ -134,7 +134,7 @@ alter table ops.slos add constraint slos_time_slice_is_a_multiple_of_5_minutes c
   and extract(epoch from time_slice) % 300 = 0
 );
 alter table ops.slos add constraint slos_slice_target_is_a_share check (slice_target > 0 and slice_target <= 1);
-alter table ops.slos add constraint slos_expected_interval_is_sensible check (expected_interval > interval '0' and expected_interval <= interval '10 years');
+alter table ops.slos add constraint slos_expected_interval_is_sensible check (expected_interval >= interval '5 minutes' and expected_interval <= interval '10 years');
 comment on table ops.slos is 'One row a promise as it stands now; the error budget is 1 - target. A change is kept as a version in ops.slo_versions.';
 comment on column ops.slos.slo_name is 'Its name.';
 comment on column ops.slos.service is 'The service that promises.';
@@ -229,7 +229,7 @@ begin
   ) then
     new.valid_from := old.valid_from;
   elsif new.valid_from = old.valid_from then
-    new.valid_from := now();
+    new.valid_from := greatest(now(), old.valid_from);
   end if;
   if new.valid_from < old.valid_from then
     raise exception 'the definition of % from % cannot hold from % already', old.slo_name, old.valid_from, new.valid_from
@@ -261,10 +261,12 @@ begin
   order by version.version desc
   limit 1;
   if tg_op = 'DELETE' then
+    -- A change that was planned never comes.
+    delete from ops.slo_versions as version where version.slo_name = old.slo_name and version.valid_from > now();
     update ops.slo_versions as version
-    set valid_until = greatest(now(), version.valid_from)
+    set valid_until = now()
     where version.slo_name = old.slo_name
-      and version.version = latest.version;
+      and version.valid_until > now();
     return null;
   end if;
   if tg_op = 'UPDATE' and new.slo_name <> old.slo_name then
@@ -288,7 +290,10 @@ begin
   insert into ops.slis (event_type, objective, threshold_ms, filled_until)
   values (
     new.event_type, new.objective, new.threshold_ms,
-    case when ops.cursor_id() = 0 then timestamptz 'infinity' else timestamptz '-infinity' end
+    case
+      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+      else timestamptz '-infinity'
+    end
   )
   on conflict on constraint slis_event_type_objective_threshold_ms_key do nothing;
   select sli.sli_id into strict counted_by
@@ -298,6 +303,10 @@ begin
     and sli.threshold_ms is not distinct from new.threshold_ms;
 
   begins_at := case when latest.valid_until < 'infinity' then greatest(new.valid_from, latest.valid_until) else new.valid_from end;
+  if tg_op = 'UPDATE' and begins_at < latest.valid_from then
+    raise exception 'the definition of % from % cannot hold from % already', new.slo_name, latest.valid_from, begins_at
+      using errcode = 'OP001', hint = 'Leave valid_from out, or pass an instant after the last change.';
+  end if;
   if latest.valid_from = begins_at then
     -- Changed twice in one transaction: nobody has seen the first.
     delete from ops.slo_versions as version where version.slo_name = new.slo_name and version.version = latest.version;
@@ -336,6 +345,7 @@ create table ops.slo_exclusions (
   created_at timestamptz not null default now(),
   constraint slo_exclusions_pkey primary key (org_id, slo_exclusion_id),
   constraint slo_exclusions_ends_after_it_begins check (since < until and isfinite(since) and isfinite(until)),
+  constraint slo_exclusions_lasts_a_year_at_most check (since >= until - interval '8784 hours'),
   constraint slo_exclusions_has_a_reason check (char_length(btrim(reason)) between 1 and 1000),
   constraint slo_exclusions_has_an_author check (char_length(btrim(author)) between 1 and 200)
 );
@@ -370,6 +380,18 @@ begin
   if not exists (select from ops.slos where slos.slo_name = exclude_from_slo.slo_name) then
     raise exception 'there is no objective %', coalesce(exclude_from_slo.slo_name, '')
       using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  if (
+    isfinite(exclude_from_slo.since) and isfinite(exclude_from_slo.until)
+    and exclude_from_slo.since < exclude_from_slo.until
+    and exclude_from_slo.since + interval '366 days' >= exclude_from_slo.until
+  ) is not true then
+    raise exception 'the time to leave out is empty or longer than a year: % to %', exclude_from_slo.since, exclude_from_slo.until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  if coalesce(btrim(exclude_from_slo.reason), '') = '' or coalesce(btrim(exclude_from_slo.author), '') = '' then
+    raise exception 'an exclusion needs a reason and an author'
+      using errcode = 'OP001', hint = 'Say why, and who says so: budgets are read by others.';
   end if;
   insert into ops.slo_exclusions (org_id, slo_name, since, until, reason, author)
   values (
@@ -694,6 +716,10 @@ declare
   stretch record;
   units ops.unit_delta[];
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
   perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   last_id := ops.cursor_id();
   for stretch in
@@ -863,32 +889,44 @@ begin atomic
     select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
     from unnest(sum_slos.fresh) as delta
   ),
+  asked as (
+    select span.org_id, span.slo_name, span.version, min(span.since) as since, max(span.until) as until
+    from unnest(sum_slos.spans) as span
+    group by 1, 2, 3
+  ),
   -- Exclusions may overlap; what is left out is left out once.
   excluded as materialized (
     select distinct
-      exclusion.org_id,
-      exclusion.slo_name,
-      version.version,
+      asked.org_id,
+      asked.slo_name,
+      asked.version,
+      bucket.is_fresh,
       bucket.bucket_start,
       bucket.good,
       bucket.total
-    from ops.slo_exclusions as exclusion
+    from asked
+    join ops.slo_exclusions as exclusion
+      on exclusion.org_id = asked.org_id
+      and exclusion.slo_name = asked.slo_name
+      and exclusion.until > asked.since
+      and exclusion.since < asked.until
     join ops.slo_versions as version
-      on version.slo_name = exclusion.slo_name
+      on version.slo_name = asked.slo_name
+      and version.version = asked.version
     cross join lateral (
-      select stored.bucket_start, stored.good, stored.total
+      select false as is_fresh, stored.bucket_start, stored.good, stored.total
       from ops.sli_counts as stored
       where stored.org_id = exclusion.org_id
         and stored.sli_id = version.sli_id
-        and stored.bucket_start > exclusion.since - interval '5 minutes'
-        and stored.bucket_start < exclusion.until
+        and stored.bucket_start > greatest(exclusion.since, asked.since) - interval '5 minutes'
+        and stored.bucket_start < least(exclusion.until, asked.until)
       union all
-      select fresh.bucket_start, fresh.good, fresh.total
+      select true, fresh.bucket_start, fresh.good, fresh.total
       from fresh
       where fresh.org_id = exclusion.org_id
         and fresh.sli_id = version.sli_id
-        and fresh.bucket_start > exclusion.since - interval '5 minutes'
-        and fresh.bucket_start < exclusion.until
+        and fresh.bucket_start > greatest(exclusion.since, asked.since) - interval '5 minutes'
+        and fresh.bucket_start < least(exclusion.until, asked.until)
     ) as bucket
   ),
   extra as materialized (
@@ -1117,6 +1155,7 @@ begin atomic
         or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, judged.window_length, interval '6 hours'))
         as is_burning,
       newest.last_counted_at,
+      -- From the start of its five minutes, so that two intervals are never exceeded.
       newest.last_counted_at
         < evaluate_slos.as_of - 2 * ops.in_hours(coalesce(judged.expected_interval, ops.setting('expected_interval')::interval)) as is_silent
     from judged
@@ -1132,6 +1171,14 @@ begin atomic
           where bucket.org_id = judged.org_id
             and bucket.sli_id = judged.sli_id
             and bucket.bucket_start <= evaluate_slos.as_of
+            and not exists (
+              select
+              from fresh
+              where fresh.org_id = bucket.org_id
+                and fresh.sli_id = bucket.sli_id
+                and fresh.bucket_start = bucket.bucket_start
+                and fresh.total = -bucket.total
+            )
           order by bucket.bucket_start desc
           limit 1
         )
@@ -1264,7 +1311,19 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with counted as (
+  with excluded as materialized (
+    select distinct
+      exclusion.org_id,
+      exclusion.slo_name,
+      bucket.starts_at
+    from ops.slo_exclusions as exclusion
+    cross join lateral generate_series(
+      date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00'),
+      exclusion.until - interval '1 microsecond',
+      interval '5 minutes'
+    ) as bucket (starts_at)
+  ),
+  counted as (
     select
       span.org_id,
       span.slo_name,
@@ -1276,7 +1335,7 @@ begin atomic
       ) as slice_start,
       bucket.good,
       bucket.total,
-      ops.is_excluded(span.org_id, span.slo_name, bucket.bucket_start) as is_excluded
+      excluded.starts_at is not null as is_excluded
     from unnest(daily_slos.spans) as span
     join ops.slo_versions as version
       on version.slo_name = span.slo_name
@@ -1286,6 +1345,10 @@ begin atomic
       and bucket.sli_id = version.sli_id
       and bucket.bucket_start >= span.since
       and bucket.bucket_start < span.until
+    left join excluded
+      on excluded.org_id = span.org_id
+      and excluded.slo_name = span.slo_name
+      and excluded.starts_at = bucket.bucket_start
   ),
   sliced as (
     select
@@ -1513,6 +1576,7 @@ begin
     where sli.objective <> 'availability'
       and attempt.event_type = sli.event_type
       and attempt.id <= ops.cursor_id()
+      and attempt.event_timestamp < sli.filled_until
       and attempt.event_timestamp >= from_bucket
       and attempt.event_timestamp < to_bucket
       and (explain_slo.only_org_id is null or attempt.org_id = explain_slo.only_org_id)
@@ -1539,6 +1603,7 @@ begin
         and attempt.event_type = sli.event_type
         and attempt.event_timestamp >= from_bucket
         and attempt.id <= ops.cursor_id()
+        and attempt.event_timestamp < sli.filled_until
       order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id
     ) as last_tried
   ),
@@ -1761,6 +1826,17 @@ begin
   end if;
 end;
 $$;
+
+create or replace function ops.time_to_exhaustion(slo_window interval, burn_rate numeric, budget_left numeric default 1)
+returns interval
+language sql
+immutable
+set search_path = ''
+return case
+  when burn_rate is null or burn_rate <= 0 then null
+  when budget_left <= 0 then interval '0'
+  else make_interval(secs => least(extract(epoch from slo_window) * budget_left / burn_rate, 3155760000000)::double precision)
+end;
 
 create or replace view public.v_ops_slo_status
 with (security_invoker = true)

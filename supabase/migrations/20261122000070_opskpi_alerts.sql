@@ -70,7 +70,10 @@ create table ops.alert_rules (
   ),
   constraint alert_rules_severity_check check (severity in ('page', 'ticket', 'notice')),
   constraint alert_rules_burn_rate_has_a_factor_or_a_budget_share check (
-    (kind = 'burn_rate') = (num_nonnulls(factor, budget_share) = 1) and (kind = 'burn_rate') = (long_window is not null)
+    case kind
+      when 'burn_rate' then num_nonnulls(factor, budget_share) = 1 and long_window is not null
+      else num_nonnulls(factor, budget_share, long_window, short_window) = 0
+    end
   ),
   constraint alert_rules_factor_is_positive check (factor > 0),
   constraint alert_rules_budget_share_is_a_share check (budget_share > 0 and budget_share <= 1),
@@ -83,7 +86,7 @@ create table ops.alert_rules (
     and coalesce(short_window, interval '5 minutes') >= interval '5 minutes'
   ),
   constraint alert_rules_kpi_threshold_is_whole check (
-    (kind = 'kpi_threshold') = (num_nonnulls(metric_name, comparison, threshold, lasting) = 4)
+    num_nonnulls(metric_name, comparison, threshold, lasting) = case kind when 'kpi_threshold' then 4 else 0 end
   ),
   constraint alert_rules_comparison_check check (comparison in ('gt', 'gte', 'lt', 'lte')),
   constraint alert_rules_lasting_is_in_hours check (
@@ -275,6 +278,7 @@ begin
       rule.kind,
       rule.long_window,
       rule.short_window,
+      rule.silent_for,
       evaluated.*,
       coalesce(rule.factor, ops.alert_factor(rule.budget_share, evaluated.window_length, rule.long_window)) as burn_factor,
       date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00') as long_since,
@@ -319,8 +323,20 @@ begin
     ruled.service,
     ruled.version,
     case
+      -- Half a history is too much failure or too long a silence.
+      when sli.filled_until < 'infinity' then null
       when ruled.kind = 'silent_input' then
-        case ruled.status when 'stale' then null else ruled.status = 'no_data' and ruled.last_counted_at is not null end
+        case
+          when ruled.status = 'stale' then null
+          -- An empty window is not silence yet: a new day has no events at first.
+          else coalesce(
+            ruled.last_counted_at < as_of - coalesce(
+              ops.in_hours(ruled.silent_for),
+              2 * ops.in_hours(coalesce(expecting.expected_interval, ops.setting('expected_interval')::interval))
+            ),
+            false
+          )
+        end
       when ruled.status in ('no_data', 'stale', 'insufficient') then null
       -- Overspent for certain, but by too few events to say how fast.
       when ruled.kind = 'burn_rate' and ruled.events_needed > 0 then null
@@ -343,6 +359,11 @@ begin
       'explain_since', case ruled.kind when 'burn_rate' then ruled.long_since else ruled.window_start end
     ))
   from ruled
+  join ops.slo_versions as expecting
+    on expecting.slo_name = ruled.slo_name
+    and expecting.version = ruled.version
+  join ops.slis as sli
+    on sli.sli_id = expecting.sli_id
   left join sums as long_sum
     on long_sum.org_id = ruled.org_id
     and long_sum.slo_name = ruled.slo_name
@@ -366,6 +387,17 @@ stable
 set search_path = ''
 set jit = off
 as $$
+declare
+  -- What has not been counted may have happened all the same.
+  is_stale constant boolean := coalesce(
+    (
+      select max(run.finished_at) < as_of - 2 * ops.refresh_interval()
+      from ops.job_runs as run
+      where run.job = 'refresh'
+        and run.outcome in ('success', 'waiting')
+    ),
+    true
+  );
 begin
   return query
   with hours as (
@@ -390,14 +422,17 @@ begin
     hours.metric_name,
     null::text,
     null::integer,
-    -- Each hour must have a value: what is not measured is not beyond the limit.
-    count(*) * interval '1 hour' = ops.in_hours(hours.lasting)
-      and bool_and(case hours.comparison
+    -- One hour within the limit ends it; an hour without a value says neither.
+    case
+      when is_stale then null
+      when not bool_and(case hours.comparison
         when 'gt' then kpi.metric_value > hours.threshold
         when 'gte' then kpi.metric_value >= hours.threshold
         when 'lt' then kpi.metric_value < hours.threshold
         else kpi.metric_value <= hours.threshold
-      end),
+      end) then false
+      when count(*) * interval '1 hour' = ops.in_hours(hours.lasting) then true
+    end,
     jsonb_build_object(
       'value', ops.readable((array_agg(kpi.metric_value order by kpi.period_start desc))[1]),
       'threshold', ops.readable(hours.threshold),
@@ -424,6 +459,7 @@ begin
       where rollup.org_id = series.org_id
         and rollup.period = 'hour'
         and rollup.series_id = series.series_id
+        and rollup.period_start <= as_of
     ) as newest
     where series.event_type in (select rule.event_type from ops.alert_rules as rule where rule.is_enabled)
     group by 1, 2
@@ -434,7 +470,7 @@ begin
     rule.event_type,
     null::text,
     null::integer,
-    seen.last_seen_at < as_of - ops.in_hours(rule.silent_for),
+    case when not is_stale then seen.last_seen_at < as_of - ops.in_hours(rule.silent_for) end,
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join seen
@@ -449,7 +485,7 @@ begin
     agent.agent_id::text,
     agent.team,
     null::integer,
-    agent.last_event_at < as_of - ops.in_hours(rule.silent_for),
+    case when not is_stale then agent.last_event_at < as_of - ops.in_hours(rule.silent_for) end,
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join ops.agents as agent
@@ -746,15 +782,24 @@ begin
     raise exception 'alerts are evaluated as of an instant, not of %', as_of
       using errcode = 'OP001', hint = 'Leave it out for now.';
   end if;
+  if kinds <> array['silent_jobs'] or array_position(kinds, null) is not null then
+    raise exception 'alerts are evaluated all, or silent_jobs alone, not %', kinds
+      using errcode = 'OP001', hint = 'Leave kinds out, or pass {silent_jobs}.';
+  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0)) then
     report.state := 'busy';
     return report;
   end if;
-  if exists (select from ops.alert_evaluations as evaluation where evaluation.evaluated_at > as_of) then
+  if exists (select from ops.alert_evaluations as evaluation where evaluation.evaluated_at > as_of and evaluation.evaluated_at <= clock_timestamp()) then
     report.state := 'past';
     return report;
   end if;
 
+  if kinds is null then
+    -- First, since an evaluation that runs has not stood still.
+    insert into ops.alert_evaluations (evaluated_at) values (as_of)
+    on conflict on constraint alert_evaluations_pkey do update set evaluated_at = excluded.evaluated_at;
+  end if;
   conditions := array(
     select condition from ops.objective_conditions(as_of) as condition where kinds is null
     union all
@@ -766,8 +811,6 @@ begin
   report.queued := ops.queue_notifications(as_of);
   report.state := 'done';
   if kinds is null then
-    insert into ops.alert_evaluations (evaluated_at) values (as_of)
-    on conflict on constraint alert_evaluations_pkey do update set evaluated_at = excluded.evaluated_at;
     insert into ops.job_runs (job, started_at, outcome, message)
     values (
       'alerts', started_at, 'success',
@@ -796,7 +839,14 @@ begin
         resolved_at = as_of,
         evaluated_at = as_of,
         is_frozen = false,
-        detail = alert.detail || coalesce(finding.detail, '{"rule_is_gone": true}')
+        detail = alert.detail || coalesce(
+          finding.detail,
+          case
+            when not exists (select from ops.alert_rules as rule where rule.rule_name = open_alert.rule_name and rule.is_enabled)
+              then jsonb '{"rule_is_gone": true}'
+          end,
+          '{}'
+        )
     from ops.alerts as open_alert
     left join unnest(conditions) as finding
       on finding.org_id = open_alert.org_id
@@ -816,6 +866,7 @@ begin
             where rule.rule_name = open_alert.rule_name
               and rule.is_enabled
               and rule.kind = 'kpi_threshold'
+              and rule.metric_name = open_alert.subject
           )
         )
       )
@@ -858,6 +909,7 @@ begin
       on rule.rule_name = finding.rule_name
     where finding.holds
     on conflict (org_id, rule_name, subject) where state <> 'resolved' do update set
+      kind = excluded.kind,
       detail = excluded.detail,
       slo_version = excluded.slo_version,
       severity = excluded.severity,
@@ -919,15 +971,19 @@ begin
       join ops.alert_channels as channel
         on channel.is_enabled
         and (channel.only_org_id is null or channel.only_org_id = alert.org_id)
-        and alert.severity = any (channel.severities)
-        and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
+        and (
+          alert.state = 'resolved'
+          or (
+            alert.severity = any (channel.severities)
+            and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
+          )
+        )
       where alert.state = 'firing'
-        or exists (
-          select
+        -- Hashed: of 100,000 alerts that are over only those last said to fire are looked at.
+        or (alert.org_id, channel.channel_name, alert.alert_id) in (
+          select known.org_id, known.channel_name, last.alert_id
           from ops.alert_groups as known
-          where known.org_id = alert.org_id
-            and known.channel_name = channel.channel_name
-            and alert.alert_id = any (known.last_firing)
+          cross join lateral unnest(known.last_firing) as last (alert_id)
         )
     )
     select
@@ -1104,11 +1160,14 @@ begin atomic
   ),
   claimed as (
     update ops.alert_deliveries as delivery
-    set state = 'sending',
-        attempts = delivery.attempts + 1,
-        leased_until = claim_deliveries.as_of + claim_deliveries.lease
-    from claimable
-    where delivery.org_id = claimable.org_id
+    -- Each attempt may have ended with the worker that made it.
+    set state = case when delivery.attempts < channel.max_attempts then 'sending' else 'dead' end,
+        attempts = least(delivery.attempts + 1, greatest(delivery.attempts, channel.max_attempts)),
+        leased_until = case when delivery.attempts < channel.max_attempts then claim_deliveries.as_of + claim_deliveries.lease end,
+        settled_at = case when delivery.attempts < channel.max_attempts then delivery.settled_at else claim_deliveries.as_of end
+    from claimable, ops.alert_channels as channel
+    where channel.channel_name = delivery.channel_name
+      and delivery.org_id = claimable.org_id
       and delivery.delivery_id = claimable.delivery_id
     returning delivery.*
   )
@@ -1126,6 +1185,7 @@ begin atomic
   from claimed
   join ops.alert_channels as channel
     on channel.channel_name = claimed.channel_name
+  where claimed.state = 'sending'
   order by claimed.delivery_id;
 end;
 comment on function ops.claim_deliveries(integer, interval, timestamptz) is
@@ -1147,7 +1207,7 @@ as $$
 declare
   settled text;
 begin
-  if outcome not in ('delivered', 'retry', 'dead') then
+  if outcome is null or outcome not in ('delivered', 'retry', 'dead') then
     raise exception 'a delivery ends as delivered, retry or dead, not as %', outcome
       using errcode = 'OP001', hint = 'Pass one of the three.';
   end if;
@@ -1552,6 +1612,89 @@ begin
 end;
 $$;
 
+create or replace function ops.doctor(as_of timestamptz default now())
+returns table (check_name text, passed boolean, detail text)
+language sql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+begin atomic
+  select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
+    'telemetry_events and kpi_aggregations exist'
+  union all
+  select 'audits', exists (select from public.slsa_audit_metrics),
+    case when exists (select from public.slsa_audit_metrics) then 'slsa_audit_metrics has rows'
+      else 'slsa_audit_metrics is empty: no audit has been recorded yet' end
+  union all
+  select 'views', count(broken.view_name) = 0,
+    coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
+  from ops.broken_views() as broken
+  union all
+  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
+      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
+        else '; run opskpi run from cron every ' || ops.refresh_interval() end
+  from ops.job_runs as run
+  where run.job = 'refresh'
+    and run.outcome <> 'failure'
+  union all
+  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    case when not watched.has_channel then 'no channel: nobody is told'
+      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
+    end
+  from (
+    select
+      exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
+      (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
+  ) as watched
+  union all
+  select 'messages', count(*) = 0,
+    case when count(*) = 0 then 'none is dead'
+      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
+  from ops.alert_deliveries as delivery
+  where delivery.state = 'dead'
+  union all
+  select 'partitions', next_month.partition is not null,
+    case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
+  from (
+    select named.name, to_regclass('ops.' || named.name) as partition
+    from (
+      select 'telemetry_events_' || to_char((doctor.as_of at time zone 'UTC') + interval '1 month', 'YYYY_MM') as name
+    ) as named
+  ) as next_month
+  union all
+  select 'row level security', count(*) = 0,
+    coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
+  from pg_catalog.pg_class as class
+  where class.relkind in ('r', 'p')
+    and not class.relrowsecurity
+    and (
+      class.relnamespace = 'ops'::regnamespace
+      or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
+    )
+  union all
+  select 'cursor', count(*) = 0,
+    case when count(*) = 0 then 'no event waits'
+      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
+  from public.telemetry_events as event
+  where event.id > ops.cursor_id()
+    and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  union all
+  select 'counts', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has %s events and %s counted; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.events order by difference.day_start))[1],
+        (array_agg(difference.counted order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.count_differences(doctor.as_of - interval '7 days') as difference;
+end;
+
 comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, then upkeep. Messages wait in the outbox for opskpi alert deliver.';
 
 create view public.v_ops_alerts
@@ -1646,3 +1789,5 @@ values
   ('silent_input', 'silent_input', 'notice', null, null, null, 'Nothing arrives that the objective could be judged by; its alerts stay as they are.'),
   ('silent_jobs', 'silent_jobs', 'page', null, null, null, 'The jobs stood still: nothing was counted or evaluated.')
 on conflict do nothing;
+-- Or a later change of the table in the same transaction would find these checks pending.
+set constraints all immediate;

@@ -71,7 +71,9 @@ def test_every_view_answers_with_data(hooks):
     # So that what happened is in the window whenever the tests run.
     hooks.execute("update ops.slos set rolling_window = '10 years' where slo_name = 'provenance_generation_error_rate'")
     refresh(hooks)
-    hooks.execute("insert into ops.alert_channels (channel_name, kind, secret_env) values ('chat', 'slack', 'CHAT_URL')")
+    hooks.execute(
+        "insert into ops.alert_channels (channel_name, kind, secret_env) values ('chat', 'slack', 'CHAT_URL')"
+    )
     hooks.execute(
         "insert into ops.alert_rules (rule_name, kind, severity, metric_name, comparison, threshold, lasting)"
         " values ('any hook', 'kpi_threshold', 'ticket', 'hook_executions_total', 'gt', 0, '1 hour')"
