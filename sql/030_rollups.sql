@@ -577,17 +577,20 @@ begin atomic
 end;
 comment on function ops.add_rollups(ops.rollup_delta[]) is 'Adds a delta to the rollups; only refresh and rebuild call it, once a delta.';
 
-create function ops.add_histograms(deltas ops.histogram_delta[])
-returns void
+create function ops.merged_histograms(deltas ops.histogram_delta[])
+returns setof ops.histograms
 language sql
-volatile
+stable
 set search_path = ''
 begin atomic
-  insert into ops.histograms as histogram (org_id, period, period_start, event_type, labels, counts)
   select
-    delta.org_id, delta.period, delta.period_start, delta.event_type, delta.labels,
+    delta.org_id,
+    delta.period,
+    delta.period_start,
+    delta.event_type,
+    delta.labels,
     ops.merge_histogram(stored.counts, delta.bins, delta.counts)
-  from unnest(add_histograms.deltas) as delta
+  from unnest(merged_histograms.deltas) as delta
   left join lateral (
     select histogram.counts
     from ops.histograms as histogram
@@ -597,10 +600,22 @@ begin atomic
       and histogram.event_type = delta.event_type
       and histogram.labels = delta.labels
     limit 1
-  ) as stored on true
+  ) as stored on true;
+end;
+comment on function ops.merged_histograms(ops.histogram_delta[]) is 'The stored histograms that a delta changes, with the delta added; nothing is written.';
+
+create function ops.write_histograms(merged ops.histograms[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.histograms as histogram (org_id, period, period_start, event_type, labels, counts)
+  select changed.org_id, changed.period, changed.period_start, changed.event_type, changed.labels, changed.counts
+  from unnest(write_histograms.merged) as changed
   on conflict on constraint histograms_pkey do update set counts = excluded.counts;
 end;
-comment on function ops.add_histograms(ops.histogram_delta[]) is 'Adds a delta to the histograms; only refresh and rebuild call it, once a delta.';
+comment on function ops.write_histograms(ops.histograms[]) is 'Writes histograms over what is stored; only refresh and rebuild call it.';
 
 create function ops.add_patterns(deltas ops.pattern_delta[])
 returns void
@@ -624,7 +639,8 @@ revoke execute on function
   ops.histogram_quantile(bigint[], numeric),
   ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
   ops.add_rollups(ops.rollup_delta[]),
-  ops.add_histograms(ops.histogram_delta[]),
+  ops.write_histograms(ops.histograms[]),
+  ops.merged_histograms(ops.histogram_delta[]),
   ops.add_patterns(ops.pattern_delta[]),
   ops.cursor_id()
 from public;
@@ -655,7 +671,8 @@ begin
     ops.histogram_quantile(bigint[], numeric),
     ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
     ops.add_rollups(ops.rollup_delta[]),
-    ops.add_histograms(ops.histogram_delta[]),
+    ops.write_histograms(ops.histograms[]),
+    ops.merged_histograms(ops.histogram_delta[]),
     ops.add_patterns(ops.pattern_delta[]),
     ops.cursor_id()
   from anon, authenticated, service_role;
@@ -663,6 +680,7 @@ begin
     ops.count_events(bigint, bigint, timestamptz, timestamptz),
     ops.rollup_deltas(ops.event_delta[]),
     ops.histogram_deltas(ops.event_delta[]),
+    ops.merged_histograms(ops.histogram_delta[]),
     ops.merge_histogram(bigint[], integer[], bigint[]),
     ops.histogram_quantile(bigint[], numeric),
     ops.count_patterns(bigint, bigint, timestamptz, timestamptz),

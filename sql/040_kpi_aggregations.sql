@@ -227,56 +227,35 @@ end;
 comment on function ops.changed_ratios(ops.rollup_delta[]) is
   'The ratios, averages and counts that a delta changes, computed from the rollups and that delta; one row a KPI, period and breakdown.';
 
-create function ops.changed_percentiles(deltas ops.histogram_delta[])
+create function ops.changed_percentiles(merged ops.histograms[])
 returns setof ops.kpi_value
 language sql
 stable
 set search_path = ''
 begin atomic
-  -- Materialized, so that each histogram is merged once, not for each figure read from it.
-  with merged as materialized (
-    select
-      delta.org_id,
-      delta.event_type,
-      delta.labels,
-      delta.period,
-      delta.period_start,
-      ops.merge_histogram(stored.counts, delta.bins, delta.counts) as counts
-    from unnest(changed_percentiles.deltas) as delta
-    left join lateral (
-      select histogram.counts
-      from ops.histograms as histogram
-      where histogram.org_id = delta.org_id
-        and histogram.period = delta.period
-        and histogram.period_start = delta.period_start
-        and histogram.event_type = delta.event_type
-        and histogram.labels = delta.labels
-      limit 1
-    ) as stored on true
-  )
   select
-    merged.org_id,
+    changed.org_id,
     definition.metric_name,
-    merged.labels,
-    merged.period,
-    merged.period_start,
+    changed.labels,
+    changed.period,
+    changed.period_start,
     definition.unit,
-    ops.histogram_quantile(merged.counts, definition.percentile),
+    ops.histogram_quantile(changed.counts, definition.percentile),
     null::numeric,
     null::numeric,
-    (select sum(bin.value_count) from unnest(merged.counts) as bin (value_count))::bigint
-  from merged
+    (select sum(bin.value_count) from unnest(changed.counts) as bin (value_count))::bigint
+  from unnest(changed_percentiles.merged) as changed
   join ops.kpi_definitions as definition
-    on definition.event_type = merged.event_type
+    on definition.event_type = changed.event_type
     and definition.measure = 'percentile'
-  where merged.labels = '{}'
+  where changed.labels = '{}'
     or (
-      definition.breakdowns && array(select jsonb_object_keys(merged.labels))
-      and merged.period = any (definition.breakdown_periods)
+      definition.breakdowns && array(select jsonb_object_keys(changed.labels))
+      and changed.period = any (definition.breakdown_periods)
     );
 end;
-comment on function ops.changed_percentiles(ops.histogram_delta[]) is
-  'The percentiles that a delta changes, read from the histograms and that delta; one row a KPI, period and breakdown.';
+comment on function ops.changed_percentiles(ops.histograms[]) is
+  'The percentiles of histograms as they are after a delta; one row a KPI, period and breakdown.';
 
 create function ops.write_kpis(kpis ops.kpi_value[], as_of timestamptz)
 returns table (period text, rows_written bigint)
@@ -361,7 +340,7 @@ comment on function ops.close_periods(timestamptz) is 'Marks the KPI rows whose 
 revoke execute on function
   ops.kpi_groups(ops.rollup_delta[]),
   ops.changed_ratios(ops.rollup_delta[]),
-  ops.changed_percentiles(ops.histogram_delta[]),
+  ops.changed_percentiles(ops.histograms[]),
   ops.write_kpis(ops.kpi_value[], timestamptz),
   ops.close_periods(timestamptz)
 from public;
@@ -379,14 +358,14 @@ begin
   revoke execute on function
     ops.kpi_groups(ops.rollup_delta[]),
     ops.changed_ratios(ops.rollup_delta[]),
-    ops.changed_percentiles(ops.histogram_delta[]),
+    ops.changed_percentiles(ops.histograms[]),
     ops.write_kpis(ops.kpi_value[], timestamptz),
     ops.close_periods(timestamptz)
   from anon, authenticated, service_role;
   grant execute on function
     ops.kpi_groups(ops.rollup_delta[]),
     ops.changed_ratios(ops.rollup_delta[]),
-    ops.changed_percentiles(ops.histogram_delta[])
+    ops.changed_percentiles(ops.histograms[])
   to authenticated, service_role;
 end;
 $$;

@@ -223,7 +223,9 @@ set search_path = ''
 as $$
 declare
   rollups ops.rollup_delta[] := array(select delta from ops.rollup_deltas(events) as delta);
-  histograms ops.histogram_delta[] := array(select delta from ops.histogram_deltas(events) as delta);
+  histograms ops.histograms[] := array(
+    select merged from ops.merged_histograms(array(select delta from ops.histogram_deltas(events) as delta)) as merged
+  );
   kpi_rows jsonb;
 begin
   -- KPIs are stored state plus delta, so they are computed before the delta is added: the views do the same without adding it.
@@ -238,7 +240,7 @@ begin
     as_of
   ) as written;
   perform ops.add_rollups(rollups);
-  perform ops.add_histograms(histograms);
+  perform ops.write_histograms(histograms);
   return kpi_rows;
 end;
 $$;
@@ -287,7 +289,9 @@ begin
   from ops.changed_ratios(array(select delta from ops.rollup_deltas(events) as delta)) as kpi
   union all
   select kpi.*
-  from ops.changed_percentiles(array(select delta from ops.histogram_deltas(events) as delta)) as kpi;
+  from ops.changed_percentiles(array(
+    select merged from ops.merged_histograms(array(select delta from ops.histogram_deltas(events) as delta)) as merged
+  )) as kpi;
 end;
 $$;
 comment on function ops.fresh_kpis() is 'The KPIs that events behind the cursor change, as the next refresh would write them.';
@@ -389,11 +393,14 @@ begin
       where delta.period_start >= span_starts[array_position(periods, delta.period)]
         and delta.period_start < span_ends[array_position(periods, delta.period)]
     ));
-    perform ops.add_histograms(array(
-      select delta
-      from ops.histogram_deltas(events) as delta
-      where delta.period_start >= span_starts[array_position(periods, delta.period)]
-        and delta.period_start < span_ends[array_position(periods, delta.period)]
+    perform ops.write_histograms(array(
+      select merged
+      from ops.merged_histograms(array(
+        select delta
+        from ops.histogram_deltas(events) as delta
+        where delta.period_start >= span_starts[array_position(periods, delta.period)]
+          and delta.period_start < span_ends[array_position(periods, delta.period)]
+      )) as merged
     ));
     perform ops.add_patterns(array(
       select delta
@@ -460,9 +467,7 @@ begin atomic
       union all
       select kpi
       from ops.changed_percentiles(array(
-        select row(
-          histogram.org_id, histogram.event_type, histogram.labels, histogram.period, histogram.period_start, '{}', '{}'
-        )::ops.histogram_delta
+        select histogram
         from ops.histograms as histogram
         join ops.rebuild_spans(since, until) as span
           on span.period = histogram.period

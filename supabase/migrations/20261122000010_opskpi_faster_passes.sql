@@ -129,6 +129,46 @@ begin atomic
   group by 1, 2, 3, 4, 5;
 end;
 
+create function ops.merged_histograms(deltas ops.histogram_delta[])
+returns setof ops.histograms
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    delta.org_id,
+    delta.period,
+    delta.period_start,
+    delta.event_type,
+    delta.labels,
+    ops.merge_histogram(stored.counts, delta.bins, delta.counts)
+  from unnest(merged_histograms.deltas) as delta
+  left join lateral (
+    select histogram.counts
+    from ops.histograms as histogram
+    where histogram.org_id = delta.org_id
+      and histogram.period = delta.period
+      and histogram.period_start = delta.period_start
+      and histogram.event_type = delta.event_type
+      and histogram.labels = delta.labels
+    limit 1
+  ) as stored on true;
+end;
+comment on function ops.merged_histograms(ops.histogram_delta[]) is 'The stored histograms that a delta changes, with the delta added; nothing is written.';
+
+create function ops.write_histograms(merged ops.histograms[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.histograms as histogram (org_id, period, period_start, event_type, labels, counts)
+  select changed.org_id, changed.period, changed.period_start, changed.event_type, changed.labels, changed.counts
+  from unnest(write_histograms.merged) as changed
+  on conflict on constraint histograms_pkey do update set counts = excluded.counts;
+end;
+comment on function ops.write_histograms(ops.histograms[]) is 'Writes histograms over what is stored; only refresh and rebuild call it.';
+
 create or replace function ops.changed_ratios(deltas ops.rollup_delta[])
 returns setof ops.kpi_value
 language sql
@@ -245,54 +285,35 @@ begin atomic
     on definition.metric_name = kpi.metric_name;
 end;
 
-create or replace function ops.changed_percentiles(deltas ops.histogram_delta[])
+create function ops.changed_percentiles(merged ops.histograms[])
 returns setof ops.kpi_value
 language sql
 stable
 set search_path = ''
 begin atomic
-  -- Materialized, so that each histogram is merged once, not for each figure read from it.
-  with merged as materialized (
-    select
-      delta.org_id,
-      delta.event_type,
-      delta.labels,
-      delta.period,
-      delta.period_start,
-      ops.merge_histogram(stored.counts, delta.bins, delta.counts) as counts
-    from unnest(changed_percentiles.deltas) as delta
-    left join lateral (
-      select histogram.counts
-      from ops.histograms as histogram
-      where histogram.org_id = delta.org_id
-        and histogram.period = delta.period
-        and histogram.period_start = delta.period_start
-        and histogram.event_type = delta.event_type
-        and histogram.labels = delta.labels
-      limit 1
-    ) as stored on true
-  )
   select
-    merged.org_id,
+    changed.org_id,
     definition.metric_name,
-    merged.labels,
-    merged.period,
-    merged.period_start,
+    changed.labels,
+    changed.period,
+    changed.period_start,
     definition.unit,
-    ops.histogram_quantile(merged.counts, definition.percentile),
+    ops.histogram_quantile(changed.counts, definition.percentile),
     null::numeric,
     null::numeric,
-    (select sum(bin.value_count) from unnest(merged.counts) as bin (value_count))::bigint
-  from merged
+    (select sum(bin.value_count) from unnest(changed.counts) as bin (value_count))::bigint
+  from unnest(changed_percentiles.merged) as changed
   join ops.kpi_definitions as definition
-    on definition.event_type = merged.event_type
+    on definition.event_type = changed.event_type
     and definition.measure = 'percentile'
-  where merged.labels = '{}'
+  where changed.labels = '{}'
     or (
-      definition.breakdowns && array(select jsonb_object_keys(merged.labels))
-      and merged.period = any (definition.breakdown_periods)
+      definition.breakdowns && array(select jsonb_object_keys(changed.labels))
+      and changed.period = any (definition.breakdown_periods)
     );
 end;
+comment on function ops.changed_percentiles(ops.histograms[]) is
+  'The percentiles of histograms as they are after a delta; one row a KPI, period and breakdown.';
 
 create or replace function ops.write_kpis(kpis ops.kpi_value[], as_of timestamptz)
 returns table (period text, rows_written bigint)
@@ -353,6 +374,209 @@ begin atomic
   from written
   group by 1;
 end;
+
+create or replace function ops.apply_events(events ops.event_delta[], as_of timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  rollups ops.rollup_delta[] := array(select delta from ops.rollup_deltas(events) as delta);
+  histograms ops.histograms[] := array(
+    select merged from ops.merged_histograms(array(select delta from ops.histogram_deltas(events) as delta)) as merged
+  );
+  kpi_rows jsonb;
+begin
+  -- KPIs are stored state plus delta, so they are computed before the delta is added: the views do the same without adding it.
+  select coalesce(jsonb_object_agg(written.period, written.rows_written), '{}')
+  into kpi_rows
+  from ops.write_kpis(
+    array(
+      select kpi from ops.changed_ratios(rollups) as kpi
+      union all
+      select kpi from ops.changed_percentiles(histograms) as kpi
+    ),
+    as_of
+  ) as written;
+  perform ops.add_rollups(rollups);
+  perform ops.write_histograms(histograms);
+  return kpi_rows;
+end;
+$$;
+
+create or replace function ops.fresh_kpis()
+returns setof ops.kpi_value
+language plpgsql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  events ops.event_delta[] := array(
+    select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+    union all
+    select event from ops.count_audit_changes() as event
+  );
+begin
+  if cardinality(events) = 0 then
+    return;
+  end if;
+  return query
+  select kpi.*
+  from ops.changed_ratios(array(select delta from ops.rollup_deltas(events) as delta)) as kpi
+  union all
+  select kpi.*
+  from ops.changed_percentiles(array(
+    select merged from ops.merged_histograms(array(select delta from ops.histogram_deltas(events) as delta)) as merged
+  )) as kpi;
+end;
+$$;
+
+create or replace function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now(), recount_units boolean default true)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+set work_mem = '64MB'
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  started_at timestamptz := clock_timestamp();
+  last_id bigint;
+  chunk_start timestamptz;
+  chunk_end timestamptz;
+  next_hour timestamptz;
+  scan_end timestamptz;
+  periods text[];
+  span_starts timestamptz[];
+  span_ends timestamptz[];
+  events ops.event_delta[];
+  counted bigint := 0;
+begin
+  if since is null or until is null or since >= until or since < timestamptz '1970-01-01 00:00+00' or until > timestamptz '2200-01-01 00:00+00' then
+    raise exception 'the range to rebuild is empty or out of bounds: % to %', since, until
+      using errcode = 'OP001', hint = 'Pass since before until, between 1970 and 2200; the range is half-open.';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  -- Audits change, so they must stand still between their last refresh and their recount.
+  lock table public.slsa_audit_metrics in share mode;
+  perform ops.refresh(interval '0', as_of => as_of);
+  last_id := ops.cursor_id();
+
+  perform ops.forget_span(since, until);
+  select array_agg(span.period), array_agg(span.span_start), array_agg(span.span_end), min(span.span_start), max(span.span_end)
+  into periods, span_starts, span_ends, chunk_start, scan_end
+  from ops.rebuild_spans(since, until) as span;
+  loop
+    -- From event to event, so that years without one cost nothing.
+    select ops.period_start('hour', min(upcoming.first_at), ops.time_zone())
+    into next_hour
+    from (
+      select min(event.event_timestamp) as first_at
+      from public.telemetry_events as event
+      where event.event_timestamp >= chunk_start
+        and event.event_timestamp < scan_end
+      union all
+      select min(audit.audit_timestamp)
+      from ops.labelled_audits as audit
+      where audit.audit_timestamp >= chunk_start
+        and audit.audit_timestamp < scan_end
+    ) as upcoming;
+    exit when next_hour is null;
+    chunk_start := greatest(chunk_start, next_hour);
+    -- A month at a time, or a day where a month is more than the server should hold in memory.
+    chunk_end := chunk_start + case
+      when (
+        select count(*) from (
+          select
+          from public.telemetry_events as event
+          where event.event_timestamp >= chunk_start
+            and event.event_timestamp < chunk_start + interval '720 hours'
+          limit 200001
+        ) as counted_event
+      ) > 200000 then interval '24 hours'
+      else interval '720 hours'
+    end;
+    events := array(
+      select event from ops.count_events(0, last_id, chunk_start, chunk_end) as event
+      union all
+      select event from ops.count_audits_between(chunk_start, chunk_end) as event
+    );
+    counted := counted + coalesce((select sum(event.event_count) from unnest(events) as event), 0);
+    perform ops.add_rollups(array(
+      select delta
+      from ops.rollup_deltas(events) as delta
+      where delta.period_start >= span_starts[array_position(periods, delta.period)]
+        and delta.period_start < span_ends[array_position(periods, delta.period)]
+    ));
+    perform ops.write_histograms(array(
+      select merged
+      from ops.merged_histograms(array(
+        select delta
+        from ops.histogram_deltas(events) as delta
+        where delta.period_start >= span_starts[array_position(periods, delta.period)]
+          and delta.period_start < span_ends[array_position(periods, delta.period)]
+      )) as merged
+    ));
+    perform ops.add_patterns(array(
+      select delta
+      from ops.count_patterns(0, last_id, chunk_start, chunk_end) as delta
+      where delta.period_start >= span_starts[array_position(periods, delta.period)]
+        and delta.period_start < span_ends[array_position(periods, delta.period)]
+    ));
+    chunk_start := chunk_end;
+  end loop;
+  perform ops.rebuild_kpis(since, until, as_of);
+  perform ops.rebuild_slis(since, until, last_id, recount_units);
+  insert into ops.job_runs (job, started_at, finished_at, outcome, events, message)
+  values ('rebuild', started_at, clock_timestamp(), 'success', counted, format('%s to %s', since, until));
+  return counted;
+end;
+$$;
+
+create or replace function ops.rebuild_kpis(since timestamptz, until timestamptz, as_of timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  -- A delta of nothing to each row that stands there gives the KPIs of what stands there.
+  select ops.write_kpis(
+    array(
+      select kpi
+      from ops.changed_ratios(array(
+        select row(
+          rollup.org_id, series.event_type, series.labels, rollup.period, rollup.period_start, 0, 0, 0, null, null
+        )::ops.rollup_delta
+        from ops.rollups as rollup
+        join ops.rebuild_spans(since, until) as span
+          on span.period = rollup.period
+          and rollup.period_start >= span.span_start
+          and rollup.period_start < span.span_end
+        join ops.series
+          on series.org_id = rollup.org_id
+          and series.series_id = rollup.series_id
+      )) as kpi
+      union all
+      select kpi
+      from ops.changed_percentiles(array(
+        select histogram
+        from ops.histograms as histogram
+        join ops.rebuild_spans(since, until) as span
+          on span.period = histogram.period
+          and histogram.period_start >= span.span_start
+          and histogram.period_start < span.span_end
+      )) as kpi
+    ),
+    as_of
+  );
+end;
+
+drop function ops.changed_percentiles(ops.histogram_delta[]);
+drop function ops.add_histograms(ops.histogram_delta[]);
 
 create function ops.leave_to_check()
 returns text
@@ -506,14 +730,31 @@ begin
 end;
 $$;
 
-revoke execute on function ops.leave_to_check(), ops.cast_events(jsonb) from public;
+revoke execute on function
+  ops.leave_to_check(),
+  ops.cast_events(jsonb),
+  ops.merged_histograms(ops.histogram_delta[]),
+  ops.write_histograms(ops.histograms[]),
+  ops.changed_percentiles(ops.histograms[])
+from public;
 
 do $$
 begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
-  revoke execute on function ops.leave_to_check(), ops.cast_events(jsonb) from anon, authenticated, service_role;
-  grant execute on function ops.leave_to_check(), ops.cast_events(jsonb) to authenticated, service_role;
+  revoke execute on function
+    ops.leave_to_check(),
+    ops.cast_events(jsonb),
+    ops.merged_histograms(ops.histogram_delta[]),
+    ops.write_histograms(ops.histograms[]),
+    ops.changed_percentiles(ops.histograms[])
+  from anon, authenticated, service_role;
+  grant execute on function
+    ops.leave_to_check(),
+    ops.cast_events(jsonb),
+    ops.merged_histograms(ops.histogram_delta[]),
+    ops.changed_percentiles(ops.histograms[])
+  to authenticated, service_role;
 end;
 $$;

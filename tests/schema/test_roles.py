@@ -85,7 +85,7 @@ UPKEEP: list[LiteralString] = [
     "select ops.settle_delivery(1, 1, 'delivered')",
     "select ops.retry_deliveries()",
     "select ops.silence_alerts('*', '2100-01-01Z', 'why', 'who')",
-    "select ops.exclude_from_slo('audit_observer_latency', now(), '2100-01-01Z', 'why', 'who')",
+    "select ops.exclude_from_slo('audit_observer_latency', now(), now() + interval '1 hour', 'why', 'who')",
     "select ops.fill_slis()",
 ]
 
@@ -555,7 +555,8 @@ def test_a_function_tells_a_user_with_a_malformed_org_of_none(owner: psycopg.Con
             " from ops.rollups as rollup join ops.series using (org_id, series_id) where rollup.org_id = %s",
         ),
         (
-            "select sum(sample_count) from ops.changed_percentiles(%s::text::ops.histogram_delta[])",
+            "select sum(bin.counted) from ops.merged_histograms(%s::text::ops.histogram_delta[]) as merged"
+            " cross join unnest(merged.counts) as bin (counted)",
             "select array_agg(row(org_id, event_type, labels, period, period_start, '{}', '{}')"
             "::ops.histogram_delta)::text from ops.histograms where org_id = %s",
         ),
