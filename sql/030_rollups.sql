@@ -53,7 +53,7 @@ create table ops.histograms (
   constraint histograms_pkey primary key (org_id, period, period_start, event_type, labels),
   constraint histograms_period_check check (period in ('hour', 'day', 'week', 'month'))
 )
-with (fillfactor = 80);
+with (fillfactor = 50);
 comment on table ops.histograms is 'One row a KPI grouping and period: how many values fell into each logarithmic bin.';
 comment on column ops.histograms.org_id is 'The tenant.';
 comment on column ops.histograms.period is 'hour, day, week (ISO, from Monday) or month.';

@@ -25,7 +25,10 @@ create table ops.services (
   description text not null default '',
   labels jsonb not null default '{}',
   annotations jsonb not null default '{}',
-  constraint services_pkey primary key (service_name)
+  constraint services_pkey primary key (service_name),
+  constraint services_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  )
 );
 comment on table ops.services is 'One row a service that is described; an objective may name one that is not.';
 comment on column ops.services.service_name is 'Its name.';
@@ -78,6 +81,9 @@ create table ops.slos (
     and extract(epoch from time_slice) % 300 = 0
   ),
   constraint slos_slice_target_is_a_share check (slice_target > 0 and slice_target <= 1),
+  constraint slos_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
   constraint slos_expected_interval_is_sensible check (expected_interval >= interval '5 minutes' and expected_interval <= interval '10 years')
 );
 comment on table ops.slos is 'One row a promise as it stands now; the error budget is 1 - target. A change is kept as a version in ops.slo_versions.';

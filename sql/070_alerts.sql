@@ -19,6 +19,12 @@ create table ops.alert_channels (
   -- A name cannot be a URL or a password, so a secret pasted here by mistake is refused.
   constraint alert_channels_secret_env_is_a_variable_name check (secret_env ~ '^[A-Z_][A-Z0-9_]{0,99}$'),
   constraint alert_channels_settings_is_an_object check (jsonb_typeof(settings) = 'object'),
+  constraint alert_channels_settings_to_is_a_list_of_texts check (
+    jsonb_typeof(coalesce(settings -> 'to', '[]')) = 'array' and not settings @? '$.to[*] ? (@.type() != "string")'
+  ),
+  constraint alert_channels_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
   constraint alert_channels_severities_are_known check (severities <@ array['page', 'ticket', 'notice'] and cardinality(severities) > 0),
   constraint alert_channels_repeat_interval_is_sensible check (repeat_interval >= interval '1 minute' and repeat_interval <= interval '1 year'),
   constraint alert_channels_max_attempts_is_sensible check (max_attempts between 1 and 100)
@@ -32,7 +38,7 @@ comment on column ops.alert_channels.severities is 'What it takes: page, ticket,
 comment on column ops.alert_channels.repeat_interval is 'How long until what still fires is sent again.';
 comment on column ops.alert_channels.max_attempts is 'Attempts (count) after which a delivery is dead until it is retried by hand.';
 comment on column ops.alert_channels.only_org_id is 'Only alerts of this tenant; null: of all.';
-comment on column ops.alert_channels.is_enabled is 'False: nothing new is sent to it.';
+comment on column ops.alert_channels.is_enabled is 'False: nothing is sent to it; what waits stays in the outbox.';
 comment on column ops.alert_channels.description is 'What it is for.';
 comment on column ops.alert_channels.display_name is 'Its name for people; null: the same.';
 comment on column ops.alert_channels.labels is 'Labels of its OpenSLO document, kept for the export.';
@@ -98,6 +104,9 @@ create table ops.alert_rules (
     kind <> 'silent_agents' and not (kind = 'silent_input' and event_type is not null) or silent_for is not null
   ),
   constraint alert_rules_slo_name_is_for_objectives check (slo_name is null or kind in ('burn_rate', 'budget_exhausted', 'silent_input')),
+  constraint alert_rules_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
   constraint alert_rules_event_type_is_for_silent_input check (event_type is null or (kind = 'silent_input' and slo_name is null))
 );
 comment on table ops.alert_rules is 'One row a rule that alerts.';

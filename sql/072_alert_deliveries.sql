@@ -145,6 +145,14 @@ as $$
 declare
   silence_id bigint;
 begin
+  if (silence_alerts.starts_at < silence_alerts.until and isfinite(silence_alerts.until)) is not true then
+    raise exception 'the silence is over before it begins: % to %', silence_alerts.starts_at, silence_alerts.until
+      using errcode = 'OP001', hint = 'Pass an instant in the future.';
+  end if;
+  if coalesce(btrim(silence_alerts.reason), '') = '' or coalesce(btrim(silence_alerts.author), '') = '' then
+    raise exception 'a silence needs a reason and an author'
+      using errcode = 'OP001', hint = 'Say why, and who says so: others wonder why nobody told them.';
+  end if;
   if silence_alerts.matcher <> '*' and not exists (
     select from ops.alert_rules as rule where silence_alerts.matcher in (rule.rule_name, rule.metric_name, rule.event_type)
     union all
@@ -187,10 +195,11 @@ return (
       'detail', alert.detail - 'explain_since',
       'explain', case
         when alert.kind in ('burn_rate', 'budget_exhausted') then format(
-          'opskpi slo explain %s --since %s --until %s',
+          'opskpi slo explain %s --since %s --until %s%s',
           alert.subject,
           to_char((alert.detail ->> 'explain_since')::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-          to_char(alert_facts.as_of at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+          to_char(alert_facts.as_of at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+          case when alert.org_id <> '00000000-0000-0000-0000-000000000000' then format(' --org %s', alert.org_id) else '' end
         )
       end
     )
@@ -303,6 +312,7 @@ begin
             where rule.rule_name = open_alert.rule_name
               and rule.is_enabled
               and rule.kind = 'kpi_threshold'
+              and rule.kind = open_alert.kind
               and rule.metric_name = open_alert.subject
           )
         )
@@ -545,11 +555,16 @@ begin
     raise exception 'there is no channel %', coalesce(queue_test.channel_name, '')
       using errcode = 'OP001', hint = 'opskpi alert list --channels shows them; opskpi slo apply adds one.';
   end if;
+  if not (select channel.is_enabled from ops.alert_channels as channel where channel.channel_name = queue_test.channel_name) then
+    raise exception 'the channel % is switched off', queue_test.channel_name
+      using errcode = 'OP001', hint = 'Set is_enabled in ops.alert_channels.';
+  end if;
   insert into ops.alert_deliveries as delivery (
     org_id, channel_name, group_key, status, alert_ids, message, state, created_at, next_attempt_at
   )
   values (
-    '00000000-0000-0000-0000-000000000000', queue_test.channel_name, 'test', 'test', '{}', queue_test.message, 'queued',
+    -- A group of its own, so that it waits for no other test.
+    '00000000-0000-0000-0000-000000000000', queue_test.channel_name, 'test ' || gen_random_uuid(), 'test', '{}', queue_test.message, 'queued',
     queue_test.as_of, queue_test.as_of
   )
   returning delivery.delivery_id into delivery_id;
@@ -582,6 +597,9 @@ begin atomic
     from ops.alert_deliveries as waiting
     where waiting.state in ('queued', 'sending')
       and case waiting.state when 'queued' then waiting.next_attempt_at else waiting.leased_until end <= claim_deliveries.as_of
+      and exists (
+        select from ops.alert_channels as channel where channel.channel_name = waiting.channel_name and channel.is_enabled
+      )
       -- A message waits for those before it, so that resolved never overtakes firing.
       and waiting.delivery_id = (
         select min(earlier.delivery_id)
@@ -650,7 +668,8 @@ begin
   end if;
   update ops.alert_deliveries as delivery
   set state = case
-        when outcome = 'retry' and delivery.attempts < channel.max_attempts then 'queued'
+        -- Who tests a channel looks on, and tries again by hand.
+        when outcome = 'retry' and delivery.attempts < channel.max_attempts and delivery.status <> 'test' then 'queued'
         when outcome = 'delivered' then 'delivered'
         else 'dead'
       end,

@@ -28,7 +28,33 @@ set search_path = ''
 as $$
 declare
   changes ops.definition_change[];
+  unknown text;
 begin
+  select format('the rule %s is about the KPI %s, which there is not', rule.rule_name, rule.metric_name)
+  into unknown
+  from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+  where rule.metric_name is not null
+    and rule.metric_name not in (select definition.metric_name from ops.kpi_definitions as definition)
+  limit 1;
+  if unknown is null then
+    select format('%s is about events of type %s, which is neither described nor has ever arrived', asked.name, asked.event_type)
+    into unknown
+    from (
+      select 'the objective ' || slo.slo_name as name, slo.event_type
+      from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as slo
+      union all
+      select 'the rule ' || rule.rule_name, rule.event_type
+      from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+      where rule.event_type is not null
+    ) as asked
+    where asked.event_type not in (select kind.event_type from ops.event_types as kind)
+      and asked.event_type not in (select series.event_type from ops.series)
+    limit 1;
+  end if;
+  if unknown is not null then
+    raise exception '%', unknown
+      using errcode = 'OP001', hint = 'Correct the name, or add it to ops.kpi_definitions or ops.event_types first.';
+  end if;
   -- Compared as rows, not as the text that came.
   changes := array(
     select row(
@@ -61,7 +87,10 @@ begin
           slo.slo_name,
           to_jsonb(slo) - 'valid_from',
           (
-            select to_jsonb(known) || jsonb_build_object('indicator_name', coalesce(known.indicator_name, known.slo_name))
+            select to_jsonb(known) || jsonb_build_object(
+              'indicator_name', coalesce(known.indicator_name, known.slo_name),
+              'time_zone', case when known.calendar_period is not null then coalesce(known.time_zone, ops.time_zone()) end
+            )
             from ops.slos as known
             where known.slo_name = slo.slo_name
           )
@@ -213,7 +242,7 @@ comment on function ops.backdate_slos(text[]) is
   'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
 
 create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
-returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, holds boolean)
+returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, alert_after interval, holds boolean)
 language plpgsql
 stable
 set search_path = ''
@@ -229,6 +258,7 @@ begin
       condition.rule_name,
       rule.severity,
       condition.subject,
+      rule.alert_after,
       condition.holds,
       lag(condition.holds) over subject_over_time as held_before,
       row_number() over subject_over_time as place
@@ -238,7 +268,7 @@ begin
       on rule.rule_name = condition.rule_name
     window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject order by instant.as_of)
   )
-  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.holds
+  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds
   from found
   where found.place = 1
     or found.holds is distinct from found.held_before

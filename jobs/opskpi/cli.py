@@ -259,6 +259,8 @@ def main() -> NoReturn:
         _fail(error)
     except psycopg.Error as error:
         _fail(explain(error))
+    except UnicodeEncodeError as error:
+        _fail(OpsKpiError(f"{error.object!r} is no text in UTF-8", exit_code=ExitCode.BAD_ARGUMENT))
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

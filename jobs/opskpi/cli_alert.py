@@ -1,6 +1,5 @@
 """`opskpi alert …`: what fires, what was sent, and sending it."""
 
-import getpass
 import os
 from datetime import datetime
 
@@ -9,7 +8,7 @@ import click
 from opskpi import console
 from opskpi.alerting import evaluation
 from opskpi.errors import OpsKpiError
-from opskpi.options import INSTANT, Options, add_options, command, with_zone
+from opskpi.options import INSTANT, Options, add_options, command, user_name, with_zone
 
 
 @click.group(name="alert", invoke_without_command=True)
@@ -86,7 +85,7 @@ def test_command(options: Options, channel: str) -> None:
 @click.argument("matcher")
 @click.option("--until", type=INSTANT, required=True, help="First instant after the silence (UTC without an offset).")
 @click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--author", default=getpass.getuser, show_default="your user name", help="Who says so; it is kept.")
+@click.option("--author", default=user_name, show_default="your user name", help="Who says so; it is kept.")
 def silence(options: Options, matcher: str, until: datetime, reason: str, author: str) -> None:
     """Log the alerts of MATCHER and do not send them: a rule, objective, KPI, agent or service, or * for all.
 

@@ -1,7 +1,7 @@
 """`opskpi slo …`: how the objectives stand, and objectives as code."""
 
-import getpass
-from datetime import UTC, datetime, timedelta
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import click
 
 from opskpi import console, objectives, openslo, reading
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.options import INSTANT, Options, add_options, command, parse_range
+from opskpi.options import INSTANT, Options, add_options, command, days_before, parse_range, user_name
 
 
 @click.group(name="slo", invoke_without_command=True)
@@ -76,7 +76,7 @@ def export(options: Options, out: Path | None) -> None:
     if options.as_json:
         console.show_json(openslo.as_json(definitions))
     elif out:
-        out.write_text(openslo.write(definitions), "utf-8")
+        _write_whole(out, openslo.write(definitions))
         console.show(f"{len(definitions.slos)} objectives, {len(definitions.rules)} rules are in {out}")
     else:
         console.show(openslo.write(definitions).rstrip("\n"))
@@ -95,16 +95,17 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
       opskpi slo explain audit_observer_latency --since 2026-03-01 --until 2026-03-08
     """
     until = until or datetime.now(UTC)
-    since, until = parse_range(since or until - timedelta(days=30), until)
+    since, until = parse_range(since or days_before(until, 30), until)
     with options.connect() as connection:
         costs = objectives.explain(connection, name, since, until, org)
     if options.as_json:
         console.show_json(costs)
         return
     console.show_rows(f"What burned the budget of {name}", costs, "nothing burned the budget in this range")
-    if costs:
-        total = sum(cost.cost for cost in costs)
-        console.show(f"{len(costs)} events consumed {total * 100:.2f} % of the budget of this range")
+    for tenant in sorted({cost.org_id for cost in costs}, key=str):
+        own = [cost.cost for cost in costs if cost.org_id == tenant]
+        whose = "" if tenant == console.NIL_ORG else f" of {tenant}"
+        console.show(f"{len(own)} events consumed {sum(own) * 100:.2f} % of the budget{whose} of this range")
 
 
 @command(slo)
@@ -112,7 +113,7 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
 @click.option("--since", type=INSTANT, required=True, help="First instant (UTC without an offset).")
 @click.option("--until", type=INSTANT, required=True, help="First instant after it.")
 @click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--author", default=getpass.getuser, show_default="your user name", help="Who says so; it is kept.")
+@click.option("--author", default=user_name, show_default="your user name", help="Who says so; it is kept.")
 @click.option("--org", type=click.UUID, default=UUID(int=0), help="The tenant; else the nil org.")
 def exclude(
     options: Options, *, name: str, since: datetime, until: datetime, reason: str, author: str, org: UUID
@@ -144,17 +145,37 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
       opskpi slo simulate slos.yaml --days 30
     """
     until = until or datetime.now(UTC)
-    since, until = parse_range(until - timedelta(days=days), until)
+    since, until = parse_range(days_before(until, days), until)
     with (
         options.connect() as connection,
         console.progress("trying days", days, quiet=options.as_json) as bar,
     ):
         definitions = openslo.read(_paths(files), known_channels=objectives.channel_names(connection))
         fired = objectives.simulate(connection, definitions, since, until, bar.update)
+    untried = [rule.rule_name for rule in definitions.rules if rule.kind in objectives.UNTRIED or rule.event_type]
+    if untried:
+        console.notice(f"not tried, since they are about no objective: {', '.join(untried)}")
     if options.as_json:
         console.show_json(fired)
     else:
         console.show_rows(f"What would have fired in {days} days", fired, "nothing would have fired")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file all or nothing: what was there stays until the new one is whole."""
+    if not path.parent.is_dir():
+        raise OpsKpiError(f"there is no folder {path.parent}", "Make it, or choose another.", ExitCode.BAD_ARGUMENT)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(text)
+            file.flush()
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
 def _paths(files: tuple[str, ...]) -> list[Path | str]:

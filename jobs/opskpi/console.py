@@ -79,7 +79,7 @@ def show_kpis(kpis: Sequence[Kpi]) -> None:
         labels = " ".join(f"{key}={value}" for key, value in kpi.labels.items())
         table.add_row(
             *([str(kpi.org_id)] if many_orgs else []),
-            escape(f"{kpi.metric_name} {labels}".strip()),
+            _safe(f"{kpi.metric_name} {labels}".strip()),
             f"{kpi.metric_value:,.2f}",
             kpi.unit,
             f"{kpi.aggregation_period} from {kpi.period_start:%Y-%m-%d %H:%M}" + ("" if kpi.complete else ", running"),
@@ -111,7 +111,7 @@ def show_slos(slos: Sequence[Slo]) -> None:
     for slo in slos:
         table.add_row(
             *([str(slo.org_id)] if many_orgs else []),
-            escape(slo.slo_name),
+            _safe(slo.slo_name),
             f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
             _percent(slo.target),
             _percent(slo.sli),
@@ -134,11 +134,11 @@ def show_rows(title: str, rows: Sequence[Any], nothing: str, *, without: Collect
     names = [field.name for field in fields(rows[0]) if field.name not in without]
     if all(getattr(row, "org_id", NIL_ORG) == NIL_ORG for row in rows) and "org_id" in names:
         names.remove("org_id")
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_safe(title), title_justify="left")
     for name in names:
-        table.add_column(name.replace("_", " "))
+        table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_cell(getattr(row, name))) for name in names))
+        table.add_row(*(_safe(_cell(getattr(row, name))) for name in names))
     _print(table)
 
 
@@ -147,7 +147,7 @@ def show_checks(checks: Sequence[Check]) -> None:
     console = _stdout()
     for check in checks:
         mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
-        console.print(f"{mark} {escape(check.check_name)}: {escape(check.detail)}", soft_wrap=True, highlight=False)
+        console.print(f"{mark} {_safe(check.check_name)}: {_safe(check.detail)}", soft_wrap=True, highlight=False)
 
 
 def _print(table: Table) -> None:
@@ -163,6 +163,11 @@ class _Stdout(Console):
 def _stdout() -> Console:
     # A pipe has no width; 80 columns would cut names that a script wants to find.
     return _Stdout() if sys.stdout.isatty() else _Stdout(width=200)
+
+
+def _safe(text: str) -> str:
+    """The text without markup of ours and without what would steer a terminal: names and tags come from strangers."""
+    return escape("".join(character if character.isprintable() else "\ufffd" for character in text))
 
 
 def _cell(value: object) -> str:

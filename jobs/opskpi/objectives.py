@@ -1,7 +1,7 @@
 """Objectives as code in the database: apply and export definitions, explain, exclude, try them on the past."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, LiteralString
@@ -11,11 +11,13 @@ import psycopg
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi import openslo
+from opskpi import db, openslo
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.refresh import stored_range
 
 STEP = timedelta(minutes=5)
+# What `simulate` leaves out.
+UNTRIED = frozenset(["kpi_threshold", "silent_agents", "silent_jobs"])
 # Intervals as text, since a month has no length in Python.
 STORED: dict[str, LiteralString] = {
     "services": "select service_name, display_name, description, labels, annotations from ops.services",
@@ -23,8 +25,9 @@ STORED: dict[str, LiteralString] = {
       select
         slo_name, service, objective, event_type, target, coalesce(indicator_name, slo_name) as indicator_name,
         description, threshold_ms, case when calendar_period is null then 'rolling' else 'calendar' end as window_kind,
-        rolling_window::text, calendar_period, time_zone, budgeting_method, time_slice::text, slice_target,
-        expected_interval::text, display_name, labels, annotations
+        rolling_window::text, calendar_period,
+        case when calendar_period is not null then coalesce(time_zone, ops.time_zone()) end as time_zone,
+        budgeting_method, time_slice::text, slice_target, expected_interval::text, display_name, labels, annotations
       from ops.slos
     """,
     "rules": """
@@ -98,6 +101,7 @@ class _Finding:
     rule_name: str
     severity: str
     subject: str
+    alert_after: timedelta
     holds: bool | None
 
 
@@ -119,10 +123,21 @@ def channel_names(connection: psycopg.Connection) -> list[str]:
 def stored(connection: psycopg.Connection) -> openslo.Definitions:
     """All definitions as they stand."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with db.unfiltered(connection), connection.cursor(row_factory=dict_row) as cursor:
         for kind, query in STORED.items():
             rows[kind] = cursor.execute(query).fetchall()
+            for row in rows[kind]:
+                _check_sayable(kind, row)
     return openslo.from_json(rows)
+
+
+def _check_sayable(kind: str, row: dict[str, Any]) -> None:
+    """Name the row that no file can say."""
+    try:
+        openslo.from_json({kind: [row]})
+    except OpsKpiError as error:
+        name = next(iter(row.values()))
+        raise OpsKpiError(f"{name} (in ops.{kind}): {error.message}", error.hint, error.exit_code) from error
 
 
 def fill(connection: psycopg.Connection, on_progress: Callable[[int, int], None] = lambda *_: None) -> None:
@@ -195,7 +210,7 @@ def simulate(
         while start < until:
             end = min(start + timedelta(days=1), until)
             for finding in cursor.execute(
-                "select as_of, org_id, rule_name, severity, subject, holds from ops.simulate_conditions("
+                "select as_of, org_id, rule_name, severity, subject, alert_after, holds from ops.simulate_conditions("
                 "since => %s, until => %s, step => %s, slo_names => %s)",
                 [start, end, STEP, names],
             ):
@@ -203,15 +218,20 @@ def simulate(
                 if finding.holds:
                     open_since.setdefault(subject, finding)
                 elif finding.holds is False and (began := open_since.pop(subject, None)):
-                    fired.append(_fired(began, finding.as_of))
+                    fired += _fired(began, finding.as_of)
             start, done = end, done + 1
             on_progress(done)
-    fired += [_fired(began, None) for began in open_since.values()]
+    for began in open_since.values():
+        fired += [replace(alert, resolved_at=None) for alert in _fired(began, until)]
     return sorted(fired, key=lambda alert: (alert.fired_at, alert.rule_name, alert.subject, alert.org_id))
 
 
-def _fired(began: _Finding, resolved_at: datetime | None) -> Fired:
-    return Fired(began.org_id, began.rule_name, began.severity, began.subject, began.as_of, resolved_at)
+def _fired(began: _Finding, ended_at: datetime) -> list[Fired]:
+    """The alert, unless its condition ended while it was pending."""
+    fired_at = began.as_of + -(-began.alert_after // STEP) * STEP
+    if fired_at >= ended_at:
+        return []
+    return [Fired(began.org_id, began.rule_name, began.severity, began.subject, fired_at, ended_at)]
 
 
 def _apply(connection: psycopg.Connection, definitions: openslo.Definitions) -> list[Change]:

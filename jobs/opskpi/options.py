@@ -1,8 +1,10 @@
 """What every command shares: --dsn, --json, instants on the command line, and the connection that follows."""
 
+import getpass
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -63,6 +65,24 @@ def command(group: click.Group, **attributes: Any) -> Callable[[Callable[..., No
 def with_zone(instant: datetime) -> datetime:
     """The instant in UTC where it names no zone."""
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def days_before(until: datetime, days: int) -> datetime:
+    """The instant so many days earlier. Raises OpsKpiError where the calendar ends."""
+    try:
+        return until - timedelta(days=days)
+    except OverflowError:
+        raise OpsKpiError(
+            f"there is no day {days} days before {until}", "Pass a later --until.", ExitCode.BAD_ARGUMENT
+        ) from None
+
+
+def user_name() -> str:
+    """Who runs this; the number where the system knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def parse_range(since: datetime, until: datetime) -> tuple[datetime, datetime]:

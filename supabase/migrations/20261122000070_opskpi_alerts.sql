@@ -19,6 +19,12 @@ create table ops.alert_channels (
   -- A name cannot be a URL or a password, so a secret pasted here by mistake is refused.
   constraint alert_channels_secret_env_is_a_variable_name check (secret_env ~ '^[A-Z_][A-Z0-9_]{0,99}$'),
   constraint alert_channels_settings_is_an_object check (jsonb_typeof(settings) = 'object'),
+  constraint alert_channels_settings_to_is_a_list_of_texts check (
+    jsonb_typeof(coalesce(settings -> 'to', '[]')) = 'array' and not settings @? '$.to[*] ? (@.type() != "string")'
+  ),
+  constraint alert_channels_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
   constraint alert_channels_severities_are_known check (severities <@ array['page', 'ticket', 'notice'] and cardinality(severities) > 0),
   constraint alert_channels_repeat_interval_is_sensible check (repeat_interval >= interval '1 minute' and repeat_interval <= interval '1 year'),
   constraint alert_channels_max_attempts_is_sensible check (max_attempts between 1 and 100)
@@ -32,7 +38,7 @@ comment on column ops.alert_channels.severities is 'What it takes: page, ticket,
 comment on column ops.alert_channels.repeat_interval is 'How long until what still fires is sent again.';
 comment on column ops.alert_channels.max_attempts is 'Attempts (count) after which a delivery is dead until it is retried by hand.';
 comment on column ops.alert_channels.only_org_id is 'Only alerts of this tenant; null: of all.';
-comment on column ops.alert_channels.is_enabled is 'False: nothing new is sent to it.';
+comment on column ops.alert_channels.is_enabled is 'False: nothing is sent to it; what waits stays in the outbox.';
 comment on column ops.alert_channels.description is 'What it is for.';
 comment on column ops.alert_channels.display_name is 'Its name for people; null: the same.';
 comment on column ops.alert_channels.labels is 'Labels of its OpenSLO document, kept for the export.';
@@ -98,6 +104,9 @@ create table ops.alert_rules (
     kind <> 'silent_agents' and not (kind = 'silent_input' and event_type is not null) or silent_for is not null
   ),
   constraint alert_rules_slo_name_is_for_objectives check (slo_name is null or kind in ('burn_rate', 'budget_exhausted', 'silent_input')),
+  constraint alert_rules_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
   constraint alert_rules_event_type_is_for_silent_input check (event_type is null or (kind = 'silent_input' and slo_name is null))
 );
 comment on table ops.alert_rules is 'One row a rule that alerts.';
@@ -708,6 +717,14 @@ as $$
 declare
   silence_id bigint;
 begin
+  if (silence_alerts.starts_at < silence_alerts.until and isfinite(silence_alerts.until)) is not true then
+    raise exception 'the silence is over before it begins: % to %', silence_alerts.starts_at, silence_alerts.until
+      using errcode = 'OP001', hint = 'Pass an instant in the future.';
+  end if;
+  if coalesce(btrim(silence_alerts.reason), '') = '' or coalesce(btrim(silence_alerts.author), '') = '' then
+    raise exception 'a silence needs a reason and an author'
+      using errcode = 'OP001', hint = 'Say why, and who says so: others wonder why nobody told them.';
+  end if;
   if silence_alerts.matcher <> '*' and not exists (
     select from ops.alert_rules as rule where silence_alerts.matcher in (rule.rule_name, rule.metric_name, rule.event_type)
     union all
@@ -750,10 +767,11 @@ return (
       'detail', alert.detail - 'explain_since',
       'explain', case
         when alert.kind in ('burn_rate', 'budget_exhausted') then format(
-          'opskpi slo explain %s --since %s --until %s',
+          'opskpi slo explain %s --since %s --until %s%s',
           alert.subject,
           to_char((alert.detail ->> 'explain_since')::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-          to_char(alert_facts.as_of at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+          to_char(alert_facts.as_of at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+          case when alert.org_id <> '00000000-0000-0000-0000-000000000000' then format(' --org %s', alert.org_id) else '' end
         )
       end
     )
@@ -866,6 +884,7 @@ begin
             where rule.rule_name = open_alert.rule_name
               and rule.is_enabled
               and rule.kind = 'kpi_threshold'
+              and rule.kind = open_alert.kind
               and rule.metric_name = open_alert.subject
           )
         )
@@ -1108,11 +1127,16 @@ begin
     raise exception 'there is no channel %', coalesce(queue_test.channel_name, '')
       using errcode = 'OP001', hint = 'opskpi alert list --channels shows them; opskpi slo apply adds one.';
   end if;
+  if not (select channel.is_enabled from ops.alert_channels as channel where channel.channel_name = queue_test.channel_name) then
+    raise exception 'the channel % is switched off', queue_test.channel_name
+      using errcode = 'OP001', hint = 'Set is_enabled in ops.alert_channels.';
+  end if;
   insert into ops.alert_deliveries as delivery (
     org_id, channel_name, group_key, status, alert_ids, message, state, created_at, next_attempt_at
   )
   values (
-    '00000000-0000-0000-0000-000000000000', queue_test.channel_name, 'test', 'test', '{}', queue_test.message, 'queued',
+    -- A group of its own, so that it waits for no other test.
+    '00000000-0000-0000-0000-000000000000', queue_test.channel_name, 'test ' || gen_random_uuid(), 'test', '{}', queue_test.message, 'queued',
     queue_test.as_of, queue_test.as_of
   )
   returning delivery.delivery_id into delivery_id;
@@ -1145,6 +1169,9 @@ begin atomic
     from ops.alert_deliveries as waiting
     where waiting.state in ('queued', 'sending')
       and case waiting.state when 'queued' then waiting.next_attempt_at else waiting.leased_until end <= claim_deliveries.as_of
+      and exists (
+        select from ops.alert_channels as channel where channel.channel_name = waiting.channel_name and channel.is_enabled
+      )
       -- A message waits for those before it, so that resolved never overtakes firing.
       and waiting.delivery_id = (
         select min(earlier.delivery_id)
@@ -1213,7 +1240,8 @@ begin
   end if;
   update ops.alert_deliveries as delivery
   set state = case
-        when outcome = 'retry' and delivery.attempts < channel.max_attempts then 'queued'
+        -- Who tests a channel looks on, and tries again by hand.
+        when outcome = 'retry' and delivery.attempts < channel.max_attempts and delivery.status <> 'test' then 'queued'
         when outcome = 'delivered' then 'delivered'
         else 'dead'
       end,
@@ -1343,7 +1371,33 @@ set search_path = ''
 as $$
 declare
   changes ops.definition_change[];
+  unknown text;
 begin
+  select format('the rule %s is about the KPI %s, which there is not', rule.rule_name, rule.metric_name)
+  into unknown
+  from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+  where rule.metric_name is not null
+    and rule.metric_name not in (select definition.metric_name from ops.kpi_definitions as definition)
+  limit 1;
+  if unknown is null then
+    select format('%s is about events of type %s, which is neither described nor has ever arrived', asked.name, asked.event_type)
+    into unknown
+    from (
+      select 'the objective ' || slo.slo_name as name, slo.event_type
+      from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as slo
+      union all
+      select 'the rule ' || rule.rule_name, rule.event_type
+      from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+      where rule.event_type is not null
+    ) as asked
+    where asked.event_type not in (select kind.event_type from ops.event_types as kind)
+      and asked.event_type not in (select series.event_type from ops.series)
+    limit 1;
+  end if;
+  if unknown is not null then
+    raise exception '%', unknown
+      using errcode = 'OP001', hint = 'Correct the name, or add it to ops.kpi_definitions or ops.event_types first.';
+  end if;
   -- Compared as rows, not as the text that came.
   changes := array(
     select row(
@@ -1376,7 +1430,10 @@ begin
           slo.slo_name,
           to_jsonb(slo) - 'valid_from',
           (
-            select to_jsonb(known) || jsonb_build_object('indicator_name', coalesce(known.indicator_name, known.slo_name))
+            select to_jsonb(known) || jsonb_build_object(
+              'indicator_name', coalesce(known.indicator_name, known.slo_name),
+              'time_zone', case when known.calendar_period is not null then coalesce(known.time_zone, ops.time_zone()) end
+            )
             from ops.slos as known
             where known.slo_name = slo.slo_name
           )
@@ -1528,7 +1585,7 @@ comment on function ops.backdate_slos(text[]) is
   'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
 
 create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
-returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, holds boolean)
+returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, alert_after interval, holds boolean)
 language plpgsql
 stable
 set search_path = ''
@@ -1544,6 +1601,7 @@ begin
       condition.rule_name,
       rule.severity,
       condition.subject,
+      rule.alert_after,
       condition.holds,
       lag(condition.holds) over subject_over_time as held_before,
       row_number() over subject_over_time as place
@@ -1553,7 +1611,7 @@ begin
       on rule.rule_name = condition.rule_name
     window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject order by instant.as_of)
   )
-  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.holds
+  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds
   from found
   where found.place = 1
     or found.holds is distinct from found.held_before

@@ -273,3 +273,20 @@ def test_two_workers_send_a_thousand_messages_once_each_and_in_order(database, c
     for group in range(100):
         numbers = [number for number, _ in taken if number % 100 == group]
         assert numbers == sorted(numbers)
+
+
+def test_a_channel_that_is_switched_off_sends_nothing_until_it_is_on_again(database, queue):
+    queue()
+    database.execute("update ops.alert_channels set is_enabled = false")
+    assert claim(database) == []
+    with pytest.raises(psycopg.DatabaseError, match="switched off"):
+        database.execute("select ops.queue_test('ops', '{}', %s)", [NOON])
+    database.execute("update ops.alert_channels set is_enabled = true")
+    assert len(claim(database)) == 1
+
+
+def test_a_test_that_fails_is_over_and_does_not_hold_up_the_next(database, queue):
+    for _ in range(2):
+        database.execute("select ops.queue_test('ops', '{}', %s)", [NOON])
+        [(delivery, attempt)] = claim(database)
+        assert settle(database, delivery, attempt, "retry") == "dead"

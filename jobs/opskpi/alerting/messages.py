@@ -13,6 +13,7 @@ from opskpi.alerting import wording
 
 Message = Mapping[str, object]
 SEVERITIES = ("page", "ticket", "notice")
+NIL_ORG = "00000000-0000-0000-0000-000000000000"
 MOST_ALERTS = 100
 
 
@@ -100,7 +101,10 @@ def _labelled(message: Message, firing: list[Section], resolved: list[Section], 
     given = wording.line(message.get("title"), 150)
     if message.get("kind") == "test":
         return f"[TEST] {given or 'a test'}"
-    words = line or given or "a message without content"
+    tenant = wording.line(message.get("org_id"), 40)
+    words = (line or given or "a message without content") + (
+        f" (org {tenant})" if tenant and tenant != NIL_ORG else ""
+    )
     if firing:
         return f"[FIRING:{len(firing)}] {words}"
     return f"[RESOLVED] {words}" if resolved or message.get("status") == "resolved" else words

@@ -76,6 +76,9 @@ def text_documents(source: str, stored: bytes, faults: Faults) -> list[Place]:
         faults.add(
             source, mark.line + 1 if mark else None, f"this cannot be read as YAML: {error.problem or error.context}"
         )
+    except (OverflowError, ValueError) as error:
+        faults.incomplete = True
+        faults.add(source, None, f"this cannot be read as YAML: an escape that stands for no character ({error})")
     else:
         if not found:
             faults.add(source, 1, "the file holds no OpenSLO object")

@@ -1,0 +1,129 @@
+"""Objectives from the command line: simulation, export, and what a user may do wrong."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from opskpi import console, objectives, openslo
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.openslo import Definitions, Rule, Slo
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+SINCE = datetime(2026, 3, 10, tzinfo=UTC)
+
+
+def definitions(alert_after: timedelta) -> Definitions:
+    """An objective with one rule that fires after a while."""
+    promised = Slo(
+        "deploys", "shop", "error_rate", "workflow_run", Decimal("0.99"), "deploys", rolling_window=timedelta(days=30)
+    )
+    rule = Rule(
+        "deploys/burn",
+        "burn_rate",
+        "page",
+        "deploys",
+        factor=Decimal(10),
+        long_window=timedelta(hours=1),
+        alert_after=alert_after,
+    )
+    return Definitions(slos=(promised,), rules=(rule,))
+
+
+@pytest.fixture
+def broken(database: psycopg.Connection) -> psycopg.Connection:
+    """A database in which runs failed at 10:00; from 10:05 nothing else is in the hour that the rule looks back."""
+    add = "insert into telemetry_events (event_type, event_timestamp, metadata) select 'workflow_run', %s, %s from generate_series(1, %s)"
+    for at, outcome, count in (("09:00", "success", 1000), ("10:00", "failure", 50), ("11:10", "success", 10)):
+        database.execute(add, [f"2026-03-10T{at}Z", json.dumps({"outcome": outcome}), count])
+    database.execute("select ops.refresh()")
+    return database
+
+
+@pytest.mark.parametrize(("minutes", "fired_at"), [(0, "10:05"), (30, "10:35"), (32, "10:40"), (600, None)])
+def test_a_simulation_waits_as_long_as_the_rule_does(
+    broken: psycopg.Connection, minutes: int, fired_at: str | None
+) -> None:
+    found = objectives.simulate(broken, definitions(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
+    found = [alert for alert in found if alert.rule_name == "deploys/burn"]
+    assert [f"{alert.fired_at:%H:%M}" for alert in found] == ([fired_at] if fired_at else [])
+    assert all(f"{alert.resolved_at:%H:%M}" == "11:10" for alert in found)
+    assert broken.execute("select count(*) from ops.slos where slo_name = 'deploys'").fetchone() == (0,)
+
+
+def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connection) -> None:
+    with pytest.raises(OpsKpiError) as refusal:
+        objectives.simulate(database, Definitions(), SINCE, SINCE + timedelta(days=1))
+    assert refusal.value.exit_code == ExitCode.BAD_ARGUMENT
+
+
+def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Connection, tmp_path: Path) -> None:
+    database.execute(
+        "update ops.slos set rolling_window = null, calendar_period = 'month' where slo_name = 'audit_observer_latency'"
+    )
+    objectives.apply(database, definitions(timedelta(minutes=5)))
+    file = tmp_path / "all.yaml"
+    file.write_text(openslo.write(objectives.stored(database)), "utf-8")
+    changes = objectives.apply(database, openslo.read([file]))
+    assert {change.change for change in changes} == {"unchanged"}
+
+
+def test_a_row_that_no_file_can_say_is_named(database: psycopg.Connection) -> None:
+    database.execute("update ops.slos set rolling_window = '1 month' where slo_name = 'audit_observer_latency'")
+    with pytest.raises(OpsKpiError, match="audit_observer_latency"):
+        objectives.stored(database)
+
+
+def test_a_role_that_sees_only_some_rows_is_refused_instead_of_told_that_there_are_none(
+    cli: Cli, database: psycopg.Connection
+) -> None:
+    database.execute("drop role if exists opskpi_reader")
+    database.execute("create role opskpi_reader login password 'x' in role pg_read_all_data")
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(database.info.dsn) | {"user": "opskpi_reader", "password": "x"}
+        dsn = psycopg.conninfo.make_conninfo(**parts)
+        for arguments in (("alert",), ("slo", "export")):
+            answer = cli(*arguments, "--dsn", dsn)
+            assert (answer.returncode, answer.stdout) == (ExitCode.CONFIGURATION, "")
+    finally:
+        database.execute("drop role opskpi_reader")
+
+
+def test_a_file_that_cannot_be_written_whole_keeps_what_was_there(cli: Cli, tmp_path: Path) -> None:
+    assert cli("slo", "export", "--out", str(tmp_path / "no" / "file.yaml")).returncode == ExitCode.BAD_ARGUMENT
+    file = tmp_path / "slos.yaml"
+    file.write_text("before", "utf-8")
+    assert cli("slo", "export", "--out", str(file)).returncode == 0
+    assert file.read_text("utf-8").startswith("---")
+    assert [path.name for path in tmp_path.iterdir() if "yaml" in path.name] == ["slos.yaml"]
+
+
+def test_a_name_from_a_stranger_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = [objectives.Fired(console.NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
+    console.show_rows("[bold]title", costs, "nothing")
+    shown = capsys.readouterr().out
+    assert "\x1b]0" not in shown
+    assert "[red]" in shown
+    assert "[bold]title" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("slo", "explain", "audit_observer_latency", "--until", "0001-01-01"),
+        ("slo", "explain", b"\xff"),
+        ("alert", "silence", "*", "--until", "2020-01-01", "--reason", "over"),
+        ("alert", "silence", "*", "--until", "2099-01-01", "--reason", " "),
+        ("slo", "exclude", "audit_observer_latency", "--since", "2026-01-01", "--until", "2026-01-02", "--reason", ""),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_one_clear_message_and_exit_64(cli: Cli, arguments: tuple[str, ...]) -> None:
+    answer = cli(*arguments)
+    assert answer.returncode == ExitCode.BAD_ARGUMENT, answer.stderr
+    assert "Traceback" not in answer.stderr
