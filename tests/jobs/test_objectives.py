@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import conninfo
 
 from opskpi import console, objectives, openslo
 from opskpi.errors import ExitCode, OpsKpiError
@@ -85,8 +86,7 @@ def test_a_role_that_sees_only_some_rows_is_refused_instead_of_told_that_there_a
     database.execute("drop role if exists opskpi_reader")
     database.execute("create role opskpi_reader login password 'x' in role pg_read_all_data")
     try:
-        parts = psycopg.conninfo.conninfo_to_dict(database.info.dsn) | {"user": "opskpi_reader", "password": "x"}
-        dsn = psycopg.conninfo.make_conninfo(**parts)
+        dsn = conninfo.make_conninfo(database.info.dsn, user="opskpi_reader", password="x")
         for arguments in (("alert",), ("slo", "export")):
             answer = cli(*arguments, "--dsn", dsn)
             assert (answer.returncode, answer.stdout) == (ExitCode.CONFIGURATION, "")
