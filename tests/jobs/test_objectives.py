@@ -86,7 +86,7 @@ def test_a_role_that_sees_only_some_rows_is_refused_instead_of_told_that_there_a
     database.execute("drop role if exists opskpi_reader")
     database.execute("create role opskpi_reader login password 'x' in role pg_read_all_data")
     try:
-        dsn = conninfo.make_conninfo(database.info.dsn, user="opskpi_reader", password="x")
+        dsn = conninfo.make_conninfo(database.info.dsn, user="opskpi_reader")
         for arguments in (("alert",), ("slo", "export")):
             answer = cli(*arguments, "--dsn", dsn)
             assert (answer.returncode, answer.stdout) == (ExitCode.CONFIGURATION, "")
