@@ -1,6 +1,7 @@
 """Events and audits for the tests, refreshes at fixed instants, and all that the aggregation keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -8,6 +9,7 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.rows import class_row, scalar_row, tuple_row
 from psycopg.types.json import Json, Jsonb
@@ -253,3 +255,12 @@ def told(connection: Connection) -> list[tuple[str, str, list[str], list[str]]]:
         " array(select fact ->> 'rule' from jsonb_array_elements(message -> 'resolved') as fact order by 1)"
         " from ops.alert_deliveries where state <> 'silenced' order by delivery_id",
     )
+
+
+@contextmanager
+def refused(code: str = "OP001") -> Iterator[None]:
+    """Expect a refusal with the SQLSTATE and a hint."""
+    with pytest.raises(psycopg.Error) as caught:
+        yield
+    assert caught.value.sqlstate == code
+    assert caught.value.diag.message_hint

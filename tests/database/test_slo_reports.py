@@ -2,8 +2,6 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,6 +21,7 @@ from events import (
     instant,
     rebuild,
     refresh,
+    refused,
     rows,
     scalar,
 )
@@ -36,15 +35,6 @@ OBJECTIVES = {"availability": None, "latency": 100, "error_rate": None}
 COUNTS = ("good", "total", "good_unadjusted", "total_unadjusted")
 BOTH = (*COUNTS, "budget_left", "budget_left_unadjusted")
 Explained = dict[UUID, Decimal]
-
-
-@contextmanager
-def refused(code: str = "OP001") -> Iterator[None]:
-    """Expect a refusal with the SQLSTATE and a hint."""
-    with pytest.raises(psycopg.Error) as caught:
-        yield
-    assert caught.value.sqlstate == code
-    assert caught.value.diag.message_hint
 
 
 def exclude(

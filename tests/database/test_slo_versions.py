@@ -26,6 +26,7 @@ from events import (
     instant,
     rebuild,
     refresh,
+    refused,
     rows,
     scalar,
 )
@@ -39,15 +40,6 @@ COUNTING = (
     "select sli.objective, sli.threshold_ms, bucket.org_id, bucket.bucket_start, bucket.good, bucket.total"
     " from ops.sli_counts as bucket join ops.slis as sli using (sli_id) where sli.event_type = %s order by 1, 2, 3, 4"
 )
-
-
-@contextmanager
-def refused(code: str = "OP001") -> Iterator[None]:
-    """Expect a refusal with the SQLSTATE and a hint."""
-    with pytest.raises(psycopg.Error) as caught:
-        yield
-    assert caught.value.sqlstate == code
-    assert caught.value.diag.message_hint
 
 
 def versions(connection: Connection, slo: str = "deploys") -> list[tuple[object, ...]]:

@@ -474,7 +474,6 @@ ignores_imports = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Depr
 
 @ignores_imports
 def test_apprise_sends_what_it_has_an_address_for(http):
-    pytest.importorskip("apprise")
     assert send_to(http.url.replace("http://", "json://"), "apprise") == Sent()
     [(_, body)] = http.requests
     sent = json.loads(body)
@@ -484,14 +483,12 @@ def test_apprise_sends_what_it_has_an_address_for(http):
 
 @ignores_imports
 def test_a_service_that_apprise_cannot_reach_is_tried_again():
-    pytest.importorskip("apprise")
     outcome = send_to(f"json://127.0.0.1:{free_port()}/{TOKEN}", "apprise")
     assert outcome == Retry(None, "apprise could not deliver it")
 
 
 @ignores_imports
 def test_an_address_that_apprise_does_not_know_waits_for_the_operator():
-    pytest.importorskip("apprise")
     outcome = send_to(f"nosuch://{TOKEN}", "apprise")
     assert outcome == Retry(None, "environment variable OPS_SECRET holds no URL that apprise knows", channel_wide=True)
 
