@@ -17,6 +17,9 @@ create table ops.settings (
       when name in ('refresh_interval', 'job_runs_kept', 'expected_interval') then value::interval > interval '0' and value::interval <= interval '10 years'
       else true
     end
+  ),
+  constraint settings_requests_per_minute_is_a_number check (
+    name <> 'requests_per_minute' or (value ~ '^[1-9][0-9]{0,5}$')
   )
 );
 comment on table ops.settings is 'One row a setting. Change a value with update; a new time_zone also needs opskpi rebuild over all time.';

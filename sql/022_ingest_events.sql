@@ -299,20 +299,33 @@ set search_path = ''
 set jit = off
 as $$
 declare
+  caller record;
   skips_known boolean;
   document jsonb;
   accepted bigint;
   unreadable jsonb := '[]'::jsonb;
   answer jsonb;
+  announced jsonb := '{}'::jsonb;
 begin
   if events is null or json_typeof(events) <> 'array' then
     raise exception 'events must be a JSON array'
       using errcode = 'OP001', hint = 'Send [{"event_type": …, "payload": {…}}, …].';
   end if;
+  begin
+    document := events::jsonb;
+  exception
+    when data_exception or program_limit_exceeded then
+      select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
+  end;
+  select * into strict caller from ops.ingesting_caller();
+  if caller.is_bound and caller.org_id is not null then
+    perform ops.count_request(caller.org_id, ops.senders(document));
+    announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
+  end if;
   -- Nearly every batch is new and valid as a whole. Looking for repeated events costs a tenth more, finding out what is wrong ten times as much.
   foreach skips_known in array array[false, true] loop
+    exit when unreadable <> '[]';
     begin
-      document := events::jsonb;
       if skips_known then
         insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
         select * from ops.cast_events(document)
@@ -322,7 +335,8 @@ begin
         select * from ops.cast_events(document);
       end if;
       get diagnostics accepted = row_count;
-      return jsonb_build_object('accepted', accepted, 'duplicate', jsonb_array_length(document) - accepted, 'refused', '[]'::jsonb);
+      return jsonb_build_object('accepted', accepted, 'duplicate', jsonb_array_length(document) - accepted, 'refused', '[]'::jsonb)
+        || announced;
     exception
       when unique_violation then
         continue;
@@ -330,9 +344,6 @@ begin
         exit;
     end;
   end loop;
-  if document is null then
-    select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
-  end if;
   with checked as materialized (
     select * from ops.check_events(document)
   ),
@@ -364,11 +375,11 @@ begin
   )
   into answer
   from counted;
-  return answer;
+  return answer || announced;
 end;
 $$;
 comment on function public.ingest_events(json) is
-  'Stores a JSON array of events. Returns {"accepted": n, "duplicate": n, "refused": [{"index", "field", "reason"}]}; index counts from 0. Valid events are stored whatever the others are; a repeated event (org, event_id, time) counts as duplicate.';
+  'Stores a JSON array of events. Returns {"accepted": n, "duplicate": n, "refused": [{"index", "field", "reason"}]}; index counts from 0. Valid events are stored whatever the others are; a repeated event (org, event_id, time) counts as duplicate. A caller whom RLS binds is also told the "policy_version" of its hooks, and is held to the requests a minute of the settings.';
 
 create table ops.imports (
   source_key text not null,

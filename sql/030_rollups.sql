@@ -71,16 +71,18 @@ create table ops.blocked_patterns (
   hook_type text not null,
   pattern text not null,
   blocked_count bigint not null,
-  constraint blocked_patterns_pkey primary key (org_id, period, period_start, hook_type, pattern),
+  team text not null default '',
+  constraint blocked_patterns_pkey primary key (org_id, period, period_start, hook_type, pattern, team),
   constraint blocked_patterns_period_check check (period in ('hour', 'day', 'week', 'month'))
 );
-comment on table ops.blocked_patterns is 'One row a finding pattern, hook type and period: how often it blocked.';
+comment on table ops.blocked_patterns is 'One row a finding pattern, hook type, team and period: how often it blocked.';
 comment on column ops.blocked_patterns.org_id is 'The tenant.';
 comment on column ops.blocked_patterns.period is 'hour, day, week (ISO, from Monday) or month.';
 comment on column ops.blocked_patterns.period_start is 'First instant of the period.';
 comment on column ops.blocked_patterns.hook_type is 'The hook; empty when the event names none.';
 comment on column ops.blocked_patterns.pattern is 'The pattern that blocked.';
 comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (count).';
+comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
 alter table ops.blocked_patterns enable row level security;
 
 create table ops.cursors (
@@ -154,7 +156,8 @@ create type ops.pattern_delta as (
   pattern text,
   period text,
   period_start timestamptz,
-  blocked_count bigint
+  blocked_count bigint,
+  team text
 );
 comment on type ops.pattern_delta is 'What is to be added to one row of ops.blocked_patterns.';
 
@@ -199,7 +202,8 @@ select
     when measured.value <= 0.001 then 0
     -- 1.0198 keeps the middle of a bin within 0.98 % of all that is in it.
     else ceil(ln(measured.value::double precision * 1000) / ln(1.0198::double precision))::integer
-  end as bin
+  end as bin,
+  agent.team
 from public.telemetry_events as event
 cross join (
   select setting.name, setting.name = 'UTC' as is_utc
@@ -444,7 +448,7 @@ $$;
 comment on function ops.merge_histogram(bigint[], integer[], bigint[]) is
   'The stored histogram (null: none) with counts[i] values more in bin bins[i].';
 
-create function ops.histogram_quantile(counts bigint[], quantile numeric)
+create function ops.histogram_quantile(counts bigint[], quantile numeric, total bigint)
 returns numeric
 language plpgsql
 immutable
@@ -452,14 +456,11 @@ set search_path = ''
 as $$
 declare
   above bigint := 0;
-  total bigint;
-  rank bigint;
+  rank bigint := ceil(quantile * total);
 begin
-  select sum(bin.value_count) into total from unnest(counts) as bin (value_count);
-  if coalesce(total, 0) = 0 then
+  if coalesce(total, 0) = 0 or coalesce(cardinality(counts), 0) = 0 then
     return null;
   end if;
-  rank := ceil(quantile * total);
   -- From the top, because the percentiles that people ask for are near it: 2.5 µs, 70 µs with window functions.
   for bin in reverse array_upper(counts, 1) .. array_lower(counts, 1) loop
     above := above + coalesce(counts[bin], 0);
@@ -473,8 +474,8 @@ begin
   return null;
 end;
 $$;
-comment on function ops.histogram_quantile(bigint[], numeric) is
-  'The value that percentile_disc(quantile) would give, within 1 %; 0 for values up to 0.001; null for an empty histogram.';
+comment on function ops.histogram_quantile(bigint[], numeric, bigint) is
+  'The value that percentile_disc(quantile) would give over the total of the histogram, within 1 %; 0 for values up to 0.001; null for an empty one.';
 
 create function ops.count_patterns(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
 returns setof ops.pattern_delta
@@ -493,6 +494,7 @@ begin
       coalesce(left(event.metadata ->> 'hook_type', 100), '') as hook_type,
       found.pattern,
       event.hour_start,
+      coalesce(event.team, '') as team,
       count(*) as blocked_count
     from ops.labelled_events as event
     cross join lateral (
@@ -508,7 +510,7 @@ begin
       and event.event_type = 'hook_execution'
       and event.metadata ->> 'result' = 'blocked'
       and found.pattern is not null
-    group by 1, 2, 3, 4
+    group by 1, 2, 3, 4, 5
   )
   select
     blocked.org_id,
@@ -516,14 +518,26 @@ begin
     blocked.pattern,
     period.name,
     ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
-    sum(blocked.blocked_count)::bigint
+    sum(blocked.blocked_count)::bigint,
+    blocked.team
   from blocked
   cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-  group by 1, 2, 3, 4, 5;
+  group by 1, 2, 3, 4, 5, 7;
 end;
 $$;
 comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
   'How often each pattern blocked in the given events, per hour, day, week and month. Patterns are findings_summary.pattern and .patterns.';
+
+create view ops.blocked_pattern_parts
+with (security_invoker = true)
+as
+select stored.org_id, stored.period, stored.period_start, stored.hook_type, stored.pattern, stored.team, stored.blocked_count
+from ops.blocked_patterns as stored
+union all
+select fresh.org_id, fresh.period, fresh.period_start, fresh.hook_type, fresh.pattern, fresh.team, fresh.blocked_count
+from ops.count_patterns(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh;
+comment on view ops.blocked_pattern_parts is
+  'Parts that add up to how often a pattern blocked: what is stored, and the events behind the cursor beside it.';
 
 create function ops.add_rollups(deltas ops.rollup_delta[])
 returns void
@@ -623,8 +637,8 @@ language sql
 volatile
 set search_path = ''
 begin atomic
-  insert into ops.blocked_patterns as stored (org_id, period, period_start, hook_type, pattern, blocked_count)
-  select delta.org_id, delta.period, delta.period_start, delta.hook_type, delta.pattern, delta.blocked_count
+  insert into ops.blocked_patterns as stored (org_id, period, period_start, hook_type, pattern, team, blocked_count)
+  select delta.org_id, delta.period, delta.period_start, delta.hook_type, delta.pattern, delta.team, delta.blocked_count
   from unnest(add_patterns.deltas) as delta
   on conflict on constraint blocked_patterns_pkey do update set
     blocked_count = stored.blocked_count + excluded.blocked_count;
@@ -636,7 +650,7 @@ revoke execute on function
   ops.rollup_deltas(ops.event_delta[]),
   ops.histogram_deltas(ops.event_delta[]),
   ops.merge_histogram(bigint[], integer[], bigint[]),
-  ops.histogram_quantile(bigint[], numeric),
+  ops.histogram_quantile(bigint[], numeric, bigint),
   ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
   ops.add_rollups(ops.rollup_delta[]),
   ops.write_histograms(ops.histograms[]),
@@ -650,10 +664,26 @@ begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
-  revoke all on ops.series, ops.rollups, ops.histograms, ops.blocked_patterns, ops.cursors, ops.histogram_groups, ops.labelled_events
-    from anon, authenticated, service_role;
-  grant select on ops.series, ops.rollups, ops.histograms, ops.blocked_patterns, ops.cursors, ops.histogram_groups, ops.labelled_events
-    to authenticated, service_role;
+  revoke all on
+    ops.series,
+    ops.rollups,
+    ops.histograms,
+    ops.blocked_patterns,
+    ops.blocked_pattern_parts,
+    ops.cursors,
+    ops.histogram_groups,
+    ops.labelled_events
+  from anon, authenticated, service_role;
+  grant select on
+    ops.series,
+    ops.rollups,
+    ops.histograms,
+    ops.blocked_patterns,
+    ops.blocked_pattern_parts,
+    ops.cursors,
+    ops.histogram_groups,
+    ops.labelled_events
+  to authenticated, service_role;
   create policy cursors_select_authenticated on ops.cursors for select to authenticated using (true);
   create policy series_select_own_org on ops.series for select to authenticated
     using (org_id = (select ops.current_org_id()));
@@ -668,7 +698,7 @@ begin
     ops.rollup_deltas(ops.event_delta[]),
     ops.histogram_deltas(ops.event_delta[]),
     ops.merge_histogram(bigint[], integer[], bigint[]),
-    ops.histogram_quantile(bigint[], numeric),
+    ops.histogram_quantile(bigint[], numeric, bigint),
     ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
     ops.add_rollups(ops.rollup_delta[]),
     ops.write_histograms(ops.histograms[]),
@@ -682,7 +712,7 @@ begin
     ops.histogram_deltas(ops.event_delta[]),
     ops.merged_histograms(ops.histogram_delta[]),
     ops.merge_histogram(bigint[], integer[], bigint[]),
-    ops.histogram_quantile(bigint[], numeric),
+    ops.histogram_quantile(bigint[], numeric, bigint),
     ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
     ops.cursor_id()
   to authenticated, service_role;

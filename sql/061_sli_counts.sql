@@ -59,6 +59,17 @@ create type ops.unit_delta as (
 );
 comment on type ops.unit_delta is 'What a set of attempts says about a unit of work.';
 
+create type ops.unit_change as (
+  org_id uuid,
+  event_type text,
+  unit text,
+  old_first_attempt_at timestamptz,
+  old_succeeded boolean,
+  first_attempt_at timestamptz,
+  succeeded boolean
+);
+comment on type ops.unit_change is 'A unit of work as it is stored (null: it is not) and as it is with new attempts.';
+
 create type ops.sli_delta as (
   org_id uuid,
   sli_id bigint,
@@ -162,39 +173,50 @@ $$;
 comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]) is
   'The units of work that the given events attempt: of each SLI what lies before filled_until, or of sli_ids all.';
 
-create function ops.unit_slis(units ops.unit_delta[])
+create function ops.changed_units(units ops.unit_delta[])
+returns setof ops.unit_change
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    unit.org_id,
+    unit.event_type,
+    unit.unit,
+    stored.first_attempt_at,
+    stored.succeeded,
+    least(stored.first_attempt_at, unit.first_attempt_at),
+    coalesce(stored.succeeded, false) or unit.succeeded
+  from unnest(changed_units.units) as unit
+  -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
+  left join lateral (
+    select work_unit.first_attempt_at, work_unit.succeeded
+    from ops.work_units as work_unit
+    where work_unit.org_id = unit.org_id
+      and work_unit.event_type = unit.event_type
+      and work_unit.unit = unit.unit
+    limit 1
+  ) as stored on true
+  -- Most attempts at a unit that is known change nothing: a later check of a good release, a retry that failed again.
+  where stored.first_attempt_at is null
+    or unit.first_attempt_at < stored.first_attempt_at
+    or (unit.succeeded and not stored.succeeded);
+end;
+comment on function ops.changed_units(ops.unit_delta[]) is 'The units of work that new attempts add or change, before and after; nothing is written.';
+
+create function ops.unit_slis(changes ops.unit_change[])
 returns setof ops.sli_delta
 language sql
 stable
 set search_path = ''
 begin atomic
-  with compared as (
-    select
-      unit.org_id,
-      unit.event_type,
-      stored.unit is not null as is_known,
-      stored.first_attempt_at as old_first_attempt_at,
-      stored.succeeded as old_succeeded,
-      least(stored.first_attempt_at, unit.first_attempt_at) as first_attempt_at,
-      coalesce(stored.succeeded, false) or unit.succeeded as succeeded
-    from unnest(unit_slis.units) as unit
-    -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
-    left join lateral (
-      select work_unit.unit, work_unit.first_attempt_at, work_unit.succeeded
-      from ops.work_units as work_unit
-      where work_unit.org_id = unit.org_id
-        and work_unit.event_type = unit.event_type
-        and work_unit.unit = unit.unit
-      limit 1
-    ) as stored on true
-  ),
-  moved as (
-    select compared.org_id, compared.event_type, compared.first_attempt_at, compared.succeeded::integer as good, 1 as total
-    from compared
+  with moved as (
+    select change.org_id, change.event_type, change.first_attempt_at, change.succeeded::integer as good, 1 as total
+    from unnest(unit_slis.changes) as change
     union all
-    select compared.org_id, compared.event_type, compared.old_first_attempt_at, -compared.old_succeeded::integer, -1
-    from compared
-    where compared.is_known
+    select change.org_id, change.event_type, change.old_first_attempt_at, -change.old_succeeded::integer, -1
+    from unnest(unit_slis.changes) as change
+    where change.old_first_attempt_at is not null
   )
   select
     moved.org_id,
@@ -210,8 +232,8 @@ begin atomic
   having sum(moved.good) <> 0
     or sum(moved.total) <> 0;
 end;
-comment on function ops.unit_slis(ops.unit_delta[]) is
-  'What new attempts at units of work change in the counts of the availability SLIs, five minutes by five minutes.';
+comment on function ops.unit_slis(ops.unit_change[]) is
+  'What changed units of work change in the counts of the availability SLIs, five minutes by five minutes.';
 
 create function ops.add_slis(deltas ops.sli_delta[])
 returns void
@@ -247,20 +269,28 @@ begin atomic
 end;
 comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts; only refresh and rebuild call it, once a delta.';
 
-create function ops.add_units(units ops.unit_delta[])
+create function ops.write_units(changes ops.unit_change[])
 returns void
 language sql
 volatile
 set search_path = ''
 begin atomic
-  insert into ops.work_units as stored (org_id, event_type, unit, first_attempt_at, succeeded)
-  select unit.org_id, unit.event_type, unit.unit, unit.first_attempt_at, unit.succeeded
-  from unnest(add_units.units) as unit
-  on conflict on constraint work_units_pkey do update set
-    first_attempt_at = least(stored.first_attempt_at, excluded.first_attempt_at),
-    succeeded = stored.succeeded or excluded.succeeded;
+  insert into ops.work_units (org_id, event_type, unit, first_attempt_at, succeeded)
+  select change.org_id, change.event_type, change.unit, change.first_attempt_at, change.succeeded
+  from unnest(write_units.changes) as change
+  where change.old_first_attempt_at is null;
+
+  update ops.work_units as stored
+  set first_attempt_at = change.first_attempt_at,
+      succeeded = change.succeeded
+  from unnest(write_units.changes) as change
+  where change.old_first_attempt_at is not null
+    and stored.org_id = change.org_id
+    and stored.event_type = change.event_type
+    and stored.unit = change.unit;
 end;
-comment on function ops.add_units(ops.unit_delta[]) is 'Merges attempts into the units of work; the counts must have been added before.';
+comment on function ops.write_units(ops.unit_change[]) is
+  'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
 
 create function ops.recount_units()
 returns void
@@ -299,7 +329,7 @@ as $$
 declare
   last_id bigint;
   stretch record;
-  units ops.unit_delta[];
+  changes ops.unit_change[];
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
@@ -316,9 +346,14 @@ begin
     perform ops.add_slis(array(
       select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as delta
     ));
-    units := array(select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as attempted);
-    perform ops.add_slis(array(select delta from ops.unit_slis(units) as delta));
-    perform ops.add_units(units);
+    changes := array(
+      select changed
+      from ops.changed_units(array(
+        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as attempted
+      )) as changed
+    );
+    perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));
+    perform ops.write_units(changes);
     update ops.slis
     set filled_until = fill_slis.until
     where slis.sli_id = any (stretch.sli_ids);
@@ -332,9 +367,10 @@ comment on function ops.fill_slis(timestamptz) is
 revoke execute on function
   ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]),
   ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]),
-  ops.unit_slis(ops.unit_delta[]),
+  ops.changed_units(ops.unit_delta[]),
+  ops.unit_slis(ops.unit_change[]),
   ops.add_slis(ops.sli_delta[]),
-  ops.add_units(ops.unit_delta[]),
+  ops.write_units(ops.unit_change[]),
   ops.recount_units(),
   ops.fill_slis(timestamptz)
 from public;
@@ -353,16 +389,18 @@ begin
   revoke execute on function
     ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]),
     ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]),
-    ops.unit_slis(ops.unit_delta[]),
+    ops.changed_units(ops.unit_delta[]),
+    ops.unit_slis(ops.unit_change[]),
     ops.add_slis(ops.sli_delta[]),
-    ops.add_units(ops.unit_delta[]),
+    ops.write_units(ops.unit_change[]),
     ops.recount_units(),
     ops.fill_slis(timestamptz)
   from anon, authenticated, service_role;
   grant execute on function
     ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]),
     ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]),
-    ops.unit_slis(ops.unit_delta[])
+    ops.changed_units(ops.unit_delta[]),
+    ops.unit_slis(ops.unit_change[])
   to authenticated, service_role;
 end;
 $$;

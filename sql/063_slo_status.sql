@@ -11,7 +11,10 @@ begin atomic
   union all
   select delta.*
   from ops.unit_slis(array(
-    select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted
+    select changed
+    from ops.changed_units(array(
+      select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted
+    )) as changed
   )) as delta;
 end;
 comment on function ops.fresh_slis() is 'What the events behind the cursor add to the SLI counts, as the next refresh would.';

@@ -254,14 +254,17 @@ volatile
 set search_path = ''
 as $$
 declare
-  units ops.unit_delta[] := array(select attempted from ops.count_units(after_id, until_id) as attempted);
+  changes ops.unit_change[] := array(
+    select changed
+    from ops.changed_units(array(select attempted from ops.count_units(after_id, until_id) as attempted)) as changed
+  );
 begin
   perform ops.add_slis(array(
     select delta from ops.count_attempts(after_id, until_id, '-infinity', 'infinity') as delta
     union all
-    select delta from ops.unit_slis(units) as delta
+    select delta from ops.unit_slis(changes) as delta
   ));
-  perform ops.add_units(units);
+  perform ops.write_units(changes);
 end;
 $$;
 comment on function ops.apply_attempts(bigint, bigint) is 'Adds the attempts among new events to the SLI counts and the units of work.';
@@ -501,7 +504,10 @@ begin
   if recount_units then
     -- A unit of work may begin before the range and succeed in it, so units are counted whole.
     delete from ops.work_units where true;
-    perform ops.add_units(array(select attempted from ops.count_units(0, last_id) as attempted));
+    perform ops.write_units(array(
+      select changed
+      from ops.changed_units(array(select attempted from ops.count_units(0, last_id) as attempted)) as changed
+    ));
     perform ops.recount_units();
   end if;
 end;

@@ -309,8 +309,9 @@ begin
     where rule.is_enabled
       and rule.kind in ('burn_rate', 'budget_exhausted', 'silent_input')
   ),
+  -- By itself, so that the planner takes it for many rows and hashes it; joined to the versions it was taken for five, and looped over.
   sums as materialized (
-    select summed.org_id, summed.slo_name, summed.since, ops.burn_rate(summed.good, summed.total, version.target) as burn
+    select summed.org_id, summed.slo_name, summed.version, summed.since, summed.good, summed.total
     from ops.sum_slos(array(
       select distinct
         row(
@@ -321,9 +322,6 @@ begin
       cross join lateral (values (ruled.long_since), (ruled.short_since)) as windows (since)
       where windows.since is not null
     )) as summed
-    join ops.slo_versions as version
-      on version.slo_name = summed.slo_name
-      and version.version = summed.version
   )
   select
     ruled.org_id,
@@ -349,7 +347,7 @@ begin
       when ruled.status in ('no_data', 'stale', 'insufficient') then null
       -- Overspent for certain, but by too few events to say how fast.
       when ruled.kind = 'burn_rate' and ruled.events_needed > 0 then null
-      when ruled.kind = 'burn_rate' then ops.is_burning(long_sum.burn, short_sum.burn, ruled.burn_factor)
+      when ruled.kind = 'burn_rate' then ops.is_burning(burning.long_rate, burning.short_rate, ruled.burn_factor)
       else ops.is_overspent(ruled.good, ruled.total, ruled.target)
     end,
     jsonb_strip_nulls(jsonb_build_object(
@@ -361,8 +359,8 @@ begin
       'budget_left', ops.readable(ruled.budget_left),
       'long_window', ruled.long_window::text,
       'short_window', ruled.short_window::text,
-      'burn_rate_long', ops.readable(long_sum.burn),
-      'burn_rate_short', ops.readable(short_sum.burn),
+      'burn_rate_long', ops.readable(burning.long_rate),
+      'burn_rate_short', ops.readable(burning.short_rate),
       'factor', case ruled.kind when 'burn_rate' then ops.readable(ruled.burn_factor) end,
       'last_seen_at', ruled.last_counted_at,
       'explain_since', case ruled.kind when 'burn_rate' then ruled.long_since else ruled.window_start end
@@ -376,11 +374,20 @@ begin
   left join sums as long_sum
     on long_sum.org_id = ruled.org_id
     and long_sum.slo_name = ruled.slo_name
+    and long_sum.version = ruled.version
     and long_sum.since = ruled.long_since
   left join sums as short_sum
     on short_sum.org_id = ruled.org_id
     and short_sum.slo_name = ruled.slo_name
+    and short_sum.version = ruled.version
     and short_sum.since = ruled.short_since
+  cross join lateral (
+    select
+      ops.burn_rate(long_sum.good, long_sum.total, ruled.target) as long_rate,
+      ops.burn_rate(short_sum.good, short_sum.total, ruled.target) as short_rate
+    -- A barrier: each rate is compared and shown.
+    offset 0
+  ) as burning
   where ruled.kind <> 'burn_rate'
     -- A rule for every objective leaves out those whose budget is too large for it.
     or ruled.burn_factor < ops.highest_burn_rate(ruled.target);

@@ -133,7 +133,7 @@ STATES: dict[str, LiteralString] = {
     " value_min, value_max from ops.rollups join ops.series using (org_id, series_id) order by 1, 2, 3, 4, 5",
     "histograms": "select org_id, period, period_start, event_type, labels::text, counts::text from ops.histograms"
     " order by 1, 2, 3, 4, 5",
-    "patterns": "select org_id, period, period_start, hook_type, pattern, blocked_count from ops.blocked_patterns"
+    "patterns": "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns"
     " order by 1, 2, 3, 4, 5",
     "kpis": "select org_id, metric_name, labels::text, aggregation_period, period_start, period_end, metric_value,"
     " metadata from public.kpi_aggregations order by 1, 2, 3, 4, 5",

@@ -78,10 +78,14 @@ def stored_events(connection: Connection) -> Iterator[tuple[Any, ...]]:
         yield (*columns, said if isinstance(said, dict) else {})
 
 
+def teams_of_agents(connection: Connection) -> dict[Key, str | None]:
+    return {tuple(agent): team for *agent, team in rows(connection, "select org_id, agent_id, team from ops.agents")}
+
+
 def facts(connection: Connection) -> Iterator[Fact]:
     described = rows(connection, "select event_type, label_keys, value_key from ops.event_types")
     kinds = {event_type: (keys, value_key) for event_type, keys, value_key in described}
-    teams = {tuple(agent): team for *agent, team in rows(connection, "select org_id, agent_id, team from ops.agents")}
+    teams = teams_of_agents(connection)
     for org, event_type, at, _, _, agent, _, said in stored_events(connection):
         keys, value_key = kinds.get(event_type, ([], None))
         found = {key: teams.get((org, agent)) if key == "team" else text_of(said.get(key)) for key in keys}
@@ -259,16 +263,17 @@ def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
 
 
 def patterns(connection: Connection, zone: ZoneInfo) -> dict[Key, int]:
-    """Return how often each pattern blocked, by org, period, start, hook type and pattern."""
+    """Return how often each pattern blocked, by org, period, start, hook type, pattern and team."""
     counted: defaultdict[Key, int] = defaultdict(int)
-    for org, event_type, at, *_, said in stored_events(connection):
+    teams = teams_of_agents(connection)
+    for org, event_type, at, _, _, agent, _, said in stored_events(connection):
         summary = said.get("findings_summary")
         if event_type != "hook_execution" or said.get("result") != "blocked" or not isinstance(summary, dict):
             continue
         for pattern in {text_of(summary.get("pattern")), *map(text_of, summary.get("patterns", []))} - {None}:
             for period in PERIODS:
                 start = period_start(period, at, zone)
-                counted[org, period, start, said.get("hook_type") or "", pattern] += 1
+                counted[org, period, start, said.get("hook_type") or "", pattern, teams.get((org, agent)) or ""] += 1
     return dict(counted)
 
 
@@ -280,6 +285,6 @@ def assert_exact(connection: Connection, zone_name: str = "UTC") -> None:
     found = rows(connection, "select org_id, slo_name, bucket_start, good, total from ops.slo_counts")
     assert {tuple(key): (good, total) for *key, good, total in found} == slis(connection)
     found = rows(
-        connection, "select org_id, period, period_start, hook_type, pattern, blocked_count from ops.blocked_patterns"
+        connection, "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns"
     )
     assert {tuple(key): count for *key, count in found} == patterns(connection, zone)

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.database
 
 DAY = "2026-03-10 00:00"
 MERGE = "select ops.merge_histogram(%s, %s::int[], %s::bigint[])::text"
-QUANTILE = "select ops.histogram_quantile(%s::bigint[], %s)"
+QUANTILE = (
+    "select ops.histogram_quantile(given.counts, given.share, (select sum(n) from unnest(given.counts) as n)::bigint)"
+    " from (select %s::bigint[] as counts, %s::numeric as share) as given"
+)
 
 
 # Bin n holds the values above the edge before it, up to and with its own.

@@ -21,7 +21,7 @@ DAMAGES = {
     " period_start, period_end) values ('error_rate', 1, 'hour', '2026-03-11T03:00Z', '2026-03-11T04:00Z')",
     "wrong patterns": "update ops.blocked_patterns set blocked_count = 99",
     "a pattern that never blocked": "insert into ops.blocked_patterns"
-    " select distinct org_id, period, period_start, 'x', 'y', 1 from ops.blocked_patterns",
+    " select distinct org_id, period, period_start, 'x', 'y', 1, 'z' from ops.blocked_patterns",
     "wrong SLI counts": "update ops.sli_counts set good = 0, total = 99",
     "missing SLI counts": "delete from ops.sli_counts",
     "wrong units of work": "update ops.work_units set succeeded = not succeeded, first_attempt_at = '2026-03-01T00:00Z'",
