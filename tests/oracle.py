@@ -285,6 +285,7 @@ def assert_exact(connection: Connection, zone_name: str = "UTC") -> None:
     found = rows(connection, "select org_id, slo_name, bucket_start, good, total from ops.slo_counts")
     assert {tuple(key): (good, total) for *key, good, total in found} == slis(connection)
     found = rows(
-        connection, "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns"
+        connection,
+        "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns",
     )
     assert {tuple(key): count for *key, count in found} == patterns(connection, zone)

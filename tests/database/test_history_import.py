@@ -63,6 +63,15 @@ def test_the_totals_of_each_org_are_those_of_the_history(imported, expected):
         assert patterns(imported, org, "month") == all_time["most_blocked_patterns"]
 
 
+def test_the_metrics_of_the_hub_are_those_of_the_history(imported, expected):
+    for org, figures in expected["orgs"].items():
+        found = scalar(imported, "select public.hook_metrics(%s, '2010-01-01', '2030-01-01')", org)
+        assert {name: found[name] for name in TOTALS} == {name: figures["all"][name] for name in TOTALS}
+        assert round(found["avg_duration_ms"], 4) == figures["all"]["avg_duration_ms"]
+        assert round(found["override_rate"], 4) == figures["all"]["override_rate"]
+        assert found["most_blocked_patterns"] == figures["all"]["most_blocked_patterns"][:10]
+
+
 def test_the_percentile_of_all_time_is_within_one_percent(imported, expected):
     quantile = (
         "select ops.histogram_quantile(merged.counts, 0.95, (select sum(n) from unnest(merged.counts) as n)::bigint)"

@@ -1,0 +1,160 @@
+"""The hub under many clients, against the same batches given to the database without it.
+
+    .venv/bin/python tests/benchmarks/hub.py
+
+The clients keep their connections and send their next batch when the last is answered. The database alone gets the same
+kind of transaction (role, claims, ingest_events) over as many connections as the hub's pool has. Rounds alternate, and
+the figure is the ratio of the medians of the time per batch.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "jobs")]
+
+from opskpi import migrations  # noqa: E402
+from opskpi.hub import keys  # noqa: E402
+from postgres import Server, running_server  # noqa: E402
+
+ORG = UUID(int=7)
+EVENTS = 50
+CLAIMS = json.dumps({"role": "authenticated", "sub": "bench", "app_metadata": {"org_id": str(ORG), "scopes": ["ingest"]}})
+BECOME_CALLER = "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true)"
+INGEST = "select (public.ingest_events(events => %s::json) ->> 'accepted')::integer"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=200, help="concurrent clients (default 200)")
+    parser.add_argument("--batches", type=int, default=10, help="batches of each client in a round (default 10)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default 5)")
+    parser.add_argument("--connections", type=int, default=10, help="connections of the pool (default 10)")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the hub (default 1)")
+    arguments = parser.parse_args()
+    with running_server("18", {"shared_buffers": "1GB", "max_wal_size": "8GB"}, in_memory=False) as server:
+        alone, through_hub = measure(server, arguments)
+    a_batch, ratio = statistics.median(alone), statistics.median(through_hub) / statistics.median(alone)
+    print(f"the database alone, {arguments.connections} connections: {a_batch * 1000:.2f} ms a batch of {EVENTS}")
+    print(f"the hub, {arguments.clients} clients: {statistics.median(through_hub) * 1000:.2f} ms a batch; nothing lost")
+    print(f"hub / database, time a batch: {ratio:.2f} (at most 1.5)")
+
+
+def measure(server: Server, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Seconds a batch of each round, of the database alone and through the hub. Raises when an event is lost."""
+    dsn = server.dsn("postgres")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        migrations.migrate(connection)
+        connection.execute("select ops.create_partition(date_trunc('month', now())::date)")
+        key = keys.create(connection, "benchmark", ORG, ["ingest"], None)
+        alone, through_hub = [], []
+        with running_hub(dsn, arguments) as url:
+            for number in range(arguments.rounds + 1):
+                drawn = [draw(arguments.batches) for _ in range(arguments.clients)]
+                without = asyncio.run(send_to_database(dsn, sum(drawn, []), arguments.connections))
+                drawn = [draw(arguments.batches) for _ in range(arguments.clients)]
+                within = asyncio.run(send_to_hub(url, key.text, drawn))
+                # The first round fills caches.
+                if number:
+                    alone.append(without)
+                    through_hub.append(within)
+        sent = 2 * (arguments.rounds + 1) * arguments.clients * arguments.batches * EVENTS
+        [stored] = connection.execute("select count(*) from public.telemetry_events").fetchone() or (0,)
+        if stored != sent:
+            raise SystemExit(f"{sent} events sent, {stored} stored")
+    return alone, through_hub
+
+
+@contextmanager
+def running_hub(dsn: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """Run `opskpi serve` and yield its URL."""
+    options = ["--port", "0", "--json", f"--connections={arguments.connections}", f"--workers={arguments.workers}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "opskpi", "serve", *options],
+        env=os.environ | {"OPSKPI_DSN": dsn, "PYTHONPATH": str(ROOT / "jobs")},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as hub:
+        assert hub.stdout is not None
+        try:
+            yield json.loads("".join(hub.stdout.readline() for _ in range(3)))["url"]
+        finally:
+            hub.terminate()
+
+
+def draw(batches: int) -> list[str]:
+    """Batches of one agent, as its hooks would send them."""
+    agent_id, now = str(uuid4()), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    payload = {"timestamp": now, "agent_id": agent_id, "org_id": str(ORG), "hook_type": "pre-commit"}
+    payload |= {"result": "allowed", "findings_summary": {"secrets": 0}, "duration_ms": 41.5}
+    return [
+        json.dumps(
+            [{"event_type": "hook_execution", "payload": payload | {"event_id": str(uuid4())}} for _ in range(EVENTS)]
+        )
+        for _ in range(batches)
+    ]
+
+
+async def send_to_database(dsn: str, batches: list[str], connections: int) -> float:
+    """Seconds a batch without the hub."""
+    waiting = iter(batches)
+
+    async def work(connection: psycopg.AsyncConnection) -> None:
+        for batch in waiting:
+            async with connection.pipeline():
+                await connection.execute("begin")
+                await connection.execute(BECOME_CALLER, [CLAIMS])
+                cursor = await connection.execute(INGEST, [batch])
+                await connection.execute("commit")
+            assert await cursor.fetchone() == (EVENTS,)
+
+    opened = [await psycopg.AsyncConnection.connect(dsn, autocommit=True) for _ in range(connections)]
+    started = time.perf_counter()
+    await asyncio.gather(*(work(connection) for connection in opened))
+    taken = time.perf_counter() - started
+    for connection in opened:
+        await connection.close()
+    return taken / len(batches)
+
+
+async def send_to_hub(url: str, key: str, clients: list[list[str]]) -> float:
+    """Seconds a batch through the hub, all clients at once."""
+    target = urlsplit(url)
+
+    async def work(batches: list[str]) -> None:
+        # An HTTP library would take longer than the hub.
+        reader, writer = await asyncio.open_connection(target.hostname, target.port)
+        for batch in batches:
+            body = batch.encode()
+            writer.write(
+                f"POST /api/v1/telemetry HTTP/1.1\r\nHost: {target.netloc}\r\nAuthorization: Bearer {key}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            status, _, headers = (await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")
+            length = headers.lower().partition("content-length: ")[2].partition("\r\n")[0]
+            answer = json.loads(await reader.readexactly(int(length)))
+            if " 200 " not in status or answer["accepted"] != EVENTS:
+                raise SystemExit(f"{status}: {answer}")
+        writer.close()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work(batches) for batches in clients))
+    return (time.perf_counter() - started) / sum(map(len, clients))
+
+
+if __name__ == "__main__":
+    main()
