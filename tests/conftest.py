@@ -52,7 +52,7 @@ def template(server: Server) -> Iterator[Database]:
     """Create the database that tests get copies of: migrated by the product's own code."""
     # Imported late, so that tests without a database run while a migration is broken.
     migrations = importlib.import_module("opskpi.migrations")
-    with _janitor(server, TEMPLATE, as_template=True):
+    with janitor(server, TEMPLATE, as_template=True):
         with psycopg.connect(server.dsn(TEMPLATE)) as connection:
             migrations.migrate(connection)
         yield server.database(TEMPLATE)
@@ -70,7 +70,7 @@ def create_database(server: Server, _names: Iterator[str]) -> Iterator[CreateDat
 
         def create(template: Database | None = None, name: str | None = None) -> Database:
             name = name or next(_names)
-            created.enter_context(_janitor(server, name, template=template.name if template else None))
+            created.enter_context(janitor(server, name, template=template.name if template else None))
             return server.database(name)
 
         yield create
@@ -137,6 +137,11 @@ def acting_as() -> ActingAs:
 @pytest.fixture
 def shared_data() -> Path:
     """Return the folder of the shared data sets, beside the checkout unless OPSKPI_SHARED names another."""
+    return shared_folder()
+
+
+def shared_folder() -> Path:
+    """Return that folder to fixtures of any scope; without it the test is skipped."""
     folder = Path(os.environ.get("OPSKPI_SHARED") or CHECKOUT.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"the shared data is not at {folder}; set OPSKPI_SHARED")
@@ -171,9 +176,16 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
     return run
 
 
-def _janitor(server: Server, name: str, *, template: str | None = None, as_template: bool = False) -> DatabaseJanitor:
+class _Janitor(DatabaseJanitor):
+    """Copies a template file by file: on a server that never syncs, a sixth faster than logging every page."""
+
+    def _build_create_database_sql(self) -> sql.Composable:
+        return sql.SQL("{} strategy file_copy").format(super()._build_create_database_sql())
+
+
+def janitor(server: Server, name: str, *, template: str | None = None, as_template: bool = False) -> DatabaseJanitor:
     """Return what creates a database at entry and drops it, whoever is connected, at exit."""
-    return DatabaseJanitor(
+    return _Janitor(
         user="postgres",
         host=server.host,
         port=server.port,

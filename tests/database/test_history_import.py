@@ -1,12 +1,16 @@
 """The real history of five repositories comes in through `opskpi ingest` and out as the figures of plain Python."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
+from conftest import CreateDatabase, janitor, shared_folder
 from events import Connection, refresh, rows, scalar, states
 from opskpi.ingest import ingest
+from postgres import Database, Server
 
 pytestmark = pytest.mark.database
 
@@ -18,14 +22,24 @@ def expected(shared_data) -> dict[str, Any]:
     return json.loads((shared_data / "data/hooks/expected.json").read_text("utf-8"))
 
 
+@pytest.fixture(scope="module")
+def history(server: Server, template: Database) -> Iterator[Database]:
+    """Import the history once; every test gets a copy of the database."""
+    shared_data = shared_folder()
+    with janitor(server, "opskpi_history", template=template.name, as_template=True):
+        with psycopg.connect(server.dsn("opskpi_history"), autocommit=True) as connection:
+            summary = ingest(connection, str(shared_data / "data/hooks/events.jsonl"), on_progress=lambda *_: None)
+            assert (summary.read, summary.accepted, summary.refused) == (8190, 8190, 0)
+            connection.execute("select ops.maintain('2026-07-15T00:00Z')")
+            while refresh(connection, max_ids=3000, as_of="2026-08-01T00:00Z").state != "done":
+                pass
+        yield server.database("opskpi_history")
+
+
 @pytest.fixture
-def imported(database, shared_data):
-    summary = ingest(database, str(shared_data / "data/hooks/events.jsonl"), on_progress=lambda *_: None)
-    assert (summary.read, summary.accepted, summary.refused) == (8190, 8190, 0)
-    database.execute("select ops.maintain('2026-07-15T00:00Z')")
-    while refresh(database, max_ids=3000, as_of="2026-08-01T00:00Z").state != "done":
-        pass
-    return database
+def imported(create_database: CreateDatabase, history: Database) -> Iterator[Connection]:
+    with psycopg.connect(create_database(history).dsn, autocommit=True) as connection:
+        yield connection
 
 
 def results(connection: Connection, org: str) -> dict[str, int]:
