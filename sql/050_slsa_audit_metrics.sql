@@ -286,12 +286,141 @@ end;
 comment on function ops.count_audit_changes() is
   'What the audits changed since the last refresh add to their series: the audits of the touched hours, less what is stored for them.';
 
+create function ops.observe_audit(audit jsonb, event jsonb)
+returns table (audit_id bigint, audit_timestamp timestamptz, events_stored integer, provenance_synced boolean, validation_synced boolean, validation_run_id bigint)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  given constant public.slsa_audit_metrics := jsonb_populate_record(null::public.slsa_audit_metrics, audit);
+  owner_id constant uuid := coalesce(given.org_id, '00000000-0000-0000-0000-000000000000'::uuid);
+  verdict constant text := event ->> 'outcome';
+  answer jsonb;
+begin
+  -- Two observers of one audit would each find no row and store an event.
+  perform pg_advisory_xact_lock(hashtextextended(format('ops.observe_audit %s', given.audit_run_id), 0));
+  select coalesce(
+    (
+      select stored.audit_timestamp
+      from public.slsa_audit_metrics as stored
+      where stored.audit_run_id = given.audit_run_id
+        and stored.org_id = owner_id
+        and stored.metadata ->> 'outcome' = verdict
+    ),
+    given.audit_timestamp,
+    now()
+  )
+  into observe_audit.audit_timestamp;
+  observe_audit.validation_run_id := coalesce(
+    given.validation_run_id,
+    (
+      select found.run_id
+      from public.telemetry_events as found
+      where found.org_id = owner_id
+        and found.event_type = 'provenance_validate'
+        and found.tag = given.tag
+        and found.run_id is not null
+      order by found.event_timestamp desc
+      limit 1
+    )
+  );
+  -- By the index on event_type: releases are few among the events, too few to pay for an index at each insert.
+  select
+    coalesce(bool_or(found.event_type = 'slsa_provenance' and found.run_id = given.provenance_run_id), false),
+    coalesce(bool_or(found.event_type = 'provenance_validate' and found.run_id = observe_audit.validation_run_id), false)
+  into observe_audit.provenance_synced, observe_audit.validation_synced
+  from public.telemetry_events as found
+  where found.org_id = owner_id
+    and found.event_type in ('slsa_provenance', 'provenance_validate')
+    and found.run_id in (given.provenance_run_id, observe_audit.validation_run_id);
+  observe_audit.audit_id := public.record_audit(
+    observe_audit.audit
+    || jsonb_build_object(
+      'org_id', owner_id,
+      'audit_timestamp', observe_audit.audit_timestamp,
+      'validation_run_id', observe_audit.validation_run_id,
+      'supabase_provenance_synced', observe_audit.provenance_synced,
+      'supabase_validation_synced', observe_audit.validation_synced,
+      'metadata', coalesce(given.metadata, '{}') || jsonb_build_object('outcome', verdict)
+    )
+  );
+  answer := public.ingest_events(
+    json_build_array(
+      json_build_object(
+        'event_type', 'audit_observer',
+        'event_id', encode(substr(sha256(convert_to(format('%s %s %s', owner_id, given.audit_run_id, verdict), 'UTF8')), 1, 16), 'hex')::uuid,
+        'event_timestamp', observe_audit.audit_timestamp,
+        'run_id', given.audit_run_id,
+        'tag', given.tag,
+        'org_id', owner_id,
+        'payload', event
+      )
+    )
+  );
+  if answer -> 'refused' <> '[]' then
+    raise exception 'the event of the audit is refused: % %', answer #>> '{refused,0,field}', answer #>> '{refused,0,reason}'
+      using errcode = 'OP001', hint = 'It becomes an event of type audit_observer; see ops.event_types.';
+  end if;
+  observe_audit.events_stored := (answer ->> 'accepted')::integer;
+  return next;
+end;
+$$;
+comment on function ops.observe_audit(jsonb, jsonb) is
+  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
+
+create function ops.unaudited_provenance_runs(max_runs integer, only_org_id uuid default null)
+returns table (org_id uuid, run_id bigint, tag text, outcome text, event_timestamp timestamptz, metadata jsonb)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with attempts as (
+    select distinct on (event.org_id, event.run_id)
+      event.org_id,
+      event.run_id,
+      event.tag,
+      event.outcome,
+      event.event_timestamp,
+      event.metadata
+    from public.telemetry_events as event
+    where event.event_type = 'slsa_provenance'
+      and event.run_id is not null
+      and event.org_id = coalesce(unaudited_provenance_runs.only_org_id, event.org_id)
+    order by event.org_id, event.run_id, event.event_timestamp desc, event.id desc
+  )
+  select
+    attempt.org_id,
+    attempt.run_id,
+    attempt.tag,
+    attempt.outcome,
+    attempt.event_timestamp,
+    attempt.metadata
+  from attempts as attempt
+  cross join lateral (
+    select
+      bool_or(audit.validation_status <> 'unknown' and audit.updated_at >= attempt.event_timestamp) as is_audited,
+      max(audit.updated_at) as looked_for_at
+    from public.slsa_audit_metrics as audit
+    where audit.org_id = attempt.org_id
+      and audit.provenance_run_id = attempt.run_id
+  ) as audits
+  where audits.is_audited is not true
+  -- What was looked for and not found is tried again, but holds up nothing that is new.
+  order by audits.looked_for_at nulls first, attempt.event_timestamp desc
+  limit unaudited_provenance_runs.max_runs;
+end;
+comment on function ops.unaudited_provenance_runs(integer, uuid) is
+  'The newest attempt of each provenance run, of all orgs or one, that no audit has judged since: first those never looked for, newest first, then those whose provenance was not found. Runs without a number are left out: no audit could name them.';
+
 revoke execute on function
   public.update_slsa_audit_metrics_updated_at(),
   ops.note_audit_change(),
   public.record_audit(jsonb),
   ops.count_audits_between(timestamptz, timestamptz),
-  ops.count_audit_changes()
+  ops.count_audit_changes(),
+  ops.observe_audit(jsonb, jsonb),
+  ops.unaudited_provenance_runs(integer, uuid)
 from public;
 
 do $$
@@ -314,9 +443,15 @@ begin
     ops.note_audit_change(),
     public.record_audit(jsonb),
     ops.count_audits_between(timestamptz, timestamptz),
-    ops.count_audit_changes()
+    ops.count_audit_changes(),
+    ops.observe_audit(jsonb, jsonb),
+    ops.unaudited_provenance_runs(integer, uuid)
   from anon, authenticated, service_role;
-  grant execute on function ops.count_audits_between(timestamptz, timestamptz), ops.count_audit_changes() to authenticated, service_role;
-  grant execute on function public.record_audit(jsonb) to service_role;
+  grant execute on function
+    ops.count_audits_between(timestamptz, timestamptz),
+    ops.count_audit_changes(),
+    ops.unaudited_provenance_runs(integer, uuid)
+  to authenticated, service_role;
+  grant execute on function public.record_audit(jsonb), ops.observe_audit(jsonb, jsonb) to service_role;
 end;
 $$;

@@ -179,8 +179,8 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
 class _Janitor(DatabaseJanitor):
     """Copies a template file by file: on a server that never syncs, a sixth faster than logging every page."""
 
-    def _build_create_database_sql(self) -> sql.Composable:
-        return sql.SQL("{} strategy file_copy").format(super()._build_create_database_sql())
+    def _build_create_database_sql(self) -> sql.Composed:
+        return super()._build_create_database_sql() + sql.SQL(" strategy file_copy")
 
 
 def janitor(server: Server, name: str, *, template: str | None = None, as_template: bool = False) -> DatabaseJanitor:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import psycopg
+from psycopg.rows import scalar_row
 
 from opskpi.hub import keys
 
@@ -110,5 +111,6 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
 
 def stored(database: psycopg.Connection, org: UUID) -> int:
     """How many events of an org are stored."""
-    [count] = database.execute("select count(*) from public.telemetry_events where org_id = %s", [org]).fetchone() or ()
-    return count
+    with database.cursor(row_factory=scalar_row) as cursor:
+        count = cursor.execute("select count(*) from public.telemetry_events where org_id = %s", [org]).fetchone()
+    return int(count or 0)

@@ -12,6 +12,10 @@ import psycopg
 from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, server
 from opskpi.alerting import evaluation
 from opskpi.cli_alert import alert
+from opskpi.cli_audit import audit
+from opskpi.cli_collect import collect
+from opskpi.cli_hook import hook
+from opskpi.cli_hub import agent, key, serve
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -25,13 +29,19 @@ def cli() -> None:
     """Telemetry KPIs and SLOs for software delivery, inside Postgres.
 
     \b
-    Exit codes: 0 done or already running, 1 failed, 3 breach (--fail-on-breach),
+    Exit codes: 0 done or already running, 1 failed, 3 breach (--fail-on-breach) or failed audit,
     64 bad argument, 75 try later, 78 configuration.
     """
 
 
 cli.add_command(slo)
 cli.add_command(alert)
+cli.add_command(audit)
+cli.add_command(collect)
+cli.add_command(hook)
+cli.add_command(serve)
+cli.add_command(key)
+cli.add_command(agent)
 
 
 @command(cli, name="demo")

@@ -316,7 +316,7 @@ def test_maintenance_forgets_the_requests_of_quiet_agents(database):
 
 
 def test_what_a_hook_sent_is_in_the_metrics_at_once_and_the_same_after_the_refresh(database):
-    patterns = {"findings_summary": {"pattern": "secret", "patterns": ["todo", "secret"]}}
+    patterns: dict[str, Any] = {"findings_summary": {"pattern": "secret", "patterns": ["todo", "secret"]}}
     ingest(
         database,
         hook(duration_ms=10, result="blocked", **patterns),
@@ -411,7 +411,7 @@ def test_the_metrics_of_another_org_are_refused(database, acting_as):
 
 def test_metrics_and_patterns_are_told_apart_by_team_and_hook_type(database):
     database.execute("select ops.assign_team(%s, %s, 'red')", [ORG_A, ANNA])
-    blocked = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
+    blocked: dict[str, Any] = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
     for _ in range(2):
         ingest(database, hook(**blocked), hook(agent=BOB, **blocked), hook(hook_type="pre-push", **blocked), hook())
         refresh(database)
@@ -428,7 +428,7 @@ def test_metrics_and_patterns_are_told_apart_by_team_and_hook_type(database):
 
 
 def test_a_team_counts_from_the_next_refresh_on_and_rebuild_applies_it_to_the_past(database):
-    blocked = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
+    blocked: dict[str, Any] = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
     ingest(database, hook(**blocked))
     refresh(database)
     database.execute("select ops.assign_team(%s, %s, 'red')", [ORG_A, ANNA])

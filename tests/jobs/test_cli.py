@@ -37,6 +37,7 @@ ANSWERING = (
     ("alert", "list", "--channels"),
     ("alert", "deliver"),
     ("alert", "retry"),
+    ("collect",),
 )
 
 

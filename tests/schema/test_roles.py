@@ -50,7 +50,9 @@ WRITES = {
         ("telemetry_events_id_seq", "USAGE"),
         # The policy of these asks for the scope admin.
         ("ops.policies", "INSERT"),
-        # Only ingest_events comes here, as the caller; ops is no exposed schema.
+        # Only collect_events comes here, as the caller; ops is no exposed schema.
+        ("ops.collected_events", "INSERT"),
+        # Only ingest_events comes here, likewise.
         ("ops.request_counts", "INSERT"),
         ("ops.request_counts", "UPDATE"),
     },
@@ -60,6 +62,7 @@ WRITES = {
         ("slsa_audit_metrics", "INSERT"),
         ("slsa_audit_metrics", "UPDATE"),
         ("slsa_audit_metrics_id_seq", "USAGE"),
+        ("ops.collected_events", "INSERT"),
         # The trigger on the audits writes it as the caller.
         ("ops.audit_changes", "INSERT"),
         ("ops.policies", "INSERT"),
@@ -69,14 +72,17 @@ WRITING_FUNCTIONS = {
     "anon": set[str](),
     "authenticated": {
         "ingest_events(json)",
+        "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
         "set_policy(jsonb,bigint,uuid)",
     },
     "service_role": {
         "ingest_events(json)",
+        "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "record_audit(jsonb)",
+        "ops.observe_audit(jsonb,jsonb)",
         "set_policy(jsonb,bigint,uuid)",
     },
 }
@@ -108,6 +114,7 @@ UPKEEP: list[LiteralString] = [
     "select ops.create_api_key(gen_random_uuid(), 'name', '0123456789ab', sha256('x'), '{read}')",
     "select ops.forget_requests(now())",
     "select ops.write_units('{}')",
+    "select ops.record_collection(gen_random_uuid(), 'github.com/them/theirs', now(), now(), null)",
 ]
 
 
@@ -195,6 +202,11 @@ def fill(connection: psycopg.Connection) -> None:
         )
         connection.execute("select public.set_policy(%s, org_id => %s)", [Jsonb({"words": [mark]}), org])
         connection.execute("select ops.count_request(%s, %s::uuid[])", [org, [agent_of(org)]])
+        connection.execute(
+            "insert into ops.collected_events (org_id, event_id, event_timestamp) values (%s, gen_random_uuid(), now())",
+            [org],
+        )
+        connection.execute("select ops.record_collection(%s, %s, now(), now(), null)", [org, f"github.com/{mark}/shop"])
     connection.execute("analyze")
 
 
@@ -666,7 +678,7 @@ def test_a_role_that_may_not_add_rows_is_refused_in_every_table(
             if code_of(owner, sql.SQL("insert into {} default values").format(table.source)) != DENIED
         }
     # Refused as well, but for the missing org.
-    by_org = {"ops.policies", "ops.request_counts"} if role == "authenticated" else set[str]()
+    by_org = {"ops.policies", "ops.request_counts", "ops.collected_events"} if role == "authenticated" else set[str]()
     assert allowed == {name for name, command in WRITES[role] if command == "INSERT"} - by_org
 
 

@@ -1,4 +1,4 @@
-"""One hub over one migrated database for a session; every test is an organisation of its own."""
+"""Fixtures of the tests of the hub: one hub over one migrated database for a session; every test is an organisation of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,0 +1,119 @@
+"""What the REST API lists of a repository: its runs page by page, earlier attempts, artifacts."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from opskpi.errors import OpsKpiError
+from opskpi.github.api import Answer, GitHub, Gone
+from opskpi.github.events import Malformed, instant
+
+PER_PAGE = 100
+# GitHub lists no more than this of what a filter finds; the rest is found by filtering further.
+LISTED_AT_MOST = 1000
+
+RUNS = "/repos/{owner}/{repo}/actions/runs"
+ARTIFACTS = RUNS + "/{run_id}/artifacts"
+ATTEMPT = RUNS + "/{run_id}/attempts/{attempt_number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Runs as they are listed, newest first, how many there are in all, and whether these are the last ones.
+
+    `entity_tag` is set when this one page is the answer to the whole question; asked with it, nothing new is no page.
+    """
+
+    runs: list[object]
+    total: int
+    is_last: bool
+    entity_tag: str | None
+
+
+class Repository:
+    """A repository, owner/name, of an API. All methods raise what `GitHub.get` raises, but for Gone."""
+
+    def __init__(self, github: GitHub, name: str) -> None:
+        self._github = github
+        self._path = f"/repos/{name}/actions/runs"
+
+    def pages(self, start: datetime, entity_tag: str | None) -> Iterator[Page]:
+        """The pages of all runs created since `start`; one without runs when `entity_tag` is still that of the list."""
+        until: datetime | None = None
+        while True:
+            listed, oldest = 0, until
+            for answer in self._answers(self._question(start, until), RUNS, None if until else entity_tag):
+                if answer.document is None:
+                    yield Page([], 0, True, entity_tag)
+                    return
+                runs = self._listed(answer, "workflow_runs")
+                is_only = listed == 0 and until is None
+                listed += len(runs)
+                oldest = min([*filter(None, [oldest]), *_created(runs)], default=None)
+                at_end = answer.following is None or not runs
+                is_last = at_end and (listed < LISTED_AT_MOST or oldest == until)
+                yield Page(runs, _total(answer, listed), is_last, answer.entity_tag if is_only and is_last else None)
+                if is_last:
+                    return
+                if at_end:
+                    break
+            until = oldest
+
+    def attempt(self, run_id: int, number: int) -> object | None:
+        """One attempt of a run; None when GitHub has forgotten it."""
+        try:
+            return self._github.get(f"{self._path}/{run_id}/attempts/{number}", ATTEMPT).document
+        except Gone:
+            return None
+
+    def artifacts(self, run_id: int) -> Iterator[object]:
+        """The artifacts of a run."""
+        with suppress(Gone):
+            for answer in self._answers(f"{self._path}/{run_id}/artifacts?per_page={PER_PAGE}", ARTIFACTS):
+                artifacts = self._listed(answer, "artifacts")
+                if not artifacts:
+                    return
+                yield from artifacts
+
+    def _answers(self, first: str, endpoint: str, entity_tag: str | None = None) -> Iterator[Answer]:
+        """The first answer and those that follow it; only the first is asked for by its tag."""
+        following: str | None = first
+        seen: set[str] = set()
+        while following:
+            if following in seen:
+                raise OpsKpiError(f"{self._github.host} sends in circles", "Check --api-url.")
+            seen.add(following)
+            answer = self._github.get(following, endpoint, entity_tag=entity_tag if following == first else None)
+            yield answer
+            following = answer.following
+
+    def _question(self, start: datetime, until: datetime | None) -> str:
+        created = f"{_stamp(start)}..{_stamp(until)}" if until else f">={_stamp(start)}"
+        return f"{self._path}?{urlencode({'per_page': PER_PAGE, 'created': created})}"
+
+    def _listed(self, answer: Answer, key: str) -> list[object]:
+        listed = answer.document.get(key) if isinstance(answer.document, Mapping) else None
+        if not isinstance(listed, list):
+            raise OpsKpiError(f"{self._github.host} answered without a list of {key}", "Check --api-url.")
+        return listed
+
+
+def _total(answer: Answer, least: int) -> int:
+    total = answer.document.get("total_count")
+    return max(total, least) if isinstance(total, int) else least
+
+
+def _created(runs: list[object]) -> Iterator[datetime]:
+    for run in runs:
+        try:
+            created_at = instant(run, "created_at") if isinstance(run, Mapping) else None
+        except Malformed:
+            continue
+        if created_at is not None:
+            yield created_at
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,230 @@
+"""Polls the runs of a repository: since the last time, each page stored as it comes, what was read kept."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+
+from opskpi.console import NIL_ORG
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.github import storing
+from opskpi.github.api import GitHub
+from opskpi.github.events import Event, Json, Malformed, artifact_event, host_of, identify, instant, run_event, whole
+from opskpi.github.listing import Page, Repository
+from opskpi.github.payloads import Collected, Refusal
+from opskpi.github.rules import Rules
+from opskpi.github.storing import Summary
+from opskpi.refresh import journalled
+
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
+# A run may be run again for 30 days, as another attempt that stands in the list where the first one stood.
+RUN_AGAIN_WITHIN = timedelta(days=30)
+SWEPT_EVERY = timedelta(days=1)
+EARLIER_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A row of `ops.collections`: a repository that is polled, and how far it is."""
+
+    org_id: UUID
+    source: str
+    resume_at: datetime
+    swept_at: datetime
+    entity_tag: str | None
+    collected_at: datetime
+
+
+def collections(connection: psycopg.Connection) -> list[Collection]:
+    """The repositories that are polled, by tenant and name."""
+    with connection.cursor(row_factory=class_row(Collection)) as cursor:
+        return cursor.execute(
+            "select org_id, source, resume_at, swept_at, entity_tag, collected_at from ops.collections order by 1, 2"
+        ).fetchall()
+
+
+def poll(
+    connection: psycopg.Connection,
+    github: GitHub,
+    repository: str,
+    rules: Rules,
+    *,
+    org_id: UUID = NIL_ORG,
+    since: datetime | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    now: datetime | None = None,
+) -> Summary:
+    """Store the runs of `repository` (owner/name) that ended since the last poll, and their artifacts.
+
+    The first poll reads 30 days; `since` reads from an instant on instead of from where the last one was. Once a day
+    the last 30 days are read again, since any run of them may have been run again. Each page is stored before the next
+    is read; how far the source is, together with the last page: what fails in between is read again and stored once.
+    `on_progress` gets the runs done and to do. Raises OpsKpiError, which says how many events were stored before it.
+    """
+    if not REPOSITORY.fullmatch(repository) or set(repository.split("/")) & {".", ".."}:
+        raise OpsKpiError(
+            f"{repository!r} is no repository", "Write owner/name, as in octo-org/octo-repo.", ExitCode.BAD_ARGUMENT
+        )
+    polling = _Poll(connection, github, repository, rules, org_id)
+    with journalled(connection, "collect"):
+        try:
+            polling.run(since, now or datetime.now(UTC), on_progress)
+        except OpsKpiError as error:
+            polling.store_requests()
+            kept = f"; {polling.summary.accepted} events were stored before that" if polling.summary.accepted else ""
+            raise OpsKpiError(f"{repository}: {error.message}{kept}", error.hint, error.exit_code) from error
+    return polling.summary
+
+
+class _Poll:
+    def __init__(
+        self, connection: psycopg.Connection, github: GitHub, repository: str, rules: Rules, org_id: UUID
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._github = github
+        self._name = repository
+        self._repository = Repository(github, repository)
+        # Names of repositories do not differ by case alone.
+        self._source = f"{github.host}/{repository.lower()}"
+        self._rules = rules
+        self._org_id = org_id
+        self.summary = Summary(f"{github.host}/{repository}")
+
+    def run(self, since: datetime | None, now: datetime, on_progress: Callable[[int, int], None]) -> None:
+        last = self._last()
+        start, swept_at = _start(last, since, now)
+        entity_tag = last.entity_tag if last and start == last.resume_at else None
+        # Reading from later on than is due leaves what lies between due.
+        moves_on = last is None or start <= last.resume_at
+        resume = _Resume(start, now)
+        done = 0
+        for page in self._repository.pages(start, entity_tag):
+            found = self._found(page, resume)
+            with self._connection.transaction():
+                storing.store(self._connection, found, self.summary, self._org_id)
+                if page.is_last and moves_on:
+                    # The tag is that of the question which the next poll asks only if it is the same question.
+                    self._record(resume.at, swept_at, page.entity_tag if resume.at == start else None)
+                self.store_requests()
+            done += len(page.runs)
+            on_progress(done, max(page.total, done))
+
+    def store_requests(self) -> None:
+        """Store the requests made since the last call as events."""
+        requests = self._github.take_requests()
+        self.summary.api_requests += len(requests)
+        storing.store_requests(self._connection, requests, self._org_id)
+
+    def _found(self, page: Page, resume: "_Resume") -> list[Collected]:
+        """The runs of a page, with the artifacts and earlier attempts of those that are new.
+
+        Where reading these fails, the runs before are stored: a run is known only together with what belongs to it.
+        """
+        listed = [self._collected(f"run {number + 1}", run, resume) for number, run in enumerate(page.runs)]
+        known = storing.known(self._connection, (one.event for one in listed if one.event), self._org_id)
+        complete: list[Collected] = []
+        try:
+            for collected, run in zip(listed, page.runs, strict=True):
+                complete += self._earlier_attempts(run)
+                if collected.event and collected.event["event_id"] not in known:
+                    complete += self._artifacts(collected.event["run_id"])
+                complete.append(collected)
+        except OpsKpiError:
+            storing.store(self._connection, complete, self.summary, self._org_id)
+            raise
+        return complete
+
+    def _collected(self, place: str, run: object, resume: "_Resume") -> Collected:
+        collected = self._judged(place, partial(self._event, run))
+        if not collected.refusal:
+            resume.note(run, is_going=collected.event is None)
+        return collected
+
+    def _earlier_attempts(self, run: object) -> Iterator[Collected]:
+        """Those that nobody has seen: the list shows the latest attempt of a run only."""
+        try:
+            run = run if isinstance(run, Mapping) else {}
+            number, attempts = whole(run, "id"), whole(run, "run_attempt", default=1)
+            host = host_of(run, self._github.host)
+        except Malformed:
+            return
+        earlier = range(max(attempts - EARLIER_ATTEMPTS, 1), attempts)
+        ids = {attempt: str(identify("run", host, number, attempt)) for attempt in earlier}
+        known = storing.known(self._connection, [{"event_id": event_id} for event_id in ids.values()], self._org_id)
+        for attempt, event_id in ids.items():
+            found = None if event_id in known else self._repository.attempt(number, attempt)
+            if found is not None:
+                yield self._judged(f"run {number}, attempt {attempt}", partial(self._event, found, is_latest=False))
+
+    def _artifacts(self, run_id: int) -> Iterator[Collected]:
+        described = {"host": self._github.host, "repository": self._name, "run_id": run_id}
+        for number, artifact in enumerate(self._repository.artifacts(run_id)):
+            yield self._judged(f"run {run_id}, artifact {number + 1}", partial(artifact_event, artifact, **described))
+
+    def _event(self, run: object, *, is_latest: bool = True) -> Event | None:
+        around: Json = {"repository": {"full_name": self._name}}
+        return run_event(run, self._rules, host=self._github.host, around=around, is_latest=is_latest)
+
+    def _judged(self, place: str, make: Callable[[], Event | None]) -> Collected:
+        place = f"{self._name}: {place}"
+        try:
+            return Collected(place, make())
+        except Malformed as fault:
+            return Collected(place, refusal=Refusal(place, fault.field, fault.reason))
+
+    def _last(self) -> Collection | None:
+        with self._connection.cursor(row_factory=class_row(Collection)) as cursor:
+            return cursor.execute(
+                "select org_id, source, resume_at, swept_at, entity_tag, collected_at from ops.collections"
+                " where org_id = %s and source = %s",
+                [self._org_id, self._source],
+            ).fetchone()
+
+    def _record(self, resume_at: datetime, swept_at: datetime, entity_tag: str | None) -> None:
+        self._connection.execute(
+            "select ops.record_collection("
+            "org_id => %s, source => %s, resume_at => %s, swept_at => %s, entity_tag => %s)",
+            [self._org_id, self._source, resume_at, swept_at, entity_tag],
+        )
+
+
+class _Resume:
+    """From when on the next poll must read: the creation of the oldest run that goes on, else of the newest run."""
+
+    def __init__(self, start: datetime, now: datetime) -> None:
+        self._newest = start
+        self._now = now
+        self._oldest_going: datetime | None = None
+
+    def note(self, run: object, *, is_going: bool) -> None:
+        try:
+            created_at = instant(run, "created_at") if isinstance(run, Mapping) else None
+        except Malformed:
+            return
+        if created_at is None:
+            return
+        # A time to come would have the next polls find nothing.
+        self._newest = max(self._newest, min(created_at, self._now))
+        if is_going:
+            self._oldest_going = min(self._oldest_going or created_at, created_at)
+
+    @property
+    def at(self) -> datetime:
+        return self._oldest_going or self._newest
+
+
+def _start(last: Collection | None, since: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+    """From when on to read, and when older runs were last read again."""
+    a_month_ago = now - RUN_AGAIN_WITHIN
+    if since is not None:
+        return since, now if since <= a_month_ago else last.swept_at if last else since
+    if last is None:
+        return a_month_ago, now
+    if now - last.swept_at >= SWEPT_EVERY:
+        return min(last.resume_at, a_month_ago), now
+    return last.resume_at, last.swept_at

@@ -1,0 +1,105 @@
+"""What an answer of the hub or of Supabase means for the events that were sent."""
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+
+from opskpi.hooks.targets import NotReady, Reply, Unreachable
+
+LONGEST_REASON = 300
+# They say something about the request or who makes it, nothing about an event in it.
+_PAUSING = {401, 403, 404, 405, 406, 411, 415}
+_RETRIED = {408, 425, 429}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The batch is settled: counts, and by position in it the field and the reason of each refused event."""
+
+    accepted: int
+    duplicate: int
+    refused: dict[int, tuple[str, str]]
+    policy_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Nothing is known to have arrived; try again, `after` at the earliest where the other side said so."""
+
+    reason: str
+    after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """No repetition helps until someone changes something."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unacceptable:
+    """The batch as a whole was refused: something in it is wrong."""
+
+    reason: str
+
+
+def of_batch(reply: Reply, count: int) -> Taken | Later | Paused | Unacceptable:
+    """What became of a batch of `count` events."""
+    if isinstance(reply, Unreachable):
+        return Later(reply.reason)
+    if isinstance(reply, NotReady):
+        return Paused(reply.reason)
+    if 200 <= reply.status < 300:
+        return _taken(reply.body, count) or Later(f"answered {reply.status}, but not as the hub does")
+    reason = in_words(reply.status, reply.body)
+    if reply.status < 400 or reply.status in _PAUSING:
+        return Paused(f"{reason}; redirects are not followed" if reply.status < 400 else reason)
+    if reply.status in _RETRIED or reply.status >= 500:
+        return Later(reason, reply.after)
+    return Unacceptable(reason)
+
+
+def in_words(status: int, body: bytes) -> str:
+    """A status with the sentence of the problem details (RFC 9457) that came with it."""
+    try:
+        answer = f"answered {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        answer = f"answered {status}"
+    problem = _object(body)
+    detail = problem.get("detail") or problem.get("title")
+    return f"{answer}: {_line(detail)}" if isinstance(detail, str) and detail.strip() else answer
+
+
+def _taken(body: bytes, count: int) -> Taken | None:
+    answer = _object(body)
+    refused = answer.get("refused")
+    if not isinstance(refused, list):
+        return None
+    reasons: dict[int, tuple[str, str]] = {}
+    for refusal in refused:
+        index = _count(refusal.get("index")) if isinstance(refusal, dict) else None
+        if index is None or index >= count:
+            return None
+        reasons[index] = (_line(refusal.get("field") or ""), _line(refusal.get("reason") or "no reason given"))
+    accepted, duplicate = _count(answer.get("accepted")), _count(answer.get("duplicate"))
+    if accepted is None or duplicate is None or accepted + duplicate + len(reasons) != count:
+        return None
+    return Taken(accepted, duplicate, reasons, _count(answer.get("policy_version")))
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _line(text: object) -> str:
+    return "".join(character if character.isprintable() else " " for character in str(text))[:LONGEST_REASON].strip()

@@ -1,0 +1,245 @@
+"""Putting our hooks around those of a repository, and taking them away again without a trace."""
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.hooks import git, places, recording, shims
+
+NAMES = ("pre-commit", "pre-push", "post-commit")
+MANIFEST = "opskpi-installed.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A hook after install or uninstall: `state` is one sentence about it."""
+
+    name: str
+    path: Path
+    state: str
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OpsKpiError(
+            f"{error.filename or path} cannot be written: {error.strerror or error}",
+            "Make the folder of the hooks and that of the repository writable for you, then try again.",
+            ExitCode.CONFIGURATION,
+        ) from error
+
+
+def here() -> places.Repository:
+    """The repository around the working directory. Raises OpsKpiError outside of one."""
+    found = places.repository()
+    if found is None:
+        raise OpsKpiError("this is no git repository", "Run this inside one.", ExitCode.CONFIGURATION)
+    return found
+
+
+def hooks_folder(repository: places.Repository, *, force_shared: bool) -> Path:
+    """Where git looks for the hooks. Raises OpsKpiError for a place that other repositories share, unless forced."""
+    folder = Path(os.path.normpath(Path.cwd() / git.ask("rev-parse", "--git-path", "hooks")))
+    resolved = folder.resolve()
+    inside = [Path(repository.common_dir).resolve(), *([Path(repository.top).resolve()] if repository.top else [])]
+    inside.append(Path(git.ask("rev-parse", "--show-toplevel")).resolve() if repository.top else inside[0])
+    if not force_shared and not any(resolved.is_relative_to(place) for place in inside):
+        raise OpsKpiError(
+            f"the hooks are in {folder} (core.hooksPath), outside of this repository: others use them, too",
+            "Every repository that uses this folder would report: pass --force-shared if that is meant,"
+            " or put `opskpi hook wrap` into the hooks.",
+            ExitCode.CONFIGURATION,
+        )
+    return folder
+
+
+def install(*, force_shared: bool = False) -> list[Hook]:
+    """Put our hooks in place; a second time changes nothing. Raises OpsKpiError where that cannot be done."""
+    repository = here()
+    folder = hooks_folder(repository, force_shared=force_shared)
+    _refuse_committed(folder)
+    with explained(folder):
+        manifest = _manifest(repository) or {"made_folder": not folder.exists()}
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_manifest(repository, manifest | {"hooks": str(folder)})
+        hooks = [_install_one(folder / name) for name in NAMES]
+        _exclude(repository, folder, manifest)
+        _write_manifest(repository, manifest | {"hooks": str(folder)})
+    return hooks
+
+
+def uninstall(*, force_shared: bool = False) -> list[Hook]:
+    """Put back what was there before `install`; a second time changes nothing. Raises OpsKpiError as `install` does."""
+    repository = here()
+    manifest = _manifest(repository) or {}
+    known = manifest.get("hooks")
+    folder = Path(known) if isinstance(known, str) else hooks_folder(repository, force_shared=force_shared)
+    with explained(folder):
+        hooks = [_uninstall_one(folder / name) for name in NAMES]
+        if manifest.get("made_folder") and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        Path(repository.git_dir, "opskpi-pre-commit").unlink(missing_ok=True)
+    return hooks
+
+
+def forget(repository: places.Repository) -> None:
+    """Take `.sentinel/` out of info/exclude again, and the note of what was installed. Raises OpsKpiError."""
+    manifest = _manifest(repository)
+    if manifest is None:
+        return
+    exclude = Path(repository.common_dir, "info", "exclude")
+    with explained(exclude):
+        added = manifest.get("excluded")
+        if isinstance(added, str) and exclude.is_file():
+            text = exclude.read_bytes()
+            left = text.replace(added.encode("utf-8", "surrogateescape"), b"", 1)
+            if left or not manifest.get("made_exclude"):
+                exclude.write_bytes(left)
+            else:
+                exclude.unlink()
+        if manifest.get("made_info") and not any(exclude.parent.iterdir()):
+            exclude.parent.rmdir()
+        Path(repository.common_dir, MANIFEST).unlink(missing_ok=True)
+
+
+def state_of(folder: Path, name: str) -> str:
+    """One sentence about a hook as it is now."""
+    hook = folder / name
+    if not shims.is_ours(str(hook)):
+        if shims.is_ours(f"{hook}{shims.LEGACY}") or os.path.lexists(shims.original_of(str(hook))):
+            return "another tool has put its own hook in place of ours: run `opskpi hook install` again"
+        return "not installed"
+    if name == "post-commit":
+        return "looks for commits without their pre-commit hook"
+    original = shims.original_of(str(hook))
+    if os.access(original, os.X_OK):
+        return "reports"
+    if os.path.lexists(original):
+        return "nothing to report: the hook there is not executable, git would not run it either"
+    return "nothing to report: there is no such hook yet; once there is one, run `opskpi hook install` again"
+
+
+def _install_one(hook: Path) -> Hook:
+    original = Path(shims.original_of(str(hook)))
+    legacy = Path(f"{hook}{shims.LEGACY}")
+    if shims.is_ours(str(legacy)):
+        # Another tool moved us aside; what we ran goes where we were put, as if the tool had found only that.
+        if os.path.lexists(original) and not shims.is_frameworks(str(original)):
+            original.replace(legacy)
+        else:
+            legacy.unlink()
+            original.unlink(missing_ok=True)
+    if not shims.is_ours(str(hook)) and os.path.lexists(hook):
+        _keep_as(hook, original)
+    via = shims.via_of(str(original)) if os.path.lexists(original) else ""
+    _place(hook, shims.text(hook.name, sys.executable, recording.ENTRY, via))
+    return Hook(hook.name, hook, state_of(hook.parent, hook.name))
+
+
+def _keep_as(hook: Path, original: Path) -> None:
+    """Give the hook its second name while it keeps the first: at no moment is there no hook."""
+    original.unlink(missing_ok=True)
+    try:
+        os.link(hook, original, follow_symlinks=False)
+    except OSError:
+        # A file system without hard links.
+        hook.rename(original)
+
+
+def _place(hook: Path, text: bytes) -> None:
+    if hook.is_file() and not hook.is_symlink() and hook.read_bytes() == text and os.access(hook, os.X_OK):
+        return
+    temporary = hook.with_name(f"{hook.name}.opskpi-{os.getpid()}")
+    try:
+        temporary.write_bytes(text)
+        # As executable as git's own samples are under this user's mask.
+        temporary.chmod(0o777 & ~_mask())
+        temporary.replace(hook)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _uninstall_one(hook: Path) -> Hook:
+    original = Path(shims.original_of(str(hook)))
+    legacy = Path(f"{hook}{shims.LEGACY}")
+    if shims.is_ours(str(hook)):
+        if os.path.lexists(original):
+            original.replace(hook)
+            return Hook(hook.name, hook, "is as it was")
+        hook.unlink()
+        return Hook(hook.name, hook, "removed; there was none before")
+    if shims.is_ours(str(legacy)):
+        if os.path.lexists(original) and not shims.is_frameworks(str(original)):
+            original.replace(legacy)
+        else:
+            legacy.unlink()
+            original.unlink(missing_ok=True)
+        return Hook(hook.name, hook, "what another tool put there stays; ours is removed from behind it")
+    if os.path.lexists(original):
+        return Hook(hook.name, hook, f"another tool has replaced it; the one from before stays in {original}")
+    return Hook(hook.name, hook, "was not installed")
+
+
+def _refuse_committed(folder: Path) -> None:
+    for name in NAMES:
+        hook = folder / name
+        if hook.is_file() and git.holds("-C", str(folder), "ls-files", "--error-unmatch", "--", name):
+            raise OpsKpiError(
+                f"{hook} is a file of the repository; what would be installed there holds paths of this machine",
+                f"Write into it what it should run: opskpi hook wrap --hook-type {name} -- COMMAND",
+                ExitCode.CONFIGURATION,
+            )
+
+
+def _exclude(repository: places.Repository, folder: Path, manifest: dict[str, object]) -> None:
+    """Keep `.sentinel/`, and our hooks where they lie in the working tree, from being committed."""
+    if "excluded" in manifest or repository.top is None:
+        return
+    exclude = Path(repository.common_dir, "info", "exclude")
+    manifest["made_info"] = not exclude.parent.exists()
+    manifest["made_exclude"] = not exclude.exists()
+    exclude.parent.mkdir(exist_ok=True)
+    text = exclude.read_bytes() if exclude.exists() else b""
+    lines = [f"/{places.FOLDER}/"]
+    top = Path(repository.top).resolve()
+    if folder.resolve().is_relative_to(top) and not folder.resolve().is_relative_to(
+        Path(repository.common_dir).resolve()
+    ):
+        inside = folder.resolve().relative_to(top)
+        lines += [f"/{inside}/{name}{ending}" for name in NAMES for ending in ("", shims.ORIGINAL)]
+    added = ("" if not text or text.endswith(b"\n") else "\n") + "".join(f"{line}\n" for line in lines)
+    manifest["excluded"] = added
+    _write_manifest(repository, manifest | {"hooks": str(folder)})
+    with exclude.open("ab") as file:
+        file.write(added.encode("utf-8", "surrogateescape"))
+
+
+def _manifest(repository: places.Repository) -> dict[str, object] | None:
+    try:
+        kept = json.loads(Path(repository.common_dir, MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) else None
+
+
+def _write_manifest(repository: places.Repository, manifest: dict[str, object]) -> None:
+    path = Path(repository.common_dir, MANIFEST)
+    temporary = path.with_name(f"{MANIFEST}.{os.getpid()}")
+    temporary.write_text(json.dumps(manifest) + "\n", "utf-8")
+    temporary.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    temporary.replace(path)
+
+
+def _mask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,268 @@
+"""What the commands show of the queue, and how they change the settings."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.hooks import (
+    events,
+    identity,
+    installing,
+    places,
+    plain_json,
+    policies,
+    queue_file,
+    recording,
+    refusals,
+    sender,
+    state,
+    switch,
+    targets,
+)
+from opskpi.hooks.storage import Folder
+
+WARNED = "telemetry-warned.json"
+_OWN_FILES = (
+    *(recording.SETTINGS, recording.POLICY, recording.STATE, WARNED),
+    *(queue_file.NAME, queue_file.LOCK, sender.LOCK, refusals.NAME),
+)
+
+
+def configure(hub: str | None, supabase: str | None, org: str | None, key_file: str | None) -> None:
+    """Write the settings of the repository here; what is None stays as it is. Raises OpsKpiError."""
+    path = places.folder()
+    with installing.explained(Path(path)), Folder(path) as folder:
+        chosen = recording.settings(folder)
+        before = dict(chosen)
+        for kind, url in (("hub", hub), ("supabase", supabase)):
+            if url is not None:
+                chosen |= {"target": kind, "url": _url(url)}
+        if org is not None:
+            chosen["org_id"] = _org(org)
+        if key_file is not None:
+            chosen["key_file"] = _key_file(key_file)
+        if chosen != before or not chosen:
+            folder.write(recording.SETTINGS, (json.dumps(chosen, indent=2) + "\n").encode())
+
+
+def status() -> dict[str, object]:
+    """Everything about the queue here: sizes in events and bytes, instants as stamps, None for what never happened."""
+    path = places.folder()
+    answer: dict[str, object] = {
+        "folder": path,
+        "recording": not switch.is_off(),
+        "agent_id": identity.agent_id(),
+        "queue": {"events": 0, "bytes": 0, "oldest": None, "dropped": {}},
+    }
+    answer["hooks"] = _hooks()
+    try:
+        with Folder(path, create=False) as folder:
+            return answer | _status_of(folder)
+    except FileNotFoundError:
+        nothing = {"settings": {}, "policy": policies.BUILT_IN, "refused": 0, "damaged_files": 0}
+        return answer | nothing | _outlook({}, state.State())
+    except OSError as error:
+        raise OpsKpiError(
+            f"{path} cannot be used: {error.strerror or error}; nothing is recorded",
+            "It must be a folder of yours, no link; remove or repair it.",
+            ExitCode.CONFIGURATION,
+        ) from error
+    except queue_file.Locked:
+        raise _locked() from None
+
+
+def upcoming() -> list[dict[str, str]]:
+    """The requests that would be made for what is queued now, in their order: method, url and body, exactly."""
+    try:
+        with Folder(places.folder(), create=False) as folder:
+            target = targets.of(recording.settings(folder)) or targets.Target("hub", "", None)
+            with queue_file.Queue(folder) as queue:
+                queue.save()
+                queued = [json.loads(entry) for entry in queue.lines]
+    except FileNotFoundError:
+        return []
+    except queue_file.Locked:
+        raise _locked() from None
+    batches = [queued[start : start + sender.BATCH] for start in range(0, len(queued), sender.BATCH)]
+    return [
+        {"method": "POST", "url": target.ingest_url(), "body": targets.body(target, batch).decode("ascii")}
+        for batch in batches
+    ]
+
+
+def flush() -> sender.Report:
+    """Send now. Raises OpsKpiError where not everything could be sent, TRY_LATER or CONFIGURATION by the reason."""
+    path = places.folder()
+    if not os.path.isdir(path):
+        return sender.Report()
+    # A process of its own, because a name look-up that hangs cannot be ended otherwise.
+    command = [sys.executable, "-I", recording.ENTRY, "send", path, "--foreground"]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    try:
+        report = sender.Report(**json.loads(answer.stdout))
+    except (ValueError, TypeError):
+        raise OpsKpiError(f"nothing could be sent from {path}", "`opskpi hook status` says more.") from None
+    if report.stopped and (report.left or report.stopped in {"no_target", "paused"}):
+        raise _unsent(report)
+    return report
+
+
+def warning(shown_by: str) -> str | None:
+    """The warning about a pause, once for each of those who show it ("status", "command")."""
+    try:
+        with Folder(places.folder(), create=False) as folder:
+            pause = state.load(folder).pause
+            if pause is None:
+                return None
+            shown = plain_json.read_object(folder.read(WARNED, 4096))
+            if shown.get(shown_by) == pause.get("since"):
+                return None
+            folder.write(WARNED, plain_json.dumps(shown | {shown_by: pause.get("since")}).encode("ascii"))
+            return f"opskpi: nothing is sent for now: {pause.get('reason')}"
+    except OSError:
+        return None
+
+
+def clear(*, purge: bool) -> int:
+    """Remove the `.sentinel` folder unless events in it are to be sent (`purge`: anyway); return how many those are."""
+    repository = installing.here()
+    try:
+        with Folder(repository.folder, create=False) as folder:
+            with queue_file.Queue(folder) as queue:
+                left = 0 if purge else len(queue.lines)
+            if not left:
+                for name in folder.names():
+                    if name.removesuffix(".tmp") in _OWN_FILES or name.startswith(
+                        (queue_file.DAMAGED, queue_file.SPOOL)
+                    ):
+                        folder.remove(name)
+    except FileNotFoundError:
+        left = 0
+    except queue_file.Locked:
+        raise _locked() from None
+    except OSError as error:
+        raise OpsKpiError(
+            f"{repository.folder} cannot be removed: {error.strerror}", "", ExitCode.CONFIGURATION
+        ) from error
+    if not left:
+        if os.path.isdir(repository.folder) and not os.listdir(repository.folder):
+            os.rmdir(repository.folder)
+        installing.forget(repository)
+    return left
+
+
+def _status_of(folder: Folder) -> dict[str, object]:
+    with queue_file.Queue(folder) as queue:
+        queue.save()
+        dropped = dict(queue.dropped)
+        stamps = sorted(queue_file.stamp(entry).decode("ascii") for entry in queue.lines)
+    size = len(folder.read(queue_file.NAME, 1 << 24) or b"")
+    chosen = recording.settings(folder)
+    remembered = state.load(folder)
+    names = folder.names()
+    return {
+        "queue": {"events": len(stamps), "bytes": size, "oldest": stamps[0] if stamps else None, "dropped": dropped},
+        "settings": chosen,
+        "policy": policies.cached(folder),
+        "refused": len(refusals.load(folder)[0]),
+        "damaged_files": sum(name.startswith(queue_file.DAMAGED) for name in names),
+    } | _outlook(chosen, remembered)
+
+
+def _outlook(chosen: dict[str, object], remembered: state.State) -> dict[str, object]:
+    target = targets.of(chosen)
+    error = remembered.last_error
+    pause = remembered.pause
+    now = state.clock()
+    holds = pause is not None and recording.lies_ahead(pause.get("until"), now, recording.HOUR_S)
+    if holds and pause is not None:
+        holds = pause.get("fingerprint") == recording.fingerprint(chosen)
+    return {
+        "target": None
+        if target is None
+        else {"kind": target.kind, "url": target.ingest_url(), "key": _key_state(target)},
+        "last_success": _stamp(remembered.last_success_at),
+        "last_error": None if error is None else {"at": _stamp(error.get("at")), "reason": error.get("reason")},
+        "paused": None
+        if pause is None or not holds
+        else {"until": _stamp(pause.get("until")), "reason": pause.get("reason")},
+        "next_try": _stamp(next_try)
+        if (next_try := max(remembered.next_try_at, remembered.not_before)) > now
+        else None,
+        "sent": remembered.sent,
+    }
+
+
+def _hooks() -> dict[str, str]:
+    try:
+        repository = installing.here()
+        folder = installing.hooks_folder(repository, force_shared=True)
+    except OpsKpiError:
+        return {}
+    return {name: installing.state_of(folder, name) for name in installing.NAMES}
+
+
+def _key_state(target: targets.Target) -> str:
+    try:
+        target.key()
+    except targets.Misconfigured as error:
+        return str(error)
+    return f"from {targets.KEY_VARIABLE}" if os.environ.get(targets.KEY_VARIABLE) else f"from {target.key_file}"
+
+
+def _stamp(instant: object) -> str | None:
+    return events.now_stamp(float(instant)) if isinstance(instant, int | float) and instant > 0 else None
+
+
+def _unsent(report: sender.Report) -> OpsKpiError:
+    left = f"{report.left} events are still queued"
+    if report.stopped == "no_target":
+        return OpsKpiError(
+            f"{left}: {report.reason}",
+            "Name one: opskpi hook install --hub URL --key-file PATH",
+            ExitCode.CONFIGURATION,
+        )
+    if report.stopped in {"paused", "off"}:
+        return OpsKpiError(f"{left}: {report.reason}", "They are kept; mend it and try again.", ExitCode.CONFIGURATION)
+    when = f" in {report.wait_s:.0f} s" if report.wait_s else ""
+    return OpsKpiError(f"{left}: {report.reason}", f"They are kept; try again{when}.", ExitCode.TRY_LATER)
+
+
+def _locked() -> OpsKpiError:
+    return OpsKpiError("another process has had the queue for a while", "Try again.", ExitCode.TRY_LATER)
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.username and not parts.query
+    except ValueError:
+        usable = False
+    if not usable:
+        raise OpsKpiError(
+            "that is no address of a hub or a project",
+            "Pass http://… or https://…, without a user.",
+            ExitCode.BAD_ARGUMENT,
+        )
+    return url.rstrip("/")
+
+
+def _org(org: str) -> str:
+    try:
+        return str(UUID(org))
+    except ValueError:
+        raise OpsKpiError(f"{org!r} is no UUID", "Pass the org's id.", ExitCode.BAD_ARGUMENT) from None
+
+
+def _key_file(path: str) -> str:
+    absolute = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isfile(absolute):
+        raise OpsKpiError(
+            f"there is no file {absolute}", "Put the key into it, readable for you only.", ExitCode.BAD_ARGUMENT
+        )
+    return absolute

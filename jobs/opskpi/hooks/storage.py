@@ -1,0 +1,153 @@
+"""Files in the `.sentinel` folder: never through a link, replaced as a whole or not at all, one writer at a time."""
+
+import errno
+import fcntl
+import os
+import time
+
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+_REGULAR, _KIND = 0o100000, 0o170000
+_locks_held: set[int] = set()
+
+
+class Folder:
+    """An open `.sentinel` folder; used with `with`, which closes it. Files in it are named without a path."""
+
+    def __init__(self, path: str, *, create: bool = True) -> None:
+        """Raises OSError where there is none, it cannot be made, or it is a link."""
+        self.path = path
+        if create:
+            _make(path)
+        self._number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINK)
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._number)
+
+    def read(self, name: str, limit: int) -> "bytes | None":
+        """What a file holds, at most `limit` bytes of it; None when there is none. Raises OSError, also for a link."""
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK, dir_fd=self._number)
+        except FileNotFoundError:
+            return None
+        try:
+            if os.fstat(file).st_mode & _KIND != _REGULAR:
+                raise OSError(errno.EINVAL, "is no file", name)
+            pieces: list[bytes] = []
+            while limit > 0 and (piece := os.read(file, min(limit, 1 << 20))):
+                pieces.append(piece)
+                limit -= len(piece)
+            return b"".join(pieces)
+        finally:
+            os.close(file)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file, durably and at once, by one that only its owner reads. One writer of a name at a time."""
+        temporary = f"{name}.tmp"
+        self.refuse_link(name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | _NO_LINK
+        file = os.open(temporary, flags, 0o600, dir_fd=self._number)
+        try:
+            try:
+                os.fchmod(file, 0o600)
+                left = memoryview(content)
+                while left:
+                    left = left[os.write(file, left) :]
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.rename(temporary, name, src_dir_fd=self._number, dst_dir_fd=self._number)
+        except OSError:
+            # A full disk must not be kept full by what did not fit on it.
+            self.remove(temporary)
+            raise
+        os.fsync(self._number)
+
+    def refuse_link(self, name: str) -> None:
+        """Raise OSError when the name is that of a link, a folder or a device."""
+        try:
+            mode = os.stat(name, dir_fd=self._number, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if mode & _KIND != _REGULAR:
+            raise OSError(errno.ELOOP, "is no regular file", name)
+
+    def set_aside(self, name: str, other: str) -> bool:
+        """Give a file a second name; False when that is taken."""
+        try:
+            os.link(name, other, src_dir_fd=self._number, dst_dir_fd=self._number, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file that may be gone."""
+        try:
+            os.unlink(name, dir_fd=self._number)
+        except FileNotFoundError:
+            return
+
+    def names(self) -> list[str]:
+        """The names in the folder, in their order."""
+        return sorted(os.listdir(self._number))
+
+    def age(self, name: str) -> float:
+        """Seconds since a file was written, by the clock; 0 when it is gone."""
+        try:
+            return time.time() - os.stat(name, dir_fd=self._number, follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def lock(self, name: str, wait: float) -> "int | None":
+        """Take the lock that a file stands for, waiting so many seconds at most; None when another has it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _NO_LINK
+        file = os.open(name, flags, 0o600, dir_fd=self._number)
+        until = time.monotonic() + wait
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    os.close(file)
+                    return None
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.02)
+            except OSError:
+                os.close(file)
+                raise
+            else:
+                _locks_held.add(file)
+                return file
+
+    @staticmethod
+    def unlock(lock: int) -> None:
+        """Give back what `lock` took, also when a forked process still has it open."""
+        _locks_held.discard(lock)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def _make(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make(os.path.dirname(path))
+        os.mkdir(path, 0o700)
+
+
+def _forget_locks() -> None:
+    # A forked process shares the lock of its parent; were it to outlive the parent, it would keep everyone out.
+    for lock in _locks_held:
+        try:
+            os.close(lock)
+        except OSError:
+            continue
+    _locks_held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)

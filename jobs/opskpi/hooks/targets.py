@@ -1,0 +1,239 @@
+"""Where events go: the hub over HTTP, or Supabase through its own library. One request, one deadline, one outcome."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from opskpi.alerting.outcomes import Misconfigured, by_network, trusted
+from opskpi.alerting.over_http import retry_after
+from opskpi.hooks import events, plain_json
+
+DEADLINE_S = 5.0
+LONGEST_ANSWER = 1 << 20
+KEY_VARIABLE = "OPSKPI_API_KEY"
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An HTTP answer: its status, the wait it asks for (None: none), its ETag and its body."""
+
+    status: int
+    after: timedelta | None
+    etag: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No answer within the deadline; why, in words that name no address."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """Something on this side is missing: a key, the library, a readable address. Nothing was sent."""
+
+    reason: str
+
+
+Reply = Answered | Unreachable | NotReady
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What `hook install` was told: `kind` is "hub" or "supabase", `key_file` the file with its key, or None."""
+
+    kind: str
+    url: str
+    key_file: str | None
+
+    def key(self) -> str:
+        """The API key: from OPSKPI_API_KEY, else the first line of the key file. Raises Misconfigured."""
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key and self.key_file:
+            try:
+                with open(self.key_file, encoding="utf-8") as file:
+                    key = file.readline(10_000).strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Misconfigured(f"the key file {self.key_file} cannot be read: {error}") from None
+        if not key:
+            raise Misconfigured(f"there is no API key: set {KEY_VARIABLE}, or name a file with --key-file")
+        if not key.isascii() or not key.isprintable():
+            raise Misconfigured("the API key holds characters that no key has")
+        return key
+
+    def ingest_url(self) -> str:
+        """Where batches are posted."""
+        return self.url.rstrip("/") + ("/api/v1/telemetry" if self.kind == "hub" else "/rest/v1/rpc/ingest_events")
+
+    def policy_url(self) -> str:
+        """Where the policy is asked for."""
+        return self.url.rstrip("/") + ("/api/v1/policy" if self.kind == "hub" else "/rest/v1/rpc/current_policy")
+
+
+def of(settings: dict[str, object]) -> Target | None:
+    """The target that the settings name; None when they name none."""
+    kind, url, key_file = settings.get("target"), settings.get("url"), settings.get("key_file")
+    if kind not in {"hub", "supabase"} or not isinstance(kind, str) or not isinstance(url, str):
+        return None
+    return Target(kind, url, key_file if isinstance(key_file, str) else None)
+
+
+def body(target: Target, batch: Sequence[Event]) -> bytes:
+    """Exactly what a request with these events of the queue carries."""
+    sent = [events.payload(event) for event in batch]
+    return plain_json.dumps(sent if target.kind == "hub" else {"events": sent}).encode("ascii")
+
+
+def send(loop: asyncio.AbstractEventLoop, target: Target, batch: Sequence[Event]) -> Reply:
+    """Deliver a batch."""
+    if target.kind == "hub":
+        headers = {"content-type": "application/json"}
+        return _over_http(loop, target, "POST", target.ingest_url(), headers=headers, content=body(target, batch))
+    return _over_supabase(loop, target, "ingest_events", {"events": [events.payload(event) for event in batch]})
+
+
+def fetch_policy(loop: asyncio.AbstractEventLoop, target: Target, etag: str | None) -> Reply:
+    """Ask for the policy; 304 when it is still the one with this ETag."""
+    if target.kind == "hub":
+        headers = {"if-none-match": etag} if etag else {}
+        return _over_http(loop, target, "GET", target.policy_url(), headers=headers)
+    return _over_supabase(loop, target, "current_policy", {})
+
+
+def _over_http(
+    loop: asyncio.AbstractEventLoop,
+    target: Target,
+    method: str,
+    address: str,
+    *,
+    headers: dict[str, str],
+    content: bytes | None = None,
+) -> Reply:
+    try:
+        url = _url(address)
+        sent = {
+            "authorization": f"Bearer {target.key()}",
+            "user-agent": "opskpi",
+            "accept": "application/json",
+            # What is never compressed cannot grow beyond what was read.
+            "accept-encoding": "identity",
+            **headers,
+        }
+        exchange = _exchange(method, url, sent, content)
+    except Misconfigured as error:
+        return NotReady(str(error))
+    return _within_deadline(loop, exchange)
+
+
+def _url(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(urlsplit(address).geturl())
+    except (httpx.InvalidURL, ValueError):
+        raise Misconfigured("the address in the settings cannot be read") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise Misconfigured("the address in the settings is no http or https URL")
+    return url
+
+
+def _within_deadline(loop: asyncio.AbstractEventLoop, exchange: Any) -> Reply:
+    try:
+        return loop.run_until_complete(exchange)
+    except (httpx.TimeoutException, TimeoutError):
+        return Unreachable("no answer in time")
+    except (httpx.TransportError, OSError) as error:
+        return Unreachable(by_network(error).reason)
+    except Misconfigured as error:
+        return NotReady(str(error))
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:
+        # Their texts may quote the URL.
+        return Unreachable(f"the request failed: {type(error).__name__}")
+
+
+async def _exchange(method: str, url: httpx.URL, headers: dict[str, str], content: bytes | None) -> Answered:
+    """Name look-up, connection and the whole answer within one deadline; only a coroutine can be limited as a whole."""
+    # Reading the roots takes longer than a request that needs none.
+    verify = trusted(os.environ) if url.scheme == "https" else False
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        httpx.AsyncClient(timeout=DEADLINE_S, verify=verify, follow_redirects=False) as client,
+        client.stream(method, url, content=content, headers=headers) as response,
+    ):
+        received = bytearray()
+        async for piece in response.aiter_raw():
+            received += piece
+            if len(received) > LONGEST_ANSWER:
+                break
+        return _answered(response, bytes(received))
+
+
+def _answered(response: httpx.Response, received: bytes) -> Answered:
+    after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+    return Answered(response.status_code, after, response.headers.get("etag"), received)
+
+
+def _over_supabase(
+    loop: asyncio.AbstractEventLoop, target: Target, function: str, arguments: dict[str, object]
+) -> Reply:
+    """Call a function through the library, in a thread that may outlive the deadline; the caller ends the process."""
+    try:
+        key, url = target.key(), _url(target.url)
+        call = _supabase_call(str(url), key, function, arguments)
+    except Misconfigured as error:
+        return NotReady(str(error))
+
+    async def limited() -> Reply:
+        return await asyncio.wait_for(loop.run_in_executor(None, call), DEADLINE_S)
+
+    return _within_deadline(loop, limited())
+
+
+def _supabase_call(url: str, key: str, function: str, arguments: dict[str, object]) -> Callable[[], Reply]:
+    try:
+        import supabase  # noqa: PLC0415 - a second of work, and an extra
+        from postgrest.exceptions import APIError  # noqa: PLC0415
+        from supabase import ClientOptions  # noqa: PLC0415
+    except ImportError:
+        raise Misconfigured("the library supabase is missing: pip install 'opskpi[supabase]'") from None
+    seen: list[httpx.Response] = []
+    # The library's own client follows redirects, and its errors name neither status nor headers.
+    http = httpx.Client(timeout=DEADLINE_S, follow_redirects=False, event_hooks={"response": [seen.append]})
+    try:
+        client = supabase.create_client(url, key, ClientOptions(httpx_client=http))
+    except supabase.SupabaseException as error:
+        raise Misconfigured(f"supabase does not take the address or the key: {error}") from None
+
+    def call() -> Reply:
+        try:
+            answer = client.rpc(function, arguments).execute()
+            return Answered(200, None, None, plain_json.dumps(answer.data).encode("ascii"))
+        except APIError as error:
+            if not seen:
+                raise ValueError(error.code) from None
+            refusal = {"title": error.message, "detail": error.details or error.message}
+            answered = _answered(seen[-1], b"")
+            return Answered(answered.status, answered.after, None, plain_json.dumps(refusal).encode("ascii"))
+
+    return call
+
+
+def committed(folder: str) -> bool:
+    """Whether the repository itself brings `.sentinel/settings.json`: a stranger may have written what is in it."""
+    place = os.path.dirname(folder)
+    command = ["git", "-C", place, "ls-files", "--", f"{os.path.basename(folder)}/settings.json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        listed = subprocess.run(command, capture_output=True, env=environment, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return bool(listed.stdout.strip())

@@ -1,0 +1,87 @@
+"""Request bodies: JSON as text, bounded while it arrives, read by nobody here but the database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from http import HTTPStatus
+from typing import NoReturn
+
+from fastapi import Request
+
+from opskpi.hub.problems import Problem
+
+RECEIVE_S = 30
+# Who sends too much is heard out so far: a connection closed on unread bytes would take the answer along.
+DISCARDED_BYTES = 8 * 1024 * 1024
+DISCARD_S = 5
+
+
+async def read_json(request: Request, limit: int) -> str:
+    """The body as text, of at most `limit` bytes.
+
+    Raises Problem: 415 when it is no plain JSON, 413 when it is larger, 408 when it takes too long to arrive,
+    400 when it is no UTF-8 or holds a NUL. Whether it is valid JSON is not looked at.
+    """
+    _require_json(request)
+    stream = request.stream()
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        await _refuse(request, stream, limit, int(announced))
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(RECEIVE_S):
+            async for chunk in stream:
+                size += len(chunk)
+                if size > limit:
+                    break
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {RECEIVE_S} s", headers={"Connection": "close"}
+        ) from None
+    if size > limit:
+        await _refuse(request, stream, limit, size)
+    body = b"".join(chunks)
+    if b"\0" in body:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON: it holds a NUL byte")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8 at byte {error.start}") from None
+
+
+def _require_json(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    kind = media_type.strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+    name, _, charset = parameters.strip().lower().partition("=")
+    if name == "charset" and charset.strip('"') not in {"utf-8", "utf8"}:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON in UTF-8")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in {"identity", ""}:
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "the body must not be compressed",
+            hint="Send it without Content-Encoding.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+async def _refuse(request: Request, rest: AsyncIterator[bytes], limit: int, size: int) -> NoReturn:
+    """Discard what still arrives, within bounds, and raise 413."""
+    # Who waits for 100 Continue gets the answer instead of the permission.
+    if size <= DISCARDED_BYTES and "expect" not in request.headers:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                async for chunk in rest:
+                    size += len(chunk)
+                    if size > DISCARDED_BYTES:
+                        break
+    raise Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body is larger than {limit:,} bytes",
+        hint="Send smaller batches.",
+        headers={"Connection": "close"},
+    )

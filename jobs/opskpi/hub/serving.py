@@ -1,0 +1,199 @@
+"""Runs the hub: what it needs is looked at first, then one process or several serve one socket until told to stop."""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import connection as processes
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from opskpi import console, db, migrations
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.hub import keys
+
+PACKAGES = ("fastapi", "uvicorn", "psycopg_pool")
+BACKLOG = 2048
+DRAIN_S = 30
+# After the drain a process closes its pool and goes.
+STOP_S = DRAIN_S + 10
+RESPAWN_S = 1
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"without_secrets": {"()": "opskpi.hub.serving.WithoutSecrets"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_secrets"]},
+    },
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "uvicorn.access": {"level": "INFO"},
+        # It warns of every pipeline that ends in an error, which the caller is told.
+        "psycopg": {"level": "ERROR"},
+        "psycopg.pool": {"level": "WARNING"},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one process of the hub runs: its database, the size of its pool, whether it logs requests."""
+
+    dsn: str
+    connections: int
+    access_log: bool
+
+
+class WithoutSecrets(logging.Filter):
+    """Keeps what a caller put into the wrong place out of the log: queries of URLs, and the secrets of API keys."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass, rewritten."""
+        if record.name == "uvicorn.access" and isinstance(record.args, tuple) and len(record.args) == 5:
+            client, method, path, version, status = record.args
+            record.args = (client, method, str(path).partition("?")[0], version, status)
+        record.msg, record.args = keys.without_secrets(record.getMessage()), ()
+        return True
+
+
+def serve(settings: Settings, host: str, port: int, workers: int, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was asked, for `DRAIN_S` at most, and return.
+
+    `announce` gets the URL once connections are taken; port 0 takes a free one. Raises OpsKpiError when the extra `hub`
+    is missing, the database is not as it must be, or the port is taken.
+    """
+    _require_packages()
+    with db.connect(settings.dsn) as connection:
+        migrations.require_current(connection)
+        _require_rights(connection)
+    with _listen(host, port) as listener:
+        address, bound = listener.getsockname()[:2]
+        announce(f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}")
+        if workers == 1:
+            _serve_alone(settings, listener)
+        else:
+            _supervise(settings, listener, workers)
+
+
+def _require_packages() -> None:
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise OpsKpiError(
+            f"the hub needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            "Run: pip install 'opskpi[hub]'",
+            ExitCode.CONFIGURATION,
+        )
+
+
+def _require_rights(connection: psycopg.Connection) -> None:
+    """Try what each request does. Raises OpsKpiError with the grants that are missing."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("select from ops.find_api_key(key_id => %s)", ["0" * 12])
+            connection.execute("select set_config('role', 'authenticated', true)")
+            connection.execute("select public.current_policy()")
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
+        login = sql.Identifier(connection.info.user).as_string(connection)
+        raise OpsKpiError(
+            f"the login {connection.info.user} cannot look up API keys and act as authenticated:"
+            f" {error.diag.message_primary}",
+            f"Use the role that ran the migrations, or as that role: grant authenticated to {login};"
+            f" grant usage on schema ops to {login}; grant execute on function ops.find_api_key(text) to {login};"
+            f" grant select, update (last_used_at) on ops.api_keys to {login};"
+            f" create policy api_keys_hub on ops.api_keys to {login} using (true);",
+            ExitCode.CONFIGURATION,
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OpsKpiError(
+            f"the hub cannot listen on port {port} of {host}: {error.strerror or error}",
+            "Stop the program that has the port, or choose another --host or --port.",
+            ExitCode.CONFIGURATION,
+        ) from error
+    return listener
+
+
+def _serve_alone(settings: Settings, listener: socket.socket) -> None:
+    import uvicorn  # noqa: PLC0415 - the extra hub, which only this command needs
+
+    from opskpi.hub.app import create_app  # noqa: PLC0415
+
+    config = uvicorn.Config(
+        create_app(settings.dsn, settings.connections),
+        log_config=LOGGING,
+        access_log=settings.access_log,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        ws="none",
+    )
+    # uvicorn raises the signal again once it has drained, and then it means the end, not a failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(ExitCode.DONE))
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _serve_as_worker(settings: Settings, listener: socket.socket) -> None:
+    """Serve as long as the process that started this one lives."""
+    parent = multiprocessing.parent_process()
+
+    def stop_as_orphan() -> None:
+        if parent is not None:
+            parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_as_orphan, daemon=True).start()
+    _serve_alone(settings, listener)
+
+
+def _supervise(settings: Settings, listener: socket.socket, workers: int) -> None:
+    """Keep so many processes serving, and let them drain when told to stop."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    context = multiprocessing.get_context("spawn")
+
+    def start() -> SpawnProcess:
+        process = context.Process(target=_serve_as_worker, args=(settings, listener))
+        process.start()
+        return process
+
+    running = [start() for _ in range(workers)]
+    while not stopping.is_set():
+        processes.wait([process.sentinel for process in running], timeout=0.2)
+        for place, process in enumerate(running):
+            if not process.is_alive() and not stopping.wait(RESPAWN_S):
+                console.notice(f"process {process.pid} of the hub ended with {process.exitcode}; another starts")
+                running[place] = start()
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_S
+    for process in running:
+        process.join(max(0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()

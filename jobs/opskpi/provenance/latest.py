@@ -1,0 +1,196 @@
+"""The provenance runs that wait for an audit, and where their files are."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+
+from opskpi.errors import OpsKpiError
+from opskpi.provenance import auditing, recording
+from opskpi.provenance.auditing import Report, Verdict
+from opskpi.provenance.checks import SHA256, Artifact, Expectation
+from opskpi.provenance.recording import Identity, Recorded, derived_run_id
+from opskpi.provenance.signatures import Signatures
+
+SUFFIXES = (
+    ".intoto.jsonl",
+    ".intoto.json",
+    ".sigstore.json",
+    ".sigstore",
+    ".slsa",
+    "provenance.json",
+    "attestation.json",
+    ".jsonl",
+)
+MOST_FILES = 1_000
+_PATH = re.compile(r"[^\0]{1,1000}")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A row of `ops.unaudited_provenance_runs`: the newest attempt of a run that made provenance, or should have."""
+
+    org_id: UUID
+    run_id: int
+    tag: str | None
+    outcome: str | None
+    event_timestamp: datetime
+    metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What became of one run: a report, or the reason why there is none; `recorded` is None when nothing was kept."""
+
+    run: Run
+    audit_run_id: int
+    report: Report | None
+    reason: str
+    recorded: Recorded | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The report's verdict; unknown without a report."""
+        return self.report.verdict if self.report else Verdict.UNKNOWN
+
+    @property
+    def is_due(self) -> bool:
+        """The run made provenance that nobody has verified: it failed its audit, or its files were not found."""
+        return self.verdict is not Verdict.PASS and self.run.outcome not in _WITHOUT_PROVENANCE
+
+
+class NotFoundError(Exception):
+    """A run's provenance cannot be audited; the message says why."""
+
+
+# What a run says of itself, when it left no provenance, and as the status it has in slsa_audit_metrics.
+_WITHOUT_PROVENANCE = frozenset({"failure", "cancelled", "skipped"})
+_STATUSES = {"success": "success", "failure": "failure", "cancelled": "skipped", "skipped": "skipped"}
+
+
+def waiting(connection: psycopg.Connection, limit: int, org_id: UUID | None) -> list[Run]:
+    """The runs that have no audit yet, newest first, at most `limit`, of one org or of all."""
+    with connection.cursor(row_factory=class_row(Run)) as cursor:
+        return cursor.execute(
+            "select org_id, run_id, tag, outcome, event_timestamp, metadata"
+            " from ops.unaudited_provenance_runs(max_runs => %s, only_org_id => %s)",
+            [limit, org_id],
+        ).fetchall()
+
+
+def observe(run: Run, folder: Path, expectation: Expectation, signatures: Signatures) -> Observation:
+    """Audit the files of one run. The run's tag and number are expected of the provenance as well."""
+    audit_run_id = derived_run_id("run", run.org_id, run.run_id)
+    if run.outcome in _WITHOUT_PROVENANCE:
+        return Observation(run, audit_run_id, None, f"the provenance run ended in {run.outcome}")
+    expected = replace(expectation, run_id=run.run_id, tag=run.tag or expectation.tag)
+    try:
+        files, artifacts = files_of(run, folder)
+        report = auditing.audit(files, artifacts, expected, signatures)
+    except NotFoundError as error:
+        return Observation(run, audit_run_id, None, str(error))
+    except OpsKpiError as error:
+        return Observation(run, audit_run_id, None, error.message)
+    except OSError as error:
+        # A name too long for the file system, a folder that may not be read.
+        return Observation(run, audit_run_id, None, f"its files cannot be read: {error.strerror or error}")
+    reason = "no artifact and no metadata.sha256 to compare with" if report.verdict is Verdict.UNKNOWN else ""
+    return Observation(run, audit_run_id, report, reason)
+
+
+def keep(
+    connection: psycopg.Connection, observation: Observation, expectation: Expectation, duration_s: float
+) -> Recorded:
+    """Record an observation; where there was nothing to audit the row says so and claims nothing."""
+    run, report = observation.run, observation.report
+    identity = Identity(run.org_id, observation.audit_run_id, run.run_id)
+    if report is not None:
+        expected = replace(expectation, tag=run.tag or expectation.tag)
+        return recording.record(
+            connection,
+            recording.row(report, expected, identity) | {"provenance_run_id": run.run_id},
+            recording.event_of(report, duration_s),
+        )
+    audit = {
+        "audit_run_id": identity.audit_run_id,
+        "org_id": str(run.org_id),
+        "provenance_run_id": run.run_id,
+        "tag": recording.kept(run.tag),
+        "provenance_status": _STATUSES.get(run.outcome or "", "unknown"),
+        "validation_status": "skipped" if run.outcome in _WITHOUT_PROVENANCE else "unknown",
+        "metadata": {"verdict": Verdict.UNKNOWN, "reason": recording.kept(observation.reason)},
+    }
+    return recording.record(connection, audit, {"outcome": "skipped", "workflow": recording.WORKFLOW})
+
+
+def files_of(run: Run, folder: Path) -> tuple[list[Path], list[Artifact]]:
+    """The provenance files of a run and the artifacts they are to be about.
+
+    In this order: what the event's `metadata.provenance_path` names, relative to the folder; the folder FOLDER/RUN_ID
+    or FOLDER/TAG, whose other files are the artifacts; a file FOLDER/RUN_ID or FOLDER/TAG with one of SUFFIXES. In
+    file names a tag is percent-encoded. An artifact may also be the event's `metadata.sha256`. Raises NotFoundError.
+    """
+    metadata = run.metadata if isinstance(run.metadata, dict) else {}
+    artifacts = _digests(metadata)
+    if "provenance_path" in metadata:
+        return [_within(folder, metadata["provenance_path"])], artifacts
+    for name in _names(run):
+        place = folder / name
+        if place.is_dir() and _is_within(folder, place):
+            files = [file for file in _listed(place) if _is_within(folder, file)]
+            provenance = [file for file in files if file.name.endswith(SUFFIXES)]
+            if provenance:
+                others = [file for file in files if file not in provenance]
+                return provenance, artifacts + [auditing.artifact(file) for file in others]
+        for suffix in SUFFIXES:
+            file = folder / f"{name}{suffix}"
+            if suffix.startswith(".") and file.is_file() and _is_within(folder, file):
+                return [file], artifacts
+    raise NotFoundError(f"no provenance of {' or '.join(_names(run))} in {folder}")
+
+
+def _names(run: Run) -> Iterator[str]:
+    yield str(run.run_id)
+    # Encoded, a tag is one name in the folder, whatever slashes it has.
+    if run.tag and (name := quote(run.tag, safe="+")).strip(".") and len(name) <= 200:
+        yield name
+
+
+def _digests(metadata: dict[str, Any]) -> list[Artifact]:
+    told = metadata.get("sha256")
+    if told is None:
+        return []
+    if not isinstance(told, str) or not SHA256.fullmatch(told.lower()):
+        raise NotFoundError("the event's metadata.sha256 is no SHA-256")
+    return [Artifact("metadata.sha256", told.lower())]
+
+
+def _within(folder: Path, told: object) -> Path:
+    # Whoever may send events names this path: it must not reach beyond the folder.
+    if not isinstance(told, str) or not _PATH.fullmatch(told) or not _is_within(folder, folder / told):
+        raise NotFoundError("the event's metadata.provenance_path is no path within the folder")
+    if not (folder / told).is_file():
+        raise NotFoundError(f"there is no file {told} in {folder}")
+    return folder / told
+
+
+def _is_within(folder: Path, file: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        # A loop of links.
+        return False
+
+
+def _listed(place: Path) -> list[Path]:
+    files = sorted(file for file in place.iterdir() if file.is_file())
+    if len(files) > MOST_FILES:
+        raise NotFoundError(f"{place} holds more than {MOST_FILES:,} files")
+    return files

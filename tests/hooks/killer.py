@@ -1,0 +1,81 @@
+"""Run something again and again, killed before its first call of the operating system, then before its second, and so on.
+
+`killer.py record FOLDER` and `killer.py send FOLDER` print how many calls there were, once a run has come to its end.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import time
+
+from opskpi.hooks import record, sender, state
+from opskpi.hooks.storage import Folder
+
+CALLS = (
+    (os, ("open", "write", "fsync", "fchmod", "rename", "unlink", "close", "link", "mkdir", "stat", "listdir")),
+    (fcntl, ("flock",)),
+)
+
+
+def die_before(number):
+    made = 0
+
+    def counted(call):
+        def counting(*arguments, **named):
+            nonlocal made
+            made += 1
+            if made == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **named)
+
+        return counting
+
+    for module, names in CALLS:
+        for name in names:
+            setattr(module, name, counted(getattr(module, name)))
+
+
+def until_it_completes(act, before):
+    number = 0
+    while True:
+        number += 1
+        before(number)
+        child = os.fork()
+        if child == 0:
+            die_before(number)
+            act(number)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) == 0:
+            return number
+        assert os.WIFSIGNALED(status), status
+        assert number < 2000
+
+
+def main():
+    act, folder = sys.argv[1:]
+
+    def add(number):
+        for hook_type in ("pre-commit", "bad"):
+            assert record("hook_execution", hook_type=hook_type, result="blocked", duration_ms=number)
+
+    def add_and_rest(number):
+        with Folder(folder) as opened:
+            kept = state.load(opened)
+            kept.requests = []
+            # Else the events that are added would be sent by a process that is not ours to kill.
+            kept.last_try_at = time.time()
+            state.save(opened, kept)
+        add(number)
+
+    if act == "record":
+        print(until_it_completes(add, lambda _: None))
+    else:
+        # Once as a whole: what is imported at the first request is not imported again in each run.
+        add_and_rest(0)
+        sender.run(folder, foreground=True)
+        print(until_it_completes(lambda _: sender.run(folder, foreground=True), add_and_rest))
+
+
+main()
