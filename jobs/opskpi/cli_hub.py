@@ -187,7 +187,27 @@ def assign(options: Options, agent_id: UUID, team: str, org_id: UUID, to_none: b
     help="Connections to the database, at most, of each process.",
 )
 @click.option("--access-log", is_flag=True, help="Log each request on stderr, without its query.")
-def serve(options: Options, *, host: str, port: int, workers: int, connections: int, access_log: bool) -> None:
+@click.option(
+    "--github-secret-env", metavar="NAME", help="Take GitHub's webhooks, signed with the secret in this variable."
+)
+@click.option(
+    "--github-org",
+    type=click.UUID,
+    default=console.NIL_ORG,
+    show_default="the nil UUID, for single-tenant use",
+    help="Whose events the webhooks are.",
+)
+def serve(
+    options: Options,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    connections: int,
+    access_log: bool,
+    github_secret_env: str | None,
+    github_org: UUID,
+) -> None:
     """Serve the HTTP API until told to stop (SIGTERM), answering what has been asked by then.
 
     \b
@@ -203,7 +223,8 @@ def serve(options: Options, *, host: str, port: int, workers: int, connections: 
             console.show(f"the hub listens on {url}; {url}/docs says what it answers")
 
     dsn = db.resolve_dsn(options.dsn, console.notice)
-    serving.serve(serving.Settings(dsn, connections, access_log), host, port, workers, announce)
+    settings = serving.Settings(dsn, connections, access_log, github_org, github_secret_env)
+    serving.serve(settings, host, port, workers, announce)
 
 
 def _list_keys(options: Options, *, everything: bool) -> None:

@@ -1,6 +1,6 @@
 """What the settings say about runs: which workflows are more than workflow_run, and what tags are called."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,6 +10,8 @@ from psycopg.rows import class_row
 WORKFLOWS = "workflows_"
 TAG_PATTERNS = "tag_patterns"
 PLAIN_RUN = "workflow_run"
+# What the names of the settings look like.
+SETTINGS = (WORKFLOWS + "%", TAG_PATTERNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,21 @@ def read_rules(connection: psycopg.Connection) -> Rules:
     """The rules of the settings: each `workflows_<event type>`, and `tag_patterns`."""
     with connection.cursor(row_factory=class_row(Setting)) as cursor:
         settings = cursor.execute(
-            "select name, value from ops.settings where name like %s or name = %s order by name",
-            [WORKFLOWS.replace("_", r"\_") + "%", TAG_PATTERNS],
+            "select name, value from ops.settings where name like any (%s)",
+            [[pattern.replace("_", r"\_") for pattern in SETTINGS]],
         ).fetchall()
+    return rules_of({setting.name: setting.value for setting in settings})
+
+
+def rules_of(settings: Mapping[str, str]) -> Rules:
+    """The rules that settings of those names are; patterns are separated by commas."""
     return Rules(
         tuple(
-            (setting.name.removeprefix(WORKFLOWS), _patterns(setting.value))
-            for setting in settings
-            if setting.name.startswith(WORKFLOWS)
+            (name.removeprefix(WORKFLOWS), _patterns(value))
+            for name, value in sorted(settings.items())
+            if name.startswith(WORKFLOWS)
         ),
-        tuple(pattern for setting in settings if setting.name == TAG_PATTERNS for pattern in _patterns(setting.value)),
+        _patterns(settings.get(TAG_PATTERNS, "")),
     )
 
 

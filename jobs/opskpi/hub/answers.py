@@ -69,6 +69,26 @@ class Stored(BaseModel):
     policy_version: int = Field(description="The version of the policy that stands; 0 while none was set.")
 
 
+class Fault(BaseModel):
+    """What is wrong with a request or a part of it, and where."""
+
+    field: str
+    reason: str
+
+
+class Collected(BaseModel):
+    """What became of the runs and jobs that a webhook tells of."""
+
+    accepted: int = Field(default=0, description="Events that were stored (count).")
+    duplicate: int = Field(default=0, description="Events that were there already (count).")
+    still_running: int = Field(default=0, description="Runs and jobs that go on, and are no event yet (count).")
+    refused: list[Fault] = Field(default_factory=list)
+
+    def refuse(self, field: str, reason: str) -> None:
+        """Take note of what could not be stored."""
+        self.refused.append(Fault(field=field, reason=reason))
+
+
 class Pattern(BaseModel):
     """A pattern and how many executions it blocked."""
 
@@ -100,13 +120,6 @@ class Health(BaseModel):
     """The process lives; or the database answers as well."""
 
     status: Literal["ok"]
-
-
-class Fault(BaseModel):
-    """A fault of the request."""
-
-    field: str
-    reason: str
 
 
 class ProblemDetails(BaseModel):

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 
-from opskpi.hub import keys, page, policies, problems
+from opskpi.hub import github, keys, page, policies, problems
 from opskpi.hub.answers import (
     ETAG,
     Event,
@@ -183,14 +183,18 @@ async def get_page(request: Request) -> Response:
     return HTMLResponse(page.render(request.app.openapi()), headers=headers)
 
 
-def create_app(dsn: str, connections: int) -> FastAPI:
-    """The app over a database, with a pool of at most `connections`, which opens and closes with the app."""
+def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None) -> FastAPI:
+    """The app over a database, with a pool of at most `connections`, which opens and closes with the app.
+
+    Without `webhook` it takes none of GitHub's.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(dsn, connections)
         app.state.database = database
         app.state.readiness = Readiness(dsn)
+        app.state.webhook = webhook
         await database.open()
         yield
         await database.close()
@@ -206,6 +210,7 @@ def create_app(dsn: str, connections: int) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(router)
+    app.include_router(github.router)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _refuse_method)
 

@@ -97,6 +97,11 @@ class Database:
         """Close all connections."""
         await self._pool.close()
 
+    async def ask_as(self, caller: Caller, query: LiteralString, parameters: Sequence[object]) -> str:
+        """The single text that a query answers, asked in one transaction as a caller who was recognised elsewhere."""
+        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
+            return await _ask(connection, caller, query, parameters)
+
     async def call(
         self, key: ApiKey, scopes: Sequence[str], query: LiteralString, parameters: Sequence[object]
     ) -> tuple[Caller, str]:

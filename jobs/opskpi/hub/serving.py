@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import connection as processes
 from multiprocessing.context import SpawnProcess
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -48,11 +49,17 @@ LOGGING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one process of the hub runs: its database, the size of its pool, whether it logs requests."""
+    """How one process of the hub runs: its database, the size of its pool, whether it logs requests.
+
+    `webhook_secret_env` names the environment variable with the secret of GitHub's webhooks, whose events belong to
+    `webhook_org`; None: it takes none.
+    """
 
     dsn: str
     connections: int
     access_log: bool
+    webhook_org: UUID
+    webhook_secret_env: str | None
 
 
 class WithoutSecrets(logging.Filter):
@@ -74,6 +81,7 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     is missing, the database is not as it must be, or the port is taken.
     """
     _require_packages()
+    _require_secret(settings)
     with db.connect(settings.dsn) as connection:
         migrations.require_current(connection)
         _require_rights(connection)
@@ -92,6 +100,15 @@ def _require_packages() -> None:
         raise OpsKpiError(
             f"the hub needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
             "Run: pip install 'opskpi[hub]'",
+            ExitCode.CONFIGURATION,
+        )
+
+
+def _require_secret(settings: Settings) -> None:
+    if settings.webhook_secret_env is not None and not os.environ.get(settings.webhook_secret_env):
+        raise OpsKpiError(
+            f"environment variable {settings.webhook_secret_env} is not set",
+            "Put the secret of the webhook there.",
             ExitCode.CONFIGURATION,
         )
 
@@ -142,9 +159,13 @@ def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # noqa: PLC0415 - the extra hub, which only this command needs
 
     from opskpi.hub.app import create_app  # noqa: PLC0415
+    from opskpi.hub.github import Webhook  # noqa: PLC0415
 
+    secret_env = settings.webhook_secret_env
     config = uvicorn.Config(
-        create_app(settings.dsn, settings.connections),
+        create_app(
+            settings.dsn, settings.connections, Webhook(settings.webhook_org, secret_env) if secret_env else None
+        ),
         log_config=LOGGING,
         access_log=settings.access_log,
         server_header=False,

@@ -1,0 +1,103 @@
+"""GitHub's webhooks as the hub takes them: signed, where others have an API key, and for one org."""
+
+import json
+import os
+from dataclasses import dataclass
+from http import HTTPStatus
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from opskpi.errors import OpsKpiError
+from opskpi.github import payloads
+from opskpi.github.rules import SETTINGS, Rules, rules_of
+from opskpi.github.signatures import is_signed
+from opskpi.hub.answers import Collected, body
+from opskpi.hub.answers import problems as described
+from opskpi.hub.bodies import read_json
+from opskpi.hub.database import Caller, Database
+from opskpi.hub.problems import Problem
+
+PAYLOAD_BYTES = 4 * 1024 * 1024
+READ_RULES = "select coalesce(json_object_agg(name, value), '{}')::text from ops.settings where name like any (%s)"
+COLLECT = "select answer::text from ops.collect_events(events => %s::jsonb) as answer"
+SIGNATURE = "x-hub-signature-256"
+EVENT = "x-github-event"
+EVENTS_TAKEN = ("workflow_run", "workflow_job")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Whose events the webhooks are, and the name of the environment variable with their secret."""
+
+    org_id: UUID
+    secret_env: str
+
+
+router = APIRouter()
+
+
+@router.post(
+    "/api/v1/github",
+    summary="Take a webhook of GitHub",
+    response_model=Collected,
+    responses=described(400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+    openapi_extra=body({"type": "object"}, {"action": "completed", "workflow_run": {}}, "A webhook's payload."),
+)
+async def post_github(request: Request) -> Response:
+    """Store what a workflow_run or workflow_job webhook tells. It is signed (X-Hub-Signature-256), and needs no key.
+
+    Other events are taken note of by a 200 without an effect. The hub answers 404 unless it was started for webhooks.
+    """
+    webhook: Webhook | None = request.app.state.webhook
+    if webhook is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "this hub takes no webhooks",
+            hint="Start it with `opskpi serve --github-secret-env NAME`.",
+        )
+    text = await read_json(request, PAYLOAD_BYTES)
+    if not is_signed(text.encode(), request.headers.get(SIGNATURE), os.environ.get(webhook.secret_env, "")):
+        raise Problem(
+            HTTPStatus.UNAUTHORIZED,
+            "the payload is not signed with the secret of this hub",
+            hint="Give the webhook in GitHub the same secret, and the content type application/json.",
+            headers={"WWW-Authenticate": "Signature"},
+        )
+    if request.headers.get(EVENT, EVENTS_TAKEN[0]) not in EVENTS_TAKEN:
+        return _answer(Collected())
+    return _answer(await _collect(request.app.state.database, webhook, text))
+
+
+async def _collect(database: Database, webhook: Webhook, text: str) -> Collected:
+    caller = _caller(webhook, text)
+    patterns = [pattern.replace("_", r"\_") for pattern in SETTINGS]
+    rules: Rules = rules_of(json.loads(await database.ask_as(caller, READ_RULES, [patterns])))
+    try:
+        found = payloads.read(text.encode(), rules, source="the body")
+    except OpsKpiError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON") from error
+    answer = Collected(still_running=sum(part.event is None and part.refusal is None for part in found))
+    for part in found:
+        if part.refusal:
+            answer.refuse(part.refusal.field, part.refusal.reason)
+    events = [part.event for part in found if part.event]
+    if events:
+        told = json.loads(await database.ask_as(caller, COLLECT, [json.dumps(events)]))
+        answer.accepted, answer.duplicate = told["accepted"], told["duplicate"]
+        for verdict in told["refused"]:
+            answer.refuse(verdict["field"], verdict["reason"])
+    return answer
+
+
+def _caller(webhook: Webhook, text: str) -> Caller:
+    """The org, by way of the repository: the limit of requests is by sender, and a busy org has many of them."""
+    try:
+        name = json.loads(text)["repository"]["full_name"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        name = ""
+    return Caller(f"github:{name if isinstance(name, str) else ''}", webhook.org_id, ("ingest",))
+
+
+def _answer(collected: Collected) -> Response:
+    return Response(collected.model_dump_json(), media_type="application/json", headers={"Cache-Control": "no-store"})
