@@ -225,19 +225,20 @@ def test_an_audit_is_called_with_files_as_files_and_its_verdict_fails_the_job(ru
     assert (answer.returncode, runner.summary) == (3, "# Audit\n")
     assert "::error::the provenance did not pass its audit" in answer.stderr
 
-
-@pytest.mark.parametrize("fail_on_error", ["true", "false"])
-def test_provenance_that_cannot_be_read_fails_the_job(runner: Runner, fail_on_error: str) -> None:
-    stub(runner, "touch called; exit 64")
-    inputs = {"tasks": "audit", "provenance": "x", "fail-on-error": fail_on_error}
-    answer = runner.step("Record, collect, audit", inputs)
-    assert answer.returncode == 64
-    assert "could not be read" in answer.stderr
     called = (runner.temp / "called").read_text().splitlines()
     assert called == [
         *("audit", "--markdown", "--source", "github.com/a/b", "--artifact", "app 1.tar.gz", "--tag", "v1"),
         *("--", "a b.jsonl", "--no-record"),
     ]
+
+
+@pytest.mark.parametrize("fail_on_error", ["true", "false"])
+def test_provenance_that_cannot_be_read_fails_the_job(runner: Runner, fail_on_error: str) -> None:
+    stub(runner, "exit 64")
+    inputs = {"tasks": "audit", "provenance": "x", "fail-on-error": fail_on_error}
+    answer = runner.step("Record, collect, audit", inputs)
+    assert answer.returncode == 64
+    assert "could not be read" in answer.stderr
 
 
 def test_without_files_the_newest_runs_are_audited(runner: Runner) -> None:
