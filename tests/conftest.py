@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,14 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of the Postgres version."""
     parser.addoption("--postgres", choices=VERSIONS, default="18", help="the Postgres version to test on")
+
+
+def pytest_configure() -> None:
+    """Let interrupts arrive: what a shell starts in the background ignores them, and so does all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_a_signal_sent_to_the_wrapper_reaches_the_command(world: World, number: 
     assert world.metrics()[0]["result"] == "blocked"
 
 
+def read_until(terminal: int, text: bytes) -> bytes:
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], 20)[0], seen
+        seen += os.read(terminal, 100)
+    return seen
+
+
 def test_an_interrupt_from_the_terminal_is_the_commands_to_answer(world: World) -> None:
     script = "trap 'echo got; exit 4' INT; echo ready; while :; do sleep 0.01; done"
     child, terminal = pty.fork()
@@ -54,12 +63,9 @@ def test_an_interrupt_from_the_terminal_is_the_commands_to_answer(world: World) 
             [sys.executable, "-I", "-S", str(ENTRY), "wrap", "pre-commit", "sh", "-c", script],
             world.env,
         )
-    seen = b""
-    while b"ready" not in seen:
-        seen += os.read(terminal, 100)
+    seen = read_until(terminal, b"ready")
     os.write(terminal, b"\x03")
-    while b"got" not in seen:
-        seen += os.read(terminal, 100)
+    seen += read_until(terminal, b"got")
     _, status = os.waitpid(child, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 4
