@@ -268,22 +268,28 @@ set search_path = ''
 as $$
 declare
   element record;
+  -- Arrays, since a jsonb array is copied whole for each element that is added to it.
+  documents jsonb[] := '{}';
+  faults jsonb[] := '{}';
 begin
-  document := '[]';
-  reasons := '[]';
   for element in
     select json_element.ordinality - 1 as place, json_element.value
     from json_array_elements(events) with ordinality as json_element
   loop
     begin
-      document := document || jsonb_build_array(element.value::jsonb);
+      documents := array_append(documents, element.value::jsonb);
     exception
       -- NUL bytes, half surrogates, numbers beyond numeric, nesting beyond the stack.
       when data_exception or program_limit_exceeded then
-        document := document || jsonb_build_array(null);
-        reasons := reasons || jsonb_build_object('index', element.place, 'field', '', 'reason', 'cannot be stored as JSON: ' || sqlerrm);
+        documents := array_append(documents, 'null'::jsonb);
+        faults := array_append(
+          faults,
+          jsonb_build_object('index', element.place, 'field', '', 'reason', 'cannot be stored as JSON: ' || sqlerrm)
+        );
     end;
   end loop;
+  document := to_jsonb(documents);
+  reasons := to_jsonb(faults);
   return next;
 end;
 $$;
@@ -304,6 +310,7 @@ declare
   document jsonb;
   accepted bigint;
   unreadable jsonb := '[]'::jsonb;
+  unreadable_places bigint[];
   answer jsonb;
   announced jsonb := '{}'::jsonb;
 begin
@@ -311,17 +318,28 @@ begin
     raise exception 'events must be a JSON array'
       using errcode = 'OP001', hint = 'Send [{"event_type": …, "payload": {…}}, …].';
   end if;
+  select * into strict caller from ops.ingesting_caller();
+  if caller.is_bound then
+    -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.
+    if json_array_length(events) > 5000 then
+      raise exception 'a batch of % events is too large', json_array_length(events)
+        using errcode = 'PT413', hint = 'Send at most 5,000 at once; 50 are a good number.';
+    end if;
+    if not ops.caller_has_scope('ingest') then
+      raise exception 'storing events needs the scope ingest'
+        using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
+    end if;
+    if caller.org_id is not null then
+      perform ops.count_request(caller.org_id, ops.senders(events));
+      announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
+    end if;
+  end if;
   begin
     document := events::jsonb;
   exception
     when data_exception or program_limit_exceeded then
       select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
   end;
-  select * into strict caller from ops.ingesting_caller();
-  if caller.is_bound and caller.org_id is not null then
-    perform ops.count_request(caller.org_id, ops.senders(document));
-    announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
-  end if;
   -- Nearly every batch is new and valid as a whole. Looking for repeated events costs a tenth more, finding out what is wrong ten times as much.
   foreach skips_known in array array[false, true] loop
     exit when unreadable <> '[]';
@@ -344,6 +362,7 @@ begin
         exit;
     end;
   end loop;
+  unreadable_places := array(select (fault.value -> 'index')::bigint from jsonb_array_elements(unreadable) as fault);
   with checked as materialized (
     select * from ops.check_events(document)
   ),
@@ -365,7 +384,7 @@ begin
       jsonb_agg(
         jsonb_build_object('index', checked.place, 'field', checked.refusal[1], 'reason', checked.refusal[2])
         order by checked.place
-      ) filter (where checked.refusal is not null and not unreadable @> jsonb_build_array(jsonb_build_object('index', checked.place))) as refused
+      ) filter (where checked.refusal is not null and checked.place <> all (unreadable_places)) as refused
     from checked
   )
   select jsonb_build_object(

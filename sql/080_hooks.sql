@@ -254,31 +254,45 @@ comment on column ops.request_counts.agent_id is 'The agent; for events that nam
 comment on column ops.request_counts.requested_at is 'The instants of its requests, in order.';
 alter table ops.request_counts enable row level security;
 
-create function ops.senders(documents jsonb)
+create function ops.senders(events json)
 returns uuid[]
-language sql
+language plpgsql
 stable
 set search_path = ''
-return (
-  with named as (
-    select distinct
-      case
-        when event.agent_id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then event.agent_id::uuid
-        -- Who names no agent is counted by token.
-        else encode(
-          substr(
-            sha256(convert_to(coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', ''), 'UTF8')),
-            1,
-            16
-          ),
-          'hex'
-        )::uuid
-      end as agent_id
-    from ops.read_events(case jsonb_array_length(senders.documents) when 0 then '[null]' else senders.documents end) as event
-  )
-  select array_agg(named.agent_id order by named.agent_id) from named
-);
-comment on function ops.senders(jsonb) is 'The agents of a batch, in order; what names none is its token''s.';
+as $$
+declare
+  subject text := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
+  token_id uuid := encode(substr(sha256(convert_to(subject, 'UTF8')), 1, 16), 'hex')::uuid;
+begin
+  return (
+    with named as (
+      select coalesce(
+        element.value ->> 'agent_id',
+        element.value #>> '{payload,agent_id}',
+        element.value #>> '{metadata,agent_id}'
+      ) as agent_id
+      from json_array_elements(events) as element
+      where json_typeof(element.value) = 'object'
+    ),
+    counted as (
+      select distinct
+        case
+          when named.agent_id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then named.agent_id::uuid
+          else token_id
+        end as agent_id
+      from named
+    )
+    -- A batch without an event is a request as well.
+    select coalesce(array_agg(counted.agent_id order by counted.agent_id), array[token_id])
+    from counted
+  );
+exception
+  -- What Postgres cannot read names nobody.
+  when data_exception or program_limit_exceeded then
+    return array[token_id];
+end;
+$$;
+comment on function ops.senders(json) is 'The agents of a batch, in order; what names none, or cannot be read, is of the token, as a UUID made of its subject.';
 
 create function ops.count_request(org_id uuid, agent_ids uuid[], as_of timestamptz default clock_timestamp())
 returns void
@@ -297,13 +311,28 @@ begin
     from unnest(agent_ids) as agent (agent_id)
     order by agent.agent_id
     on conflict on constraint request_counts_pkey do update set
-      -- Never before an instant that is there: one that waited for the lock counts from when it got it.
-      requested_at = array(
-        select instant
-        from unnest(stored.requested_at) as instant
-        where instant > greatest(excluded.requested_at[1], stored.requested_at[cardinality(stored.requested_at)]) - interval '1 minute'
-        order by instant
-      ) || greatest(excluded.requested_at[1], stored.requested_at[cardinality(stored.requested_at)])
+      requested_at = (
+        with clock as (
+          select case
+            -- One that waited for the lock counts from when it got it; instants further ahead are of a clock that was wrong.
+            when stored.requested_at[cardinality(stored.requested_at)]
+              between excluded.requested_at[1] and excluded.requested_at[1] + interval '1 minute'
+              then stored.requested_at[cardinality(stored.requested_at)]
+            else excluded.requested_at[1]
+          end as latest
+        ),
+        kept as (
+          select earlier.instant
+          from clock
+          cross join unnest(stored.requested_at) as earlier (instant)
+          where earlier.instant > clock.latest - interval '1 minute'
+            and earlier.instant <= clock.latest
+          union all
+          select clock.latest
+          from clock
+        )
+        select array_agg(kept.instant order by kept.instant) from kept
+      )
     returning stored.requested_at
   )
   select ceil(extract(epoch from max(
@@ -391,6 +420,10 @@ declare
   since timestamptz;
   until timestamptz;
 begin
+  if row_security_active('ops.policies') and not ops.caller_has_scope('read') then
+    raise exception 'reading metrics needs the scope read'
+      using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists read.';
+  end if;
   if start_date is null or start_date > last_date then
     raise exception 'the range of days is empty: % to %', start_date, last_date
       using errcode = 'OP001', hint = 'Pass start_date on or before end_date; both days are included.';
@@ -458,7 +491,7 @@ revoke execute on function
   ops.policy_version(uuid),
   public.current_policy(uuid),
   public.set_policy(jsonb, bigint, uuid),
-  ops.senders(jsonb),
+  ops.senders(json),
   ops.count_request(uuid, uuid[], timestamptz),
   ops.forget_requests(timestamptz),
   public.hook_metrics(uuid, date, date, text, text)
@@ -495,7 +528,7 @@ begin
     ops.policy_version(uuid),
     public.current_policy(uuid),
     public.set_policy(jsonb, bigint, uuid),
-    ops.senders(jsonb),
+    ops.senders(json),
     ops.count_request(uuid, uuid[], timestamptz),
     ops.forget_requests(timestamptz),
     public.hook_metrics(uuid, date, date, text, text)
@@ -506,7 +539,7 @@ begin
     ops.policy_version(uuid),
     public.current_policy(uuid),
     public.set_policy(jsonb, bigint, uuid),
-    ops.senders(jsonb),
+    ops.senders(json),
     public.hook_metrics(uuid, date, date, text, text)
   to authenticated, service_role;
   grant execute on function ops.count_request(uuid, uuid[], timestamptz) to authenticated;

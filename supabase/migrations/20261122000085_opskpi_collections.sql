@@ -4,7 +4,10 @@ create table ops.collected_events (
   org_id uuid not null,
   event_id uuid not null,
   event_timestamp timestamptz not null,
-  constraint collected_events_pkey primary key (org_id, event_id)
+  constraint collected_events_pkey primary key (org_id, event_id),
+  constraint collected_events_event_timestamp_is_plausible check (
+    event_timestamp >= timestamptz '2000-01-01 00:00+00' and event_timestamp < timestamptz '2200-01-01 00:00+00'
+  )
 );
 comment on table ops.collected_events is
   'One row an event that a collector read elsewhere. GitHub moves the time of a finished run now and then, and an event is recognised by its time, too: the first one seen stays.';

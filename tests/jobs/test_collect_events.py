@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -419,7 +420,7 @@ def test_the_own_job_is_one_event_with_the_tag_that_github_names() -> None:
     began = own_job.datetime(2026, 3, 10, 12, tzinfo=own_job.UTC)
 
     def ended(minutes: int, **more: str) -> dict[str, Any]:
-        after = began + own_job.timedelta(minutes=minutes)
+        after = began + timedelta(minutes=minutes)
         return own_job.event_of_own_job(
             environ | more, "success", event_type="slsa_provenance", started_at=began, ended_at=after
         )

@@ -162,8 +162,12 @@ def test_the_scheduled_workflow_runs_what_is_due_with_the_least_of_rights() -> N
 
 
 def test_opskpi_is_installed_once_from_where_the_action_is(runner: Runner) -> None:
+    (runner.temp / "opskpi/extras").write_text("audit")
     assert runner.step("Look for opskpi").returncode == 0
     assert (runner.temp / "output").read_text() == "found=true\n"
+    runner.step("Look for opskpi", {"extras": "audit,local"})
+    assert (runner.temp / "output").read_text() == "found=true\nfound=false\n"
+    (runner.temp / "output").write_text("found=true\n")
     (runner.temp / "opskpi").rename(runner.temp / "gone")
     runner.step("Look for opskpi")
     assert (runner.temp / "output").read_text() == "found=true\nfound=false\n"
@@ -262,7 +266,35 @@ def test_without_a_database_nothing_is_done_and_that_is_said(runner: Runner, str
     stub(runner, "touch called")
     answer = runner.step("Record, collect, audit", {"tasks": "run", "dsn-env": "MY_DSN", "fail-on-error": strict})
     assert (answer.returncode, (runner.temp / "called").exists()) == (code, False)
-    assert "::warning::MY_DSN is empty" in answer.stdout
+    assert f"::{'error' if code else 'warning'}::MY_DSN is empty" in answer.stdout
+
+
+def test_without_a_database_files_are_audited_all_the_same(runner: Runner) -> None:
+    stub(runner, 'printf "%s\\n" "$@" >>called; exit 3')
+    inputs = {
+        "tasks": "collect audit run",
+        "dsn-env": "MY_DSN",
+        "provenance": "a.jsonl",
+        "signer": "me",
+        "require-signature": "true",
+    }
+    answer = runner.step("Record, collect, audit", inputs)
+    assert answer.returncode == 3
+    called = (runner.temp / "called").read_text().splitlines()
+    assert called == ["audit", "--markdown", "--no-record", "--require-signature", "--signer", "me", "--", "a.jsonl"]
+
+
+@pytest.mark.parametrize(("code", "failed"), [(0, False), (1, True), (3, True), (64, True), (75, False), (137, True)])
+def test_only_an_audit_that_passed_lets_the_job_pass(runner: Runner, code: int, failed: bool) -> None:
+    stub(runner, f"exit {code}")
+    answer = runner.step("Record, collect, audit", {"tasks": "audit", "provenance": "a.jsonl"})
+    assert (answer.returncode != 0) is failed
+
+
+def test_an_artifact_without_provenance_is_refused_and_not_passed_over(runner: Runner) -> None:
+    stub(runner, "exit 0")
+    answer = runner.step("Record, collect, audit", {"tasks": "audit", "artifact": "app.tar.gz"})
+    assert (answer.returncode, "provenance is empty" in answer.stdout) == (64, True)
 
 
 def test_the_dsn_comes_from_the_variable_that_is_named(runner: Runner) -> None:

@@ -152,9 +152,13 @@ class GitHub:
                 raise OpsKpiError(f"{self.host} answers with more than {LARGEST_ANSWER >> 20} MiB", "Check --api-url.")
             if time.monotonic() > until:
                 raise _Passing(f"the answer did not end within {REQUEST_S} s")
-        body = b"".join(chunks)
-        # Whatever a server sends back is stored, so its echo of the token must not be.
-        return body.replace(self._token.encode(), b"***") if self._token else body
+        return b"".join(chunks)
+
+    def _without_token(self, document: object) -> object:
+        """Whatever a server sends back is stored, so its echo of the token must not be, however JSON writes it."""
+        if not self._token:
+            return document
+        return json.loads(json.dumps(document, ensure_ascii=False).replace(self._token, "***"))
 
     def _answer(self, response: httpx.Response, body: bytes) -> Answer:
         status = response.status_code
@@ -165,16 +169,21 @@ class GitHub:
         if status != HTTPStatus.OK:
             self._refuse(status, body)
         try:
-            document = json.loads(body)
+            document = self._without_token(json.loads(body))
         except (ValueError, RecursionError):
             raise _Passing("answered with something that is not JSON, or was cut short") from None
         tag = response.headers.get("etag", "")
         following = response.links.get("next", {}).get("url")
         return Answer(
             document,
-            tag if tag.isascii() and tag.isprintable() and 0 < len(tag) <= LONGEST_TAG else None,
+            tag if self._is_usable(tag) else None,
             str(self._url(following, base=response.request.url)) if following else None,
         )
+
+    def _is_usable(self, tag: str) -> bool:
+        """Whether an ETag can be kept and sent again."""
+        is_echo = bool(self._token) and self._token in tag
+        return not is_echo and tag.isascii() and tag.isprintable() and 0 < len(tag) <= LONGEST_TAG
 
     def _limited(self, response: httpx.Response, body: bytes) -> float:
         """The seconds for which a rate limit holds; 0 when this is none. https://docs.github.com/en/rest/rate-limit"""

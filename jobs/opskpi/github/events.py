@@ -30,6 +30,7 @@ OUTCOMES = {
     "stale": "skipped",
 }
 # GitHub ends a run after 35 days, so a later `updated_at` is not its end.
+CLOCKS_DIFFER = timedelta(minutes=1)
 LONGEST_RUN = timedelta(days=35)
 LONGEST_TEXT = 300
 LARGEST_NUMBER = 10**18 - 1
@@ -79,7 +80,7 @@ def run_event(
         "head_sha": text(run, "head_sha"),
     }
     if started_at is not None and is_latest:
-        payload["duration_ms"] = _milliseconds(ended_at - started_at)
+        payload["duration_ms"] = milliseconds(ended_at - started_at)
     waits = ["action_required"] if conclusion == "action_required" else []
     event_id = identify("run", host_of(run, host), number, attempt, *waits)
     return _event(event_type, event_id, ended_at, payload, run_id=number, tag=_tag(run, around, rules))
@@ -104,7 +105,7 @@ def job_event(job: object, *, host: str = PUBLIC_HOST, around: Json | None = Non
         "head_sha": text(job, "head_sha"),
     }
     if started_at is not None:
-        payload["duration_ms"] = _milliseconds(ended_at - started_at)
+        payload["duration_ms"] = milliseconds(ended_at - started_at)
     return _event("workflow_job", identify("job", host_of(job, host), number), ended_at, payload, run_id=run_id)
 
 
@@ -253,9 +254,9 @@ def _times(run: Json, attempt: int) -> tuple[datetime | None, datetime]:
     return started_at, ended_at
 
 
-def _milliseconds(duration: timedelta) -> int:
-    # Clocks of runners differ, so an end may lie before the begin.
-    return max(duration // timedelta(milliseconds=1), 0)
+def milliseconds(duration: timedelta) -> int | None:
+    """A duration in ms. Clocks of runners differ by a little, so one a bit below 0 is 0; further below it is none."""
+    return max(duration // timedelta(milliseconds=1), 0) if duration >= -CLOCKS_DIFFER else None
 
 
 def _tag(run: Json, around: Json, rules: Rules) -> str | None:

@@ -1,10 +1,10 @@
 """The job that this process is part of, as GitHub Actions describes it to its steps, as an event."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github.events import LARGEST_NUMBER, PUBLIC_HOST, Event, identify, site_of, text
+from opskpi.github.events import LARGEST_NUMBER, PUBLIC_HOST, Event, identify, milliseconds, site_of, text
 
 JOB_STATUSES = ("success", "failure", "cancelled", "skipped")
 VARIABLES = "https://docs.github.com/en/actions/reference/workflows-and-actions/variables"
@@ -45,7 +45,7 @@ def event_of_own_job(
     }
     if started_at is not None:
         payload["started_at"] = started_at.astimezone(UTC).isoformat()
-        payload["duration_ms"] = max((ended_at - started_at) // timedelta(milliseconds=1), 0)
+        payload["duration_ms"] = milliseconds(ended_at - started_at)
     # Jobs of a matrix share their name; each runs on a runner of its own.
     parts = [run_id, attempt, job, text(environ, "RUNNER_NAME"), payload.get("started_at", "")]
     event: Event = {

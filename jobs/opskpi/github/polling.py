@@ -209,7 +209,8 @@ class _Resume:
         if created_at is None:
             return
         # A time to come would have the next polls find nothing.
-        self._newest = max(self._newest, min(created_at, self._now))
+        created_at = min(created_at, self._now)
+        self._newest = max(self._newest, created_at)
         if is_going:
             self._oldest_going = min(self._oldest_going or created_at, created_at)
 

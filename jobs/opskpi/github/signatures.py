@@ -17,8 +17,8 @@ def is_signed(body: bytes, signature: str | None, secret: str) -> bool:
     """
     if not signature or not secret:
         return False
-    expected = PREFIX + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    # As bytes: compare_digest refuses a text that is not ASCII.
+    expected = PREFIX + hmac.new(secret.encode(errors="surrogateescape"), body, hashlib.sha256).hexdigest()
+    # As bytes: compare_digest refuses a text that is not ASCII. A secret of any bytes is one, and in no message.
     return hmac.compare_digest(expected.encode(), signature.strip().lower().encode(errors="replace"))
 
 
