@@ -1,16 +1,22 @@
 """`opskpi audit` on the command line: what it prints, what it keeps, and how it ends."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from uuid import UUID
 
 import click
 import psycopg
 import pytest
 
 from conftest import Cli
-from events import add_event, rows, scalar
+from events import add_audit, add_event, rows, scalar
 from opskpi.cli import cli as commands
+from opskpi.console import NIL_ORG
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.provenance import recording
 from provenances import ARTIFACT, COMMIT, RUN_ID, SHA256, SOURCE, Sigstore, envelope, statement_v1
 
 NOWHERE = ("--dsn", "postgresql://somebody:secret@127.0.0.1:1/nowhere")
@@ -146,6 +152,82 @@ def test_the_newest_runs_are_audited_and_those_that_do_not_pass_are_named(
     assert again.stdout.startswith("run 7\n\n### Provenance audit: unknown")
 
 
+def test_a_run_of_another_tag_than_asked_does_not_pass(
+    cli: Cli, database: psycopg.Connection, files: tuple[str, str]
+) -> None:
+    add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success", sha256=SHA256, provenance_path=files[0])
+    for option, value in (("--tag", "v99"), ("--versioned-tag", "v14"), ("--versioned-tag", "v1.5")):
+        answer = cli("audit", "--latest", option, value)
+        assert answer.returncode == 3, answer.stdout
+        assert f"unknown: the run is of tag v1.4.0, not {value}" in answer.stdout
+    assert rows(database, "select tag, validation_status from slsa_audit_metrics") == [("v1.4.0", "unknown")]
+    assert cli("audit", "--latest", "--versioned-tag", "v1.4").returncode == 0
+
+
+def test_an_audit_that_cannot_be_recorded_holds_up_no_other_run_and_no_verdict(
+    cli: Cli, database: psycopg.Connection, files: tuple[str, str], tmp_path: Path
+) -> None:
+    add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success", sha256=SHA256, provenance_path=files[0])
+    add_event(database, at="2026-03-09T12:00Z", run_id=7, outcome="failure")
+    taken = recording.derived_run_id("run", NIL_ORG, RUN_ID)
+    add_audit(database, taken, org_id="00000000-0000-0000-0000-000000000007")
+    passed = cli("audit", "--latest")
+    assert passed.returncode == 64
+    assert f"the audit of run {RUN_ID} is not recorded: audit run " in passed.stderr
+    assert "1 of 2 audits are not recorded" in passed.stderr
+    assert rows(database, "select validation_status from slsa_audit_metrics where provenance_run_id = 7") == [
+        ("skipped",)
+    ]
+    (tmp_path / files[0]).write_text(json.dumps(envelope(statement_v1("v9"))))
+    failed = cli("audit", "--latest")
+    assert failed.returncode == 3
+    assert f"1 of 1 runs did not pass: {RUN_ID}" in failed.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--markdown",), ("--json",)], ids=str)
+def test_a_verdict_matters_more_than_that_it_cannot_be_printed(
+    cli: Cli, database: psycopg.Connection, files: tuple[str, str], tmp_path: Path, form: tuple[str, ...]
+) -> None:
+    add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success", sha256=SHA256, provenance_path=files[0])
+    (tmp_path / files[1]).write_bytes(b"another")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPSKPI_DSN": database.info.dsn}
+
+    def ended(*arguments: str, **changed: str) -> int:
+        command = [sys.executable, "-m", "opskpi", "audit", *arguments, *form]
+        with Path("/dev/full").open("w") as full:
+            return subprocess.run(
+                command, cwd=tmp_path, env=environment | changed, stdout=full, stderr=subprocess.DEVNULL, check=False
+            ).returncode
+
+    assert ended(files[0], "--artifact", files[1]) == 3
+    assert scalar(database, "select count(*) from slsa_audit_metrics where validation_status = 'failure'") == 1
+    assert ended(files[0], "--sha256", SHA256, "--no-record") == 75
+    assert ended("--latest", "--tag", "v99", "--no-record") == 3
+    ascii_only = cli("audit", files[0], "--artifact", files[1], *form, env={"PYTHONIOENCODING": "ascii"})
+    assert ascii_only.returncode == 3
+
+
+def test_a_pipe_as_a_file_is_refused_at_once(cli: Cli, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    answer = cli("audit", "pipe", "--sha256", SHA256, *NOWHERE, timeout=30)
+    assert answer.returncode == 64
+    assert "cannot read pipe: it is no regular file" in answer.stderr
+
+
+def test_each_org_has_a_folder_of_its_own_unless_one_org_is_named(
+    cli: Cli, database: psycopg.Connection, files: tuple[str, str], tmp_path: Path
+) -> None:
+    org_id = UUID("00000000-0000-0000-0000-000000000007")
+    add_event(database, run_id=RUN_ID, org_id=org_id, outcome="success", sha256=SHA256, provenance_path=files[0])
+    shared = cli("audit", "--latest", "--no-record")
+    assert shared.returncode == 3
+    assert f"there is no file {files[0]} in {org_id}" in shared.stdout
+    assert cli("audit", "--latest", "--no-record", "--org", str(org_id)).returncode == 0
+    (tmp_path / str(org_id)).mkdir()
+    (tmp_path / files[0]).rename(tmp_path / str(org_id) / files[0])
+    assert cli("audit", "--latest").returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -160,6 +242,18 @@ def test_the_newest_runs_are_audited_and_those_that_do_not_pass_are_named(
         ("app.intoto.jsonl", "--sha256", SHA256, "--versioned-tag", "latest"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--tag", " "),
         ("app.intoto.jsonl", "--sha256", SHA256, "--commit", "v1"),
+        *(
+            ("app.intoto.jsonl", "--sha256", SHA256, option, value)
+            for option, values in {
+                "--builder": ("", " ", "@v1", "https://b/x@", "https://b/x@ "),
+                "--predicate-type": ("", " "),
+                "--source": ("https://", "git+https://", "/", "//", "@refs/tags/v1", ".git", "https://@v1"),
+                "--signer": ("ID@", "@v1", "@"),
+                "--issuer": ("", " "),
+                "--commit": ("",),
+            }.items()
+            for value in values
+        ),
         ("app.intoto.jsonl", "--sha256", SHA256, "--run-id", "0"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--org", "me"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--json", "--markdown"),

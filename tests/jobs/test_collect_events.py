@@ -385,6 +385,12 @@ def test_a_signature_fits_the_very_bytes_and_the_very_secret(body: bytes, secret
     assert not is_signed(body, damaged, secret)
 
 
+def test_a_secret_of_any_bytes_is_a_secret() -> None:
+    signature = "sha256=" + hmac.new(b"\xff\xfe", b"body", hashlib.sha256).hexdigest()
+    assert is_signed(b"body", signature, "\udcff\udcfe")
+    assert not is_signed(b"other", signature, "\udcff\udcfe")
+
+
 def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
 

@@ -355,6 +355,24 @@ def test_whatever_the_api_answers_is_read_or_refused(
         assert refusal.exit_code in ExitCode
 
 
+def test_an_echo_of_the_token_is_kept_in_no_form(database: Connection, rest: Rest, github: GitHub) -> None:
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in TOKEN)
+    body = json.dumps({"total_count": 1, "workflow_runs": [run(1)]}).replace('"ci"', f'"ci {escaped}"')
+    rest.reply(RUNS, Reply(200, body.encode(), {"etag": f'"{TOKEN}"'}))
+    collected(database, github)
+    kept = rows(
+        database, "select event::text from telemetry_events as event union all select c::text from ops.collections as c"
+    )
+    assert any("ci ***" in text for (text,) in kept)
+    assert [text for (text,) in kept if TOKEN in text] == []
+
+
+def test_a_run_of_times_to_come_does_not_hide_those_of_now(database: Connection, rest: Rest, github: GitHub) -> None:
+    rest.runs = [run(1, None, at="2099-01-01T00:00:00Z")]
+    collected(database, github)
+    assert rows(database, "select resume_at <= %s from ops.collections", NOW) == [(True,)]
+
+
 def test_the_token_goes_to_the_api_only_and_is_kept_and_said_nowhere(
     database: Connection, rest: Rest, github: GitHub, caplog: pytest.LogCaptureFixture
 ) -> None:
