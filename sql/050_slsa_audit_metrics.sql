@@ -399,11 +399,22 @@ begin atomic
   from attempts as attempt
   cross join lateral (
     select
-      bool_or(audit.validation_status <> 'unknown' and audit.updated_at >= attempt.event_timestamp) as is_audited,
+      bool_or(
+        audit.validation_status <> 'unknown'
+        -- As texts: a cast of what others wrote there could fail, and hold up every run.
+        and case
+          when audit.metadata ->> 'attempt_at' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z$'
+            then audit.metadata ->> 'attempt_at' collate "C"
+              >= to_char(attempt.event_timestamp at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+          else audit.updated_at >= attempt.event_timestamp
+        end
+      ) as is_audited,
       max(audit.updated_at) as looked_for_at
     from public.slsa_audit_metrics as audit
     where audit.org_id = attempt.org_id
       and audit.provenance_run_id = attempt.run_id
+      -- A file that merely names a run was not checked to be of it.
+      and coalesce(audit.metadata ->> 'run_asked', 'true') = 'true'
   ) as audits
   where audits.is_audited is not true
   -- What was looked for and not found is tried again, but holds up nothing that is new.
@@ -411,7 +422,7 @@ begin atomic
   limit unaudited_provenance_runs.max_runs;
 end;
 comment on function ops.unaudited_provenance_runs(integer, uuid) is
-  'The newest attempt of each provenance run, of all orgs or one, that no audit has judged since: first those never looked for, newest first, then those whose provenance was not found. Runs without a number are left out: no audit could name them.';
+  'The newest attempt of each provenance run, of all orgs or one, that no audit of that run has judged (metadata.attempt_at, else updated_at, says which attempts it could know; with metadata.run_asked false it is of no run): first those never looked for, newest first, then those whose provenance was not found. Runs without a number are left out: no audit could name them.';
 
 revoke execute on function
   public.update_slsa_audit_metrics_updated_at(),

@@ -1,6 +1,10 @@
 """`opskpi audit`: check provenance files against what they should say, and keep the result."""
 
+import os
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +21,7 @@ from opskpi.provenance.auditing import Report, Verdict
 from opskpi.provenance.checks import COMMIT, SHA256, Artifact, Expectation, Status
 from opskpi.provenance.recording import Identity, Recorded
 from opskpi.provenance.signatures import Signatures
-from opskpi.provenance.statements import SLSA_V02, SLSA_V1
+from opskpi.provenance.statements import SLSA_V02, SLSA_V1, repository
 from opskpi.provenance.versions import version
 
 _RUN = click.IntRange(1, 10**18 - 1)
@@ -69,7 +73,38 @@ def audit(options: Options, **asked: Any) -> None:
         _audit_files(options, asked, expectation)
 
 
+class _Output:
+    """What is printed. A failure to print waits for the verdict, which matters more."""
+
+    def __init__(self) -> None:
+        self._failure: OSError | UnicodeEncodeError | None = None
+
+    def show(self, text: str) -> None:
+        """Print one line of result."""
+        self._attempt(lambda: console.show(text))
+
+    def show_json(self, value: object) -> None:
+        """Print one JSON document."""
+        self._attempt(lambda: console.show_json(value))
+
+    def require_shown(self) -> None:
+        """Raise what kept the first line that could not be printed."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _attempt(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except (OSError, UnicodeEncodeError) as error:
+            self._failure = self._failure or error
+            if isinstance(error, OSError):
+                # What is still buffered would fail again when the interpreter ends, and change the exit code.
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _audit_files(options: Options, asked: dict[str, Any], expectation: Expectation) -> None:
+    output = _Output()
     started = time.perf_counter()
     artifacts = _artifacts(asked)
     report = auditing.audit(asked["files"], artifacts, expectation, Signatures(asked["trust_root"]))
@@ -78,7 +113,7 @@ def _audit_files(options: Options, asked: dict[str, Any], expectation: Expectati
     number: int = asked["audit_run_id"] or recording.content_run_id(org_id, report)
     recorded: Recorded | None = None
     if not options.as_json:
-        console.show(reporting.markdown(report) if asked["markdown"] else "\n".join(reporting.lines(report)))
+        output.show(reporting.markdown(report) if asked["markdown"] else "\n".join(reporting.lines(report)))
     try:
         if not asked["no_record"]:
             identity = Identity(org_id, number, asked["run_id"], asked["validation_run_id"])
@@ -92,41 +127,55 @@ def _audit_files(options: Options, asked: dict[str, Any], expectation: Expectati
         # That it failed matters more than that nobody keeps it.
         if report.verdict is Verdict.PASS:
             raise
-        failure = explain(error) if isinstance(error, psycopg.Error) else error
-        console.notice(f"opskpi: the audit is not recorded: {failure.message}")
+        _notice(f"opskpi: the audit is not recorded: {_explained(error).message}")
     finally:
         # What was found is said even when it cannot be kept.
         if options.as_json:
-            console.show_json(reporting.as_object(report) | {"audit_run_id": number, "recorded": recorded})
+            output.show_json(reporting.as_object(report) | {"audit_run_id": number, "recorded": recorded})
     if recorded is not None and not options.as_json and not asked["markdown"]:
-        console.show(_recorded(number, recorded))
+        output.show(_recorded(number, recorded))
     _require_pass(report)
+    output.require_shown()
 
 
 def _audit_latest(options: Options, asked: dict[str, Any], expectation: Expectation) -> None:
     folder: Path = asked["folder"]
     if not folder.is_dir():
         raise _wrong(f"{folder} is no folder", "Name the folder of the provenance files with --dir.")
+    output = _Output()
     signatures = Signatures(asked["trust_root"])
     observations: list[latest.Observation] = []
+    failures: list[OpsKpiError] = []
     with options.connect() as connection:
         for run in latest.waiting(connection, asked["limit"], asked["org"]):
             started = time.perf_counter()
-            observation = latest.observe(run, folder, expectation, signatures)
+            # Each org has a folder of its own, unless one is named, lest two share a run's number or tag.
+            place = folder if asked["org"] or run.org_id == NIL_ORG else folder / str(run.org_id)
+            observation = latest.observe(run, place, expectation, signatures)
             observations.append(observation)
             if not options.as_json:
-                console.show(_observed(observation, markdown=asked["markdown"]))
-            if not asked["no_record"]:
+                output.show(_observed(observation, markdown=asked["markdown"]))
+            if asked["no_record"]:
+                continue
+            try:
                 latest.keep(connection, observation, expectation, time.perf_counter() - started)
+            except (OpsKpiError, psycopg.Error) as error:
+                # It holds up no other run, and no verdict.
+                failures.append(_explained(error))
+                _notice(f"opskpi: the audit of run {run.run_id} is not recorded: {failures[-1].message}")
     if options.as_json:
-        console.show_json([_as_object(observation) for observation in observations])
+        output.show_json([_as_object(observation) for observation in observations])
     elif not observations:
-        console.show("no provenance run waits for an audit")
+        output.show("no provenance run waits for an audit")
     due = [str(observation.run.run_id) for observation in observations if observation.is_due]
     if due:
         raise OpsKpiError(
             f"{len(due)} of {len(observations)} runs did not pass: {', '.join(due[:20])}", "", ExitCode.BREACH
         )
+    if failures:
+        count = f"{len(failures)} of {len(observations)} audits are not recorded"
+        raise OpsKpiError(f"{count}: {failures[0].message}", failures[0].hint, failures[0].exit_code)
+    output.require_shown()
 
 
 def _expectation(asked: dict[str, Any]) -> Expectation:
@@ -135,6 +184,16 @@ def _expectation(asked: dict[str, Any]) -> Expectation:
     for name in ("source", "tag", "versioned_tag", "signer", "issuer"):
         if asked[name] is not None and not asked[name].strip():
             raise _wrong(f"--{name.replace('_', '-')} is empty", "Leave it out if it is not to be checked.")
+    # What says nothing would be taken for a check that nobody asked for.
+    for name, ids in (("builder", asked["builders"]), ("signer", [asked["signer"]] if asked["signer"] else [])):
+        for said in ids:
+            before, at, ref = said.partition("@")
+            if not before.strip() or (at and not ref.strip()):
+                raise _wrong(f"--{name} {said!r} lacks its id or the ref after @", "Write ID or ID@REF.")
+    if asked["source"] is not None and not repository(asked["source"].strip()).strip("/. "):
+        raise _wrong(f"--source {asked['source']!r} names no repository", "Write it as github.com/owner/name.")
+    if not all(said.strip() for said in asked["predicate_types"]):
+        raise _wrong("--predicate-type is empty", "Leave it out for SLSA v0.2 and v1.")
     if asked["versioned_tag"] is not None and version(asked["versioned_tag"]) is None:
         raise _wrong(f"{asked['versioned_tag']} is no version", "Write v14, v14.2 or v14.2.1.")
     commit: str | None = asked["commit"] and asked["commit"].lower()
@@ -202,6 +261,16 @@ def _as_object(observation: latest.Observation) -> dict[str, Any]:
         "reason": observation.reason,
         "report": reporting.as_object(observation.report) if observation.report else None,
     }
+
+
+def _explained(error: OpsKpiError | psycopg.Error) -> OpsKpiError:
+    return explain(error) if isinstance(error, psycopg.Error) else error
+
+
+def _notice(text: str) -> None:
+    # A full disk under stderr changes no verdict either.
+    with suppress(OSError):
+        console.notice(text)
 
 
 def _wrong(message: str, hint: str) -> OpsKpiError:

@@ -52,6 +52,7 @@ def observe(
     org_id: UUID = NIL,
     document: object = None,
     validation_run_id: int | None = None,
+    provenance_run_id: int | None = None,
     **asked: Any,
 ) -> Recorded:
     """Audit provenance and record it as if it were that instant."""
@@ -59,7 +60,7 @@ def observe(
     file.write_text(json.dumps(envelope(statement_v1()) if document is None else document))
     expectation = Expectation(**asked)
     report = auditing.audit([file], [Artifact("app", sha256)], expectation, SIGNATURES)
-    identity = Identity(org_id, number, validation_run_id=validation_run_id)
+    identity = Identity(org_id, number, provenance_run_id, validation_run_id)
     audit = recording.row(report, expectation, identity) | {"audit_timestamp": at}
     return recording.record(connection, audit, recording.event_of(report, 1.5))
 
@@ -278,6 +279,49 @@ def test_a_run_that_was_attempted_again_since_its_audit_waits_again(database):
     assert [(run.run_id, run.outcome) for run in latest.waiting(database, 5, None)] == [(1, "success")]
 
 
+def test_a_run_that_a_file_merely_names_still_waits(database, tmp_path):
+    add_event(database, "slsa_provenance", run_id=RUN_ID, outcome="success")
+    observe(database, tmp_path, 1, at="2026-03-11T12:00Z")
+    assert rows(database, "select provenance_run_id, metadata -> 'run_asked' from slsa_audit_metrics") == [
+        (RUN_ID, False)
+    ]
+    assert waiting(database) == [RUN_ID]
+    observe(database, tmp_path, 2, at="2026-03-11T12:00Z", provenance_run_id=RUN_ID)
+    assert waiting(database) == []
+
+
+def test_an_attempt_that_was_collected_late_waits_though_an_earlier_one_was_audited_since(database, tmp_path):
+    newest = Latest(database, tmp_path)
+    add_event(database, "slsa_provenance", "2026-03-10T10:00Z", run_id=1, outcome="failure")
+    newest.audit()
+    assert scalar(database, "select metadata ->> 'attempt_at' from slsa_audit_metrics") == "2026-03-10T10:00:00.000000Z"
+    assert waiting(database) == []
+    add_event(database, "slsa_provenance", "2026-03-10T10:00:00.000001Z", run_id=1, outcome="cancelled")
+    assert [outcome for _, _, outcome in newest.audit()] == ["the provenance run ended in cancelled"]
+    assert waiting(database) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"attempt_at": at} for at in ("never", "", "2026-02-30", 7, None, [], {}, "infinity")),
+        *({"run_asked": asked} for asked in (None, "true")),
+        *([], "attempt_at", 7, None),
+    ],
+    ids=repr,
+)
+def test_whatever_the_metadata_of_an_audit_holds_its_last_change_counts(database, said):
+    add_event(database, "slsa_provenance", run_id=1, outcome="success")
+    database.execute(
+        "insert into slsa_audit_metrics (audit_run_id, provenance_run_id, provenance_status, validation_status, metadata)"
+        " values (1, 1, 'success', 'success', %s)",
+        [Jsonb(said)],
+    )
+    assert waiting(database) == []
+    add_event(database, "slsa_provenance", "2199-12-31T00:00Z", run_id=1, outcome="success")
+    assert waiting(database) == [1]
+
+
 def test_a_user_sees_the_waiting_runs_of_the_own_org(database: psycopg.Connection, acting_as: ActingAs):
     add_event(database, "slsa_provenance", run_id=1, outcome="success")
     add_event(database, "slsa_provenance", run_id=2, org_id=ORG, outcome="success")
@@ -352,6 +396,18 @@ def test_the_tag_and_the_number_of_the_run_are_expected_of_its_provenance(newest
     assert {verdict for _, verdict, _ in newest.audit()} == {"fail"}
     failures = "select provenance_run_id, metadata #>> '{checks,0,name}' from v_ops_slsa_audit_failures order by 1"
     assert rows(database, failures) == [(5, "provenance run"), (RUN_ID, "tag")]
+
+
+def test_provenance_that_names_no_run_is_not_known_to_be_of_the_run(newest, database):
+    document = statement_v1()
+    del document["predicate"]["buildDefinition"]["internalParameters"]["GITHUB_RUN_ID"]
+    del document["predicate"]["runDetails"]["metadata"]
+    add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success", sha256=SHA256)
+    newest.write(f"{RUN_ID}.slsa", json.dumps(envelope(document)).encode())
+    assert newest.audit() == [(RUN_ID, "unknown", "the provenance names no run")]
+    assert rows(database, ROW) == [("success", "unknown", True, True, "v1.4.0")]
+    assert [row[2] for row in told(database)] == ["skipped"]
+    assert waiting(database) == [RUN_ID]
 
 
 def test_a_run_whose_file_is_missing_is_recorded_as_not_verified_until_it_is_there(newest, database):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.provenance import auditing, reporting
 from opskpi.provenance.auditing import Report, Verdict
 from opskpi.provenance.checks import Artifact, Expectation, Status, is_same_builder
@@ -147,6 +149,40 @@ def test_a_source_that_two_places_say_differently_fails(tmp_path):
     definition = other["predicate"]["buildDefinition"]
     definition["resolvedDependencies"][0]["uri"] = "git+https://github.com/mallory/app@refs/tags/v1.4.0"
     assert failed(audited(tmp_path, envelope(other), expectation=Expectation(source=SOURCE))) == ["source"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"uri": "git+https://github.com/mallory/app"},
+        {"uri": "GIT+HTTPS://github.com/mallory/app"},
+        {"uri": "git://github.com/mallory/app"},
+        {"uri": "git@github.com:mallory/app"},
+        {"uri": "https://github.com/mallory/app@refs/tags/v1.4.0"},
+        {"uri": "https://github.com/mallory/app", "digest": {"gitCommit": COMMIT}},
+    ],
+    ids=lambda first: first["uri"],
+)
+def test_a_first_dependency_that_is_another_repository_fails_the_source(tmp_path, first):
+    asked = Expectation(source=SOURCE)
+    other = statement_v1()
+    other["predicate"]["buildDefinition"]["resolvedDependencies"].insert(0, first)
+    assert failed(audited(tmp_path, envelope(other), expectation=asked)) == ["source"]
+
+
+def test_a_first_dependency_that_is_no_repository_leaves_the_source_to_the_others(tmp_path):
+    other = statement_v1()
+    image = {"uri": "pkg:docker/debian@13", "digest": {"sha256": SHA256}}
+    other["predicate"]["buildDefinition"]["resolvedDependencies"].insert(0, image)
+    assert failed(audited(tmp_path, envelope(other), expectation=Expectation(source=SOURCE, commit=COMMIT))) == []
+
+
+def test_a_first_material_that_is_another_repository_fails_the_source_and_its_commit(tmp_path):
+    other = statement_v02()
+    first = {"uri": "git+https://github.com/mallory/app@refs/tags/v1.4.0", "digest": {"sha1": "0" * 40}}
+    other["predicate"]["materials"][0] = first
+    asked = Expectation(source=SOURCE, commit=COMMIT)
+    assert failed(audited(tmp_path, envelope(other), expectation=asked)) == ["source", "content digest"]
 
 
 def test_a_second_commit_of_the_source_fails(tmp_path):
@@ -319,6 +355,16 @@ def test_one_unreadable_file_beside_a_sound_one_is_no_pass(tmp_path):
     broken.write_text("{")
     report = auditing.audit([sound, broken], [Artifact("it", SHA256)], ALL, SIGNATURES)
     assert report.verdict is Verdict.UNREADABLE
+
+
+def test_a_pipe_or_a_device_is_no_file_to_audit(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(OpsKpiError) as caught:
+            auditing.audit([path], [Artifact("it", SHA256)], ALL, SIGNATURES)
+        assert caught.value.exit_code is ExitCode.BAD_ARGUMENT
+        with pytest.raises(OpsKpiError):
+            auditing.artifact(path)
 
 
 def test_predicates_that_are_no_provenance_pass_only_when_they_are_allowed_and_nothing_is_asked_of_them(tmp_path):

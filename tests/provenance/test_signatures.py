@@ -16,7 +16,9 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.provenance import auditing
 from opskpi.provenance.auditing import Report, Verdict
 from opskpi.provenance.checks import Artifact, Check, Expectation, Status
+from opskpi.provenance.envelopes import Envelope
 from opskpi.provenance.signatures import NOT_INSTALLED, Signatures
+from opskpi.provenance.statements import Claims
 from provenances import SHA256, SIGNER, SOURCE, V01, V02, V03, Sigstore, b64, places, statement_v1, within
 
 REQUIRED = Expectation(needs_signature=True)
@@ -84,12 +86,58 @@ def test_what_cannot_be_verified_is_unsupported_and_passes_only_where_no_signatu
     sigstore, bundle, audited, made
 ):
     document = made(copy.deepcopy(bundle), sigstore)
-    allowed = audited(document, Expectation())
+    allowed = audited(document, Expectation(), by=Signatures())
     assert (allowed.verdict, check(allowed, "signature").status) == (Verdict.PASS, Status.UNSUPPORTED)
     required = audited(document)
     assert (required.verdict, check(required, "signature").status) == (Verdict.FAIL, Status.FAIL)
     assert check(required, "signature").found.startswith("unsupported: ")
     assert audited(document, Expectation(signer=SIGNER)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("made", UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
+def test_an_issuer_or_a_trust_root_that_is_named_fails_where_no_signature_can_be_verified(
+    sigstore, bundle, audited, made
+):
+    document = made(copy.deepcopy(bundle), sigstore)
+    by_issuer = audited(document, Expectation(issuer="https://gitlab.com"), by=Signatures())
+    assert check(by_issuer, "signer").status is Status.FAIL
+    assert check(by_issuer, "signer").expected == "issuer https://gitlab.com"
+    by_root = audited(document, Expectation())
+    assert check(by_root, "signer").status is Status.FAIL
+    assert check(by_root, "signer").expected.startswith("trust root ")
+
+
+@pytest.mark.parametrize("stored", [{}, [], {"x": "y"}, ["eA=="], [[]], 7, None, "\u00e9"])
+@pytest.mark.parametrize("media_type", [V02, V03])
+def test_a_certificate_that_is_no_bytes_fails_even_where_the_log_entry_is_unsupported(
+    sigstore, audited, media_type, stored
+):
+    document = sigstore.bundle(statement_v1(), media_type)
+    material = document["verificationMaterial"]
+    material["tlogEntries"] = []
+    holder = material["certificate"] if media_type == V03 else material["x509CertificateChain"]["certificates"][0]
+    holder["rawBytes"] = stored
+    report = audited(document, Expectation(), by=Signatures())
+    assert check(report, "envelope").status is Status.FAIL
+    assert "rawBytes" in check(report, "envelope").found
+    unchecked = Envelope(b"{}", (b"x",), document)
+    first = Signatures().checks(unchecked, Claims(), Expectation())[0]
+    assert first.status is (Status.UNSUPPORTED if stored is None else Status.FAIL)
+
+
+@pytest.mark.parametrize("value", [{}, [], {"x": "y"}, ["eA=="]])
+def test_a_list_or_an_object_where_bytes_must_be_is_refused(sigstore, audited, value):
+    places_of_bytes = (
+        ("tlogEntries", 0, "logId", "keyId"),
+        ("tlogEntries", 0, "inclusionPromise", "signedEntryTimestamp"),
+        ("tlogEntries", 0, "inclusionProof", "rootHash"),
+        ("tlogEntries", 0, "inclusionProof", "hashes", 0),
+        ("tlogEntries", 0, "canonicalizedBody"),
+    )
+    for place in places_of_bytes:
+        document = sigstore.bundle(statement_v1())
+        within(document["verificationMaterial"], place[:-1])[place[-1]] = value
+        assert check(audited(document), "envelope").status is Status.FAIL, place
 
 
 def test_without_sigstore_every_signature_is_unsupported(sigstore, audited, monkeypatch):

@@ -1,10 +1,13 @@
 """One verdict of provenance files, artifacts and expectations."""
 
 import hashlib
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
@@ -40,13 +43,18 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that an audit found. `content_sha256` identifies the files by their content, in whatever order they came."""
+    """All that an audit found.
+
+    `content_sha256` identifies the files by their content, in whatever order they came. `is_attributed` is False when
+    a run was looked for and some provenance does not say of which run it is.
+    """
 
     provenances: tuple[Provenance, ...]
     artifacts: tuple[Artifact, ...]
     digests: tuple[Check, ...]
     is_readable: bool
     content_sha256: str
+    is_attributed: bool = True
 
     @property
     def checks(self) -> list[Check]:
@@ -60,12 +68,12 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """A pass needs an artifact that is a subject, and no check that failed."""
+        """A pass needs an artifact that is a subject, the run where one was looked for, and no check that failed."""
         if not self.is_readable:
             return Verdict.UNREADABLE
         if any(check.status is Status.FAIL for check in self.checks):
             return Verdict.FAIL
-        return Verdict.PASS if self.artifacts else Verdict.UNKNOWN
+        return Verdict.PASS if self.artifacts and self.is_attributed else Verdict.UNKNOWN
 
 
 def audit(
@@ -74,7 +82,7 @@ def audit(
     """Check every envelope of the files, `-` being standard input, and that each artifact is a subject of one.
 
     All envelopes must pass: a file with a sound provenance and another one fails. What is wrong within a file is a
-    check that failed; raises OpsKpiError (BAD_ARGUMENT) for a file that cannot be opened.
+    check that failed; raises OpsKpiError (BAD_ARGUMENT) for a file that cannot be opened or is no regular one.
     """
     provenances: list[Provenance] = []
     contents: list[str] = []
@@ -101,7 +109,7 @@ def audit(
 def artifact(path: str | Path) -> Artifact:
     """A file with its digest. Raises OpsKpiError (BAD_ARGUMENT) when it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with _opened(path) as file:
             return Artifact(Path(path).name, hashlib.file_digest(file, "sha256").hexdigest())
     except (OSError, ValueError) as error:
         raise _unopened(path, error) from error
@@ -131,12 +139,22 @@ def _stored(file: str | Path) -> bytes:
     try:
         if str(file) == "-":
             return sys.stdin.buffer.read(LARGEST_TEXT + 1)
-        with Path(file).open("rb") as opened:
+        with _opened(file) as opened:
             return opened.read(LARGEST_TEXT + 1)
     except (OSError, ValueError) as error:
         raise _unopened(file, error) from error
 
 
+def _opened(path: str | Path) -> BufferedReader:
+    """A regular file, opened; a pipe or a device could keep the reader for ever. Raises OSError and ValueError."""
+    # Without O_NONBLOCK a pipe would be waited for before it can be looked at.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no regular file")
+    return file
+
+
 def _unopened(path: str | Path, error: OSError | ValueError) -> OpsKpiError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return OpsKpiError(f"cannot read {path}: {reason}", "Name a file that can be read.", ExitCode.BAD_ARGUMENT)
+    return OpsKpiError(f"cannot read {path}: {reason}", "Name a regular file that can be read.", ExitCode.BAD_ARGUMENT)

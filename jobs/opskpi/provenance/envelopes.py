@@ -106,14 +106,16 @@ def _check_material(path: str, value: dict[str, Any]) -> None:
     """Refuse what sigstore-python reads more leniently than it is written; the depth is bounded by the reader."""
     for key, inner in value.items():
         here = f"{path}.{key}"
+        if key in _BYTES and isinstance(inner, dict | list) and not (key == "hashes" and isinstance(inner, list)):
+            raise MalformedError(f"{here} is {kind(inner)}, not a text in base64")
         items = inner if isinstance(inner, list) else [inner]
         if any(item in items[:number] for number, item in enumerate(items[:MOST_SIGNATURES])):
             raise MalformedError(f"{here} lists something twice")
         for item in items:
-            if isinstance(item, dict):
-                _check_material(here, item)
-            elif key in _BYTES:
+            if key in _BYTES:
                 decoded(item, here)
+            elif isinstance(item, dict):
+                _check_material(here, item)
             elif key in _NUMBERS and not _DIGITS.fullmatch(str(item)):
                 raise MalformedError(f"{here} is {shown(item)}, not a whole number")
         if key == "checkpoint" and isinstance(inner, dict):

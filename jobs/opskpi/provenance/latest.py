@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,9 +15,10 @@ from psycopg.rows import class_row
 from opskpi.errors import OpsKpiError
 from opskpi.provenance import auditing, recording
 from opskpi.provenance.auditing import Report, Verdict
-from opskpi.provenance.checks import SHA256, Artifact, Expectation
+from opskpi.provenance.checks import SHA256, Artifact, Expectation, Status
 from opskpi.provenance.recording import Identity, Recorded, derived_run_id
 from opskpi.provenance.signatures import Signatures
+from opskpi.provenance.versions import is_version_of, version
 
 SUFFIXES = (
     ".intoto.jsonl",
@@ -86,10 +87,15 @@ def waiting(connection: psycopg.Connection, limit: int, org_id: UUID | None) -> 
 
 
 def observe(run: Run, folder: Path, expectation: Expectation, signatures: Signatures) -> Observation:
-    """Audit the files of one run. The run's tag and number are expected of the provenance as well."""
+    """Audit the files of one run. The run's tag and number are expected of the provenance as well.
+
+    A run of another tag than the expectation names, and provenance that names no run at all, are of unknown verdict.
+    """
     audit_run_id = derived_run_id("run", run.org_id, run.run_id)
     if run.outcome in _WITHOUT_PROVENANCE:
         return Observation(run, audit_run_id, None, f"the provenance run ended in {run.outcome}")
+    if other := _other_tag(run, expectation):
+        return Observation(run, audit_run_id, None, other)
     expected = replace(expectation, run_id=run.run_id, tag=run.tag or expectation.tag)
     try:
         files, artifacts = files_of(run, folder)
@@ -102,6 +108,11 @@ def observe(run: Run, folder: Path, expectation: Expectation, signatures: Signat
         # A name too long for the file system, a folder that may not be read.
         return Observation(run, audit_run_id, None, f"its files cannot be read: {error.strerror or error}")
     reason = "no artifact and no metadata.sha256 to compare with" if report.verdict is Verdict.UNKNOWN else ""
+    # Found by a name that anybody may give a file, it may be that of any other run.
+    if any(check.name == "provenance run" and check.status is Status.UNSUPPORTED for check in report.checks):
+        report = replace(report, is_attributed=False)
+        if report.verdict is Verdict.UNKNOWN:
+            reason = reason or "the provenance names no run"
     return Observation(run, audit_run_id, report, reason)
 
 
@@ -113,11 +124,10 @@ def keep(
     identity = Identity(run.org_id, observation.audit_run_id, run.run_id)
     if report is not None:
         expected = replace(expectation, tag=run.tag or expectation.tag)
-        return recording.record(
-            connection,
-            recording.row(report, expected, identity) | {"provenance_run_id": run.run_id},
-            recording.event_of(report, duration_s),
-        )
+        audit: dict[str, Any] = recording.row(report, expected, identity)
+        audit["provenance_run_id"] = run.run_id
+        audit["metadata"] |= {"attempt_at": _attempt_at(run)}
+        return recording.record(connection, audit, recording.event_of(report, duration_s))
     audit = {
         "audit_run_id": identity.audit_run_id,
         "org_id": str(run.org_id),
@@ -125,7 +135,12 @@ def keep(
         "tag": recording.kept(run.tag),
         "provenance_status": _STATUSES.get(run.outcome or "", "unknown"),
         "validation_status": "skipped" if run.outcome in _WITHOUT_PROVENANCE else "unknown",
-        "metadata": {"verdict": Verdict.UNKNOWN, "reason": recording.kept(observation.reason)},
+        "metadata": {
+            "verdict": Verdict.UNKNOWN,
+            "reason": recording.kept(observation.reason),
+            "run_asked": True,
+            "attempt_at": _attempt_at(run),
+        },
     }
     return recording.record(connection, audit, {"outcome": "skipped", "workflow": recording.WORKFLOW})
 
@@ -154,6 +169,22 @@ def files_of(run: Run, folder: Path) -> tuple[list[Path], list[Artifact]]:
             if suffix.startswith(".") and file.is_file() and _is_within(folder, file):
                 return [file], artifacts
     raise NotFoundError(f"no provenance of {' or '.join(_names(run))} in {folder}")
+
+
+def _other_tag(run: Run, expectation: Expectation) -> str:
+    """Why a run is not of the tag that is asked for; empty when it is, or says no tag."""
+    wanted = expectation.tag or expectation.versioned_tag
+    if not run.tag or not wanted:
+        return ""
+    versioned, found = version(expectation.versioned_tag or ""), version(run.tag)
+    is_one = bool(versioned and found and is_version_of(versioned, found))
+    is_asked = run.tag == expectation.tag if expectation.tag else is_one
+    return "" if is_asked else f"the run is of tag {run.tag}, not {wanted}"
+
+
+def _attempt_at(run: Run) -> str:
+    """The attempt's time in the one form that ops.unaudited_provenance_runs compares."""
+    return run.event_timestamp.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _names(run: Run) -> Iterator[str]:

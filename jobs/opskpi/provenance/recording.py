@@ -62,7 +62,10 @@ def content_run_id(org_id: UUID, report: Report) -> int:
 
 
 def row(report: Report, expectation: Expectation, identity: Identity) -> dict[str, Any]:
-    """The audit as an object of slsa_audit_metrics columns, as `record_audit` takes it."""
+    """The audit as an object of slsa_audit_metrics columns, as `record_audit` takes it.
+
+    `metadata.run_asked` says whether the run was asked for, or is only what the provenance says of itself.
+    """
     sound = [provenance for provenance in report.provenances if provenance.statement]
     claims = [provenance.claims for provenance in sound]
     runs = [int(run) for claim in claims for run in claim.run_ids if _RUN.fullmatch(run)]
@@ -83,7 +86,7 @@ def row(report: Report, expectation: Expectation, identity: Identity) -> dict[st
         "builder_id": kept(next((claim.builder_id for claim in claims if claim.builder_id), None)),
         "content_sha256": next((commit for claim in claims for commit in claim.commits), None),
         "provenance_run_url": kept(next((url for claim in claims for url in claim.run_urls), None)),
-        "metadata": _metadata(report),
+        "metadata": _metadata(report) | {"run_asked": identity.provenance_run_id is not None},
     }
 
 

@@ -14,7 +14,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.provenance.checks import Check, Expectation, Status, is_same_builder
 from opskpi.provenance.envelopes import PAYLOAD_TYPE, Envelope, shown
 from opskpi.provenance.statements import Claims, repository
-from opskpi.provenance.strict_json import decoded
+from opskpi.provenance.strict_json import MalformedError, decoded
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -67,17 +67,27 @@ class Signatures:
         if reason := _unsupported(envelope) or self._load():
             # Even so a signature that is not by the key of the certificate beside it is known to be wrong.
             if fault := _fault_of_signature(envelope):
-                return [Check("signature", Status.FAIL, "verified", f"invalid: {fault}"), _unasked(expectation)]
+                return [Check("signature", Status.FAIL, "verified", f"invalid: {fault}"), self._unsigned(expectation)]
             if expectation.needs_signature:
-                return [Check("signature", Status.FAIL, "verified", f"unsupported: {reason}"), _unasked(expectation)]
-            return [Check("signature", Status.UNSUPPORTED, "verified", reason), _unasked(expectation)]
+                unsupported = Check("signature", Status.FAIL, "verified", f"unsupported: {reason}")
+                return [unsupported, self._unsigned(expectation)]
+            return [Check("signature", Status.UNSUPPORTED, "verified", reason), self._unsigned(expectation)]
         try:
             signer = self._verified(envelope)
         except Exception as error:  # noqa: BLE001 - whatever a foreign parser makes of hostile bytes, it verified nothing
             found = f"invalid: {_reason(error)}"
-            return [Check("signature", Status.FAIL, "verified", found), _unasked(expectation)]
+            return [Check("signature", Status.FAIL, "verified", found), self._unsigned(expectation)]
         verified = Check("signature", Status.PASS, "verified", f"signed by {shown(signer.identity)}")
         return [verified, _signer(signer, claims, expectation)]
+
+    def _unsigned(self, expectation: Expectation) -> Check:
+        """The signer where no signature was verified: a failure as soon as anything was asked of it."""
+        wanted = [shown(expectation.signer)] if expectation.signer else []
+        wanted += [f"issuer {shown(expectation.issuer)}"] if expectation.issuer else []
+        wanted += [f"trust root {shown(str(self._trust_root))}"] if self._trust_root else []
+        if wanted:
+            return Check("signer", Status.FAIL, ", ".join(wanted), "no verified signature")
+        return Check("signer", Status.NOT_ASKED)
 
     def _load(self) -> str:
         """Make the verifier once, and return why there is none; empty when there is one."""
@@ -146,9 +156,7 @@ def _unsupported(envelope: Envelope) -> str:
 
 def _fault_of_signature(envelope: Envelope) -> str:
     """Why no signature of an envelope can be by the key of its certificate; empty when one is, or nothing is known."""
-    material = (envelope.bundle or {}).get("verificationMaterial", {})
-    stored = _leaf(material)
-    if stored is None:
+    if envelope.bundle is None:
         return ""
     try:
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - comes with the extra
@@ -158,9 +166,10 @@ def _fault_of_signature(envelope: Envelope) -> str:
     except ImportError:
         return ""
     try:
-        key = load_der_x509_certificate(stored).public_key()
+        stored = _leaf(envelope.bundle["verificationMaterial"])
+        key = None if stored is None else load_der_x509_certificate(stored).public_key()
     except Exception as error:  # noqa: BLE001 - as above
-        return f"the certificate cannot be read: {_reason(error)}"
+        return str(error) if isinstance(error, MalformedError) else f"the certificate cannot be read: {_reason(error)}"
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return ""
     kind, payload = PAYLOAD_TYPE.encode(), envelope.payload
@@ -232,12 +241,6 @@ def _signer(signer: Signer, claims: Claims, expectation: Expectation) -> Check:
             other = next(one for one in stated if one != certified)
             return Check("signer", Status.FAIL, f"{name} {shown(certified)} as certified", f"{name} {shown(other)}")
     return Check("signer", Status.PASS, shown(wanted or "the build that is described"), shown(signer.identity))
-
-
-def _unasked(expectation: Expectation) -> Check:
-    if expectation.signer:
-        return Check("signer", Status.FAIL, shown(expectation.signer), "no verified signature")
-    return Check("signer", Status.NOT_ASKED)
 
 
 def _reason(error: Exception) -> str:

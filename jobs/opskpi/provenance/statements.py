@@ -22,6 +22,8 @@ _HEX = re.compile(r"[0-9a-f]+")
 _RUN_URL = re.compile(r"https://[A-Za-z0-9.:-]+/[^/\s]+/[^/\s]+/actions/runs/([0-9]{1,18})(?:/attempts/[0-9]+)?")
 _RUN_ATTEMPT = re.compile(r"([0-9]{1,18})-[0-9]+")
 _HTTPS = re.compile(r"\A(git\+)?https://")
+# Of whatever transport, and however it is written: git+https://, GIT+SSH://, git://, git@host:.
+_GIT = re.compile(r"git[+:@]|ssh:", re.IGNORECASE)
 _REVISION = re.compile(r"@[^/@:]*\Z")
 
 
@@ -162,6 +164,9 @@ def _read_v02(predicate: _Place, claims: Claims) -> None:
     source = invocation.inner("configSource")
     _read_source(source, claims)
     materials = [item.object() for item in (predicate.get("materials") or _Place("", [])).items()]
+    # By the contract of the builders the first material is the source, even where configSource names another.
+    if materials:
+        _read_source(materials.pop(0), claims)
     _read_same_sources(materials, claims)
     _read_environment(invocation.inner("environment"), str.lower, claims)
     for told in predicate.inner("metadata").said("buildInvocationID"):
@@ -183,7 +188,7 @@ def _read_v1(predicate: _Place, claims: Claims) -> None:
         _read_source(external.inner("source"), claims)
     dependencies = [item.object() for item in (definition.get("resolvedDependencies") or _Place("", [])).items()]
     # By the contract of the GitHub builders the first dependency is the source.
-    if dependencies and (not claims.sources or any(uri.startswith("git+") for uri in dependencies[0].said("uri"))):
+    if dependencies and (not claims.sources or _is_repository(dependencies[0])):
         _read_source(dependencies.pop(0), claims)
     _read_same_sources(dependencies, claims)
     _read_environment(definition.inner("internalParameters"), str.upper, claims)
@@ -197,6 +202,12 @@ def _read_source(place: _Place, claims: Claims) -> None:
         claims.refs += [f"refs/{ref}" for ref in [uri.partition("@refs/")[2]] if ref]
     digests = _digests(place.inner("digest"))
     claims.commits += [digests[name] for name in ("gitCommit", "sha1") if name in digests]
+
+
+def _is_repository(place: _Place) -> bool:
+    """Whether a dependency is one of git, by its URI or by the digest of a commit."""
+    named = any(_GIT.match(uri.lstrip()) or "@refs/" in uri for uri in place.said("uri"))
+    return named or bool({"gitCommit", "sha1"} & place.inner("digest").value.keys())
 
 
 def _read_same_sources(places: Iterable[_Place], claims: Claims) -> None:
