@@ -33,7 +33,7 @@ def hook(options: Options) -> None:
 @command(hook)
 @click.option("--hub", metavar="URL", help="The hub to send to.")
 @click.option("--supabase", metavar="URL", help="The Supabase project to send to instead; needs the extra supabase.")
-@click.option("--org", metavar="UUID", help="The org that the events belong to; the nil UUID without one.")
+@click.option("--org", metavar="UUID", help="The org that the events belong to, those queued before included.")
 @click.option("--key-file", metavar="PATH", help="A file with the API key; OPSKPI_API_KEY comes first.")
 @click.option("--force-shared", is_flag=True, help="Also where core.hooksPath is a folder outside of the repository.")
 def install(
@@ -59,7 +59,9 @@ def install(
     overview.configure(hub, supabase, org, key_file)
     _show_hooks(options, hooks)
     if not options.as_json and overview.status()["target"] is None:
-        console.show("events are kept here until a target is named: opskpi hook install --hub URL --key-file PATH")
+        console.show(
+            "events are kept here until a target is named: opskpi hook install --hub URL --org UUID --key-file PATH"
+        )
 
 
 @command(hook)

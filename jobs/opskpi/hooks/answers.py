@@ -11,6 +11,7 @@ LONGEST_REASON = 300
 # They say something about the request or who makes it, nothing about an event in it.
 _PAUSING = {401, 403, 404, 405, 406, 411, 415}
 _RETRIED = {408, 425, 429}
+_OTHER_ORG = "the key belongs to another organisation than the events: opskpi hook install --org UUID"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def of_batch(reply: Reply, count: int) -> Taken | Later | Paused | Unacceptable:
     if isinstance(reply, NotReady):
         return Paused(reply.reason)
     if 200 <= reply.status < 300:
-        return _taken(reply.body, count) or Later(f"answered {reply.status}, but not as the hub does")
+        taken = _taken(reply.body, count) or Later(f"answered {reply.status}, but not as the hub does")
+        return Paused(_OTHER_ORG) if isinstance(taken, Taken) and _is_of_other_org(taken, count) else taken
     reason = in_words(reply.status, reply.body)
     if reply.status < 400 or reply.status in _PAUSING:
         return Paused(f"{reason}; redirects are not followed" if reply.status < 400 else reason)
@@ -87,6 +89,11 @@ def _taken(body: bytes, count: int) -> Taken | None:
     if accepted is None or duplicate is None or accepted + duplicate + len(reasons) != count:
         return None
     return Taken(accepted, duplicate, reasons, _count(answer.get("policy_version")))
+
+
+def _is_of_other_org(taken: Taken, count: int) -> bool:
+    """Whether the org is what is wrong with every event: that is a setting, and no fault of the events."""
+    return 0 < count == len(taken.refused) and all(field == "org_id" for field, _ in taken.refused.values())
 
 
 def _object(body: bytes) -> dict[str, object]:

@@ -5,7 +5,7 @@ import os
 from opskpi.hooks import places, recording, shims
 
 _LONGEST_LINE = 1 << 16
-_ACTIONS = ("commit", "commit (amend)", "commit (initial)")
+_ACTIONS = ("commit", "commit (amend)", "commit (initial)", "commit (merge)", "commit (cherry-pick)")
 REASON = "--no-verify"
 
 

@@ -97,10 +97,15 @@ def restored(stored: object) -> "dict[str, object] | None":
         return None
 
 
-def payload(event: "dict[str, object]") -> "dict[str, object]":
-    """An event of the queue as the hub and `ingest_events` take it: {"event_type", "payload"}."""
+def payload(event: "dict[str, object]", org: "str | None" = None) -> "dict[str, object]":
+    """An event of the queue as the hub and `ingest_events` take it: {"event_type", "payload"}.
+
+    `org` is that of an event which was recorded while none was named.
+    """
     metrics = event["metrics"]
     assert isinstance(metrics, dict)  # noqa: S101 - the queue holds no other
+    if org is not None and metrics.get("org_id", NIL_ORG) == NIL_ORG:
+        metrics = metrics | {"org_id": org}
     return {"event_type": event["event"], "payload": metrics | {"timestamp": event["timestamp"]}}
 
 

@@ -68,25 +68,31 @@ def install(*, force_shared: bool = False) -> list[Hook]:
     folder = hooks_folder(repository, force_shared=force_shared)
     _refuse_committed(folder)
     with explained(folder):
-        manifest = _manifest(repository) or {"made_folder": not folder.exists()}
+        manifest = _manifest(repository) or {}
+        folders = _folders(manifest)
+        folders.setdefault(str(folder), not folder.exists())
+        manifest["folders"] = folders
         folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(repository, manifest | {"hooks": str(folder)})
+        _write_manifest(repository, manifest)
         hooks = [_install_one(folder / name) for name in NAMES]
         _exclude(repository, folder, manifest)
-        _write_manifest(repository, manifest | {"hooks": str(folder)})
+        _write_manifest(repository, manifest)
     return hooks
 
 
 def uninstall(*, force_shared: bool = False) -> list[Hook]:
     """Put back what was there before `install`; a second time changes nothing. Raises OpsKpiError as `install` does."""
     repository = here()
-    manifest = _manifest(repository) or {}
-    known = manifest.get("hooks")
-    folder = Path(known) if isinstance(known, str) else hooks_folder(repository, force_shared=force_shared)
-    with explained(folder):
-        hooks = [_uninstall_one(folder / name) for name in NAMES]
-        if manifest.get("made_folder") and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    folders = _folders(_manifest(repository) or {})
+    if not folders:
+        folders[str(hooks_folder(repository, force_shared=force_shared))] = False
+    hooks: list[Hook] = []
+    for folder, made in ((Path(path), made) for path, made in folders.items()):
+        with explained(folder):
+            hooks += [_uninstall_one(folder / name) for name in NAMES]
+            if made and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    with explained(Path(repository.git_dir)):
         Path(repository.git_dir, "opskpi-pre-commit").unlink(missing_ok=True)
     return hooks
 
@@ -98,10 +104,11 @@ def forget(repository: places.Repository) -> None:
         return
     exclude = Path(repository.common_dir, "info", "exclude")
     with explained(exclude):
-        added = manifest.get("excluded")
-        if isinstance(added, str) and exclude.is_file():
-            text = exclude.read_bytes()
-            left = text.replace(added.encode("utf-8", "surrogateescape"), b"", 1)
+        added = _excluded(manifest)
+        if added and exclude.is_file():
+            left = exclude.read_bytes()
+            for lines in added.values():
+                left = left.replace(lines.encode("utf-8", "surrogateescape"), b"", 1)
             if left or not manifest.get("made_exclude"):
                 exclude.write_bytes(left)
             else:
@@ -131,6 +138,7 @@ def state_of(folder: Path, name: str) -> str:
 def _install_one(hook: Path) -> Hook:
     original = Path(shims.original_of(str(hook)))
     legacy = Path(f"{hook}{shims.LEGACY}")
+    notes = _keep_edits(hook) + _keep_edits(legacy)
     if shims.is_ours(str(legacy)):
         # Another tool moved us aside; what we ran goes where we were put, as if the tool had found only that.
         if os.path.lexists(original) and not shims.is_frameworks(str(original)):
@@ -139,15 +147,54 @@ def _install_one(hook: Path) -> Hook:
             legacy.unlink()
             original.unlink(missing_ok=True)
     if not shims.is_ours(str(hook)) and os.path.lexists(hook):
-        _keep_as(hook, original)
+        notes += _keep_as(hook, original)
     via = shims.via_of(str(original)) if os.path.lexists(original) else ""
     _place(hook, shims.text(hook.name, sys.executable, recording.ENTRY, via))
-    return Hook(hook.name, hook, state_of(hook.parent, hook.name))
+    return Hook(hook.name, hook, state_of(hook.parent, hook.name) + notes)
 
 
-def _keep_as(hook: Path, original: Path) -> None:
+def _keep_edits(hook: Path) -> str:
+    """Keep what someone changed in a hook of ours under a further name; the result says so."""
+    if not shims.is_ours(str(hook)) or not shims.is_edited(str(hook)):
+        return ""
+    kept = _free(Path(f"{hook}.opskpi-edited"))
+    _link(hook, kept)
+    return f"; ours was changed by someone, that file is kept as {kept.name}"
+
+
+def _free(path: Path) -> Path:
+    """The path, or where that is taken one with a number at the end."""
+    free, number = path, 0
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _keep_as(hook: Path, original: Path) -> str:
+    """Give the hook its second name; the result says what became of another hook that had this name."""
+    note = ""
+    if os.path.lexists(original):
+        if _is_same(hook, original):
+            original.unlink()
+        else:
+            kept = _free(original)
+            original.rename(kept)
+            note = f"; the hook that it ran before is kept as {kept.name}"
+    _link(hook, original)
+    return note
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if one.is_symlink() or other.is_symlink():
+        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
+    if not one.is_file() or not other.is_file():
+        return False
+    return one.stat().st_mode == other.stat().st_mode and one.read_bytes() == other.read_bytes()
+
+
+def _link(hook: Path, original: Path) -> None:
     """Give the hook its second name while it keeps the first: at no moment is there no hook."""
-    original.unlink(missing_ok=True)
     try:
         os.link(hook, original, follow_symlinks=False)
     except OSError:
@@ -171,19 +218,20 @@ def _place(hook: Path, text: bytes) -> None:
 def _uninstall_one(hook: Path) -> Hook:
     original = Path(shims.original_of(str(hook)))
     legacy = Path(f"{hook}{shims.LEGACY}")
+    notes = _keep_edits(hook) + _keep_edits(legacy)
     if shims.is_ours(str(hook)):
         if os.path.lexists(original):
             original.replace(hook)
-            return Hook(hook.name, hook, "is as it was")
-        hook.unlink()
-        return Hook(hook.name, hook, "removed; there was none before")
+            return Hook(hook.name, hook, "is as it was" + notes)
+        hook.unlink(missing_ok=True)
+        return Hook(hook.name, hook, "removed; there was none before" + notes)
     if shims.is_ours(str(legacy)):
         if os.path.lexists(original) and not shims.is_frameworks(str(original)):
             original.replace(legacy)
         else:
             legacy.unlink()
             original.unlink(missing_ok=True)
-        return Hook(hook.name, hook, "what another tool put there stays; ours is removed from behind it")
+        return Hook(hook.name, hook, "what another tool put there stays; ours is removed from behind it" + notes)
     if os.path.lexists(original):
         return Hook(hook.name, hook, f"another tool has replaced it; the one from before stays in {original}")
     return Hook(hook.name, hook, "was not installed")
@@ -202,14 +250,15 @@ def _refuse_committed(folder: Path) -> None:
 
 def _exclude(repository: places.Repository, folder: Path, manifest: dict[str, object]) -> None:
     """Keep `.sentinel/`, and our hooks where they lie in the working tree, from being committed."""
-    if "excluded" in manifest or repository.top is None:
+    excluded = _excluded(manifest)
+    if str(folder) in excluded or repository.top is None:
         return
     exclude = Path(repository.common_dir, "info", "exclude")
-    manifest["made_info"] = not exclude.parent.exists()
-    manifest["made_exclude"] = not exclude.exists()
+    manifest.setdefault("made_info", not exclude.parent.exists())
+    manifest.setdefault("made_exclude", not exclude.exists())
     exclude.parent.mkdir(exist_ok=True)
     text = exclude.read_bytes() if exclude.exists() else b""
-    lines = [f"/{places.FOLDER}/"]
+    lines = [] if excluded else [f"/{places.FOLDER}/"]
     top = Path(repository.top).resolve()
     if folder.resolve().is_relative_to(top) and not folder.resolve().is_relative_to(
         Path(repository.common_dir).resolve()
@@ -217,10 +266,28 @@ def _exclude(repository: places.Repository, folder: Path, manifest: dict[str, ob
         inside = folder.resolve().relative_to(top)
         lines += [f"/{inside}/{name}{ending}" for name in NAMES for ending in ("", shims.ORIGINAL)]
     added = ("" if not text or text.endswith(b"\n") else "\n") + "".join(f"{line}\n" for line in lines)
-    manifest["excluded"] = added
-    _write_manifest(repository, manifest | {"hooks": str(folder)})
+    manifest["excluded"] = excluded | {str(folder): added}
+    _write_manifest(repository, manifest)
     with exclude.open("ab") as file:
         file.write(added.encode("utf-8", "surrogateescape"))
+
+
+def _folders(manifest: dict[str, object]) -> dict[str, bool]:
+    """The folders with hooks of ours, and whether each was made for them."""
+    kept = manifest.get("folders")
+    if isinstance(kept, dict):
+        return {str(path): bool(made) for path, made in kept.items()}
+    # As it was written when there was one folder only.
+    one = manifest.get("hooks")
+    return {one: bool(manifest.get("made_folder"))} if isinstance(one, str) else {}
+
+
+def _excluded(manifest: dict[str, object]) -> dict[str, str]:
+    """By folder, what was added to info/exclude."""
+    kept = manifest.get("excluded")
+    if isinstance(kept, dict):
+        return {str(path): str(lines) for path, lines in kept.items()}
+    return {str(manifest.get("hooks")): kept} if isinstance(kept, str) else {}
 
 
 def _manifest(repository: places.Repository) -> dict[str, object] | None:

@@ -80,7 +80,8 @@ def upcoming() -> list[dict[str, str]]:
     """The requests that would be made for what is queued now, in their order: method, url and body, exactly."""
     try:
         with Folder(places.folder(), create=False) as folder:
-            target = targets.of(recording.settings(folder)) or targets.Target("hub", "", None)
+            chosen = recording.settings(folder)
+            target = targets.of(chosen) or targets.Target("hub", "", None, targets.org_of(chosen))
             with queue_file.Queue(folder) as queue:
                 queue.save()
                 queued = [json.loads(entry) for entry in queue.lines]
@@ -224,7 +225,7 @@ def _unsent(report: sender.Report) -> OpsKpiError:
     if report.stopped == "no_target":
         return OpsKpiError(
             f"{left}: {report.reason}",
-            "Name one: opskpi hook install --hub URL --key-file PATH",
+            "Name one: opskpi hook install --hub URL --org UUID --key-file PATH",
             ExitCode.CONFIGURATION,
         )
     if report.stopped in {"paused", "off"}:
@@ -240,13 +241,16 @@ def _locked() -> OpsKpiError:
 def _url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.username and not parts.query
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
+        usable = usable and parts.port != 0 and not parts.query and not parts.fragment
+        # Parsing drops line breaks and takes blanks.
+        usable = usable and url.isprintable() and not any(map(str.isspace, url))
     except ValueError:
         usable = False
     if not usable:
         raise OpsKpiError(
             "that is no address of a hub or a project",
-            "Pass http://… or https://…, without a user.",
+            "Pass http://… or https://…, without a user, a query or a fragment.",
             ExitCode.BAD_ARGUMENT,
         )
     return url.rstrip("/")

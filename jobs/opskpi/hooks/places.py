@@ -15,20 +15,22 @@ class Repository:
     """The absolute paths of a git repository.
 
     `git_dir` is that of this working tree, `common_dir` the one that all its working trees share; `top` is the
-    folder of the working tree (the main one for a linked worktree), None for a bare repository.
+    folder of the working tree (the main one for a linked worktree), None for a bare repository. `home` is where
+    the `.sentinel` folder is.
     """
 
-    __slots__ = ("common_dir", "git_dir", "top")
+    __slots__ = ("common_dir", "git_dir", "home", "top")
 
-    def __init__(self, git_dir: str, common_dir: str, top: "str | None") -> None:
+    def __init__(self, git_dir: str, common_dir: str, top: "str | None", home: "str | None" = None) -> None:
         self.git_dir = git_dir
         self.common_dir = common_dir
         self.top = top
+        self.home = home or top or common_dir
 
     @property
     def folder(self) -> str:
         """The `.sentinel` folder: a linked worktree uses the main one's, so that its removal loses no events."""
-        return os.path.join(self.top or self.common_dir, FOLDER)
+        return os.path.join(self.home, FOLDER)
 
 
 def folder() -> str:
@@ -88,12 +90,28 @@ def _user_folder(variable: str, default: "tuple[str, ...]") -> str:
 def _repository(git_dir: str, top: "str | None") -> Repository:
     pointer = _first_line(os.path.join(git_dir, "commondir"))
     if pointer is None:
-        return Repository(git_dir, git_dir, top)
+        # From a git dir that lies elsewhere no linked worktree finds the main one, unless git keeps it there.
+        is_apart = top is not None and git_dir != os.path.join(top, ".git") and not _names_its_tree(git_dir)
+        return Repository(git_dir, git_dir, top, _around(git_dir) if is_apart else None)
     common = os.path.normpath(os.path.join(git_dir, pointer))
     if os.path.basename(common) == ".git":
         return Repository(git_dir, common, os.path.dirname(common))
     # A linked worktree of a bare repository, or of one whose git dir lies elsewhere.
     return Repository(git_dir, common, None)
+
+
+def _around(git_dir: str) -> str:
+    return os.path.dirname(git_dir) if os.path.basename(git_dir) == ".git" else git_dir
+
+
+def _names_its_tree(git_dir: str) -> bool:
+    """Whether the git dir is that of a submodule or another whose configuration names the working tree."""
+    try:
+        with open(os.path.join(git_dir, "config"), "rb") as file:
+            lines = file.read(1 << 18).splitlines()
+    except OSError:
+        return False
+    return any(line.strip().lower().replace(b" ", b"").startswith(b"worktree=") for line in lines)
 
 
 def _tree_of(git_dir: str, start: str) -> "str | None":

@@ -21,17 +21,25 @@ _RULES = (
     (re.compile(r"(?i)\b(bearer|basic|digest)\s+(?!\[)[^\s,;\"']{6,}"), rf"\1 {SECRET}"),
     (
         re.compile(
-            r"(?i)([\w-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
-            r"[\"']?\s{0,4}[=:]\s{0,4}[\"']?)(?!\[)[^\s,;\"']{3,}"
+            r"(?i)([\w-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key"
+            r"|credentials?|pwd|auth|cookie|signature)[\"']?\s{0,4}[=:]\s{0,4})"
+            r"(?:([\"'])(?!\[secret\]\2)(?:\\.|(?!\2)[^\\]){1,2000}\2|([\"']?)(?!\[)[^\s,;\"']{3,})"
         ),
-        rf"\1{SECRET}",
+        rf"\1\2\3{SECRET}\2",
     ),
     (re.compile(rf"(?<![A-Za-z0-9])(?:{_PREFIXES})[A-Za-z0-9._~+/=-]{{4,}}"), SECRET),
-    (re.compile(r"[^\s@]{1,64}@[^\s@]{1,253}"), EMAIL),
+    (re.compile(r"[^\s@]{1,64}(?:@|%40)[^\s@]{1,253}"), EMAIL),
     # A blank belongs to the path where a further slash follows in the next word: /Users/Ann Lee/x.
     (
         re.compile(
             r"(?<![\w.~)\]-])(?:file:)?(?:~[\w.-]{0,64})?/(?!\s|$)(?:\\.|[^\s\"'`<>|\[\]]| (?=[^\s\"'`<>|/]{1,128}/))*"
+        ),
+        PATH,
+    ),
+    (
+        re.compile(
+            r"/(?:home|Users|root|var|tmp|etc|opt|private|mnt)/"
+            r"(?:\\.|[^\s\"'`<>|\[\]]| (?=[^\s\"'`<>|/]{1,128}/))*"
         ),
         PATH,
     ),

@@ -120,12 +120,10 @@ class _Run:
         return recording.must_wait(asdict(self._state), self._settings, now)
 
     def _is_foreign(self) -> bool:
-        if not targets.committed(self._folder.path):
-            return False
-        self._pause(
-            ".sentinel/settings.json is committed to the repository: remove it there, then `opskpi hook install`"
-        )
-        return True
+        reason = targets.distrust(self._folder.path)
+        if reason:
+            self._pause(reason)
+        return bool(reason)
 
     def _send_all(self, target: targets.Target) -> None:
         while not self._report.stopped and time.monotonic() < self._until:

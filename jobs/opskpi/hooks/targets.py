@@ -51,11 +51,15 @@ Reply = Answered | Unreachable | NotReady
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What `hook install` was told: `kind` is "hub" or "supabase", `key_file` the file with its key, or None."""
+    """What `hook install` was told: `kind` is "hub" or "supabase", `key_file` the file with its key, or None.
+
+    `org` is the org of the events that were recorded before one was named; None where none is.
+    """
 
     kind: str
     url: str
     key_file: str | None
+    org: str | None = None
 
     def key(self) -> str:
         """The API key: from OPSKPI_API_KEY, else the first line of the key file. Raises Misconfigured."""
@@ -86,12 +90,18 @@ def of(settings: dict[str, object]) -> Target | None:
     kind, url, key_file = settings.get("target"), settings.get("url"), settings.get("key_file")
     if kind not in {"hub", "supabase"} or not isinstance(kind, str) or not isinstance(url, str):
         return None
-    return Target(kind, url, key_file if isinstance(key_file, str) else None)
+    return Target(kind, url, key_file if isinstance(key_file, str) else None, org_of(settings))
+
+
+def org_of(settings: dict[str, object]) -> str | None:
+    """The org that the settings name; None when they name none."""
+    org = settings.get("org_id")
+    return org if isinstance(org, str) and events.is_uuid(org) else None
 
 
 def body(target: Target, batch: Sequence[Event]) -> bytes:
     """Exactly what a request with these events of the queue carries."""
-    sent = [events.payload(event) for event in batch]
+    sent = [events.payload(event, target.org) for event in batch]
     return plain_json.dumps(sent if target.kind == "hub" else {"events": sent}).encode("ascii")
 
 
@@ -100,7 +110,8 @@ def send(loop: asyncio.AbstractEventLoop, target: Target, batch: Sequence[Event]
     if target.kind == "hub":
         headers = {"content-type": "application/json"}
         return _over_http(loop, target, "POST", target.ingest_url(), headers=headers, content=body(target, batch))
-    return _over_supabase(loop, target, "ingest_events", {"events": [events.payload(event) for event in batch]})
+    sent = [events.payload(event, target.org) for event in batch]
+    return _over_supabase(loop, target, "ingest_events", {"events": sent})
 
 
 def fetch_policy(loop: asyncio.AbstractEventLoop, target: Target, etag: str | None) -> Reply:
@@ -227,13 +238,33 @@ def _supabase_call(url: str, key: str, function: str, arguments: dict[str, objec
     return call
 
 
-def committed(folder: str) -> bool:
-    """Whether the repository itself brings `.sentinel/settings.json`: a stranger may have written what is in it."""
-    place = os.path.dirname(folder)
-    command = ["git", "-C", place, "ls-files", "--", f"{os.path.basename(folder)}/settings.json"]
+def distrust(folder: str) -> str:
+    """Why the settings in a `.sentinel` folder may be a stranger's, in words; empty where no repository brings them.
+
+    Every repository around the file is asked: one may hold a folder that looks like a repository itself.
+    """
+    settings = os.path.realpath(os.path.join(folder, "settings.json"))
+    place = os.path.dirname(settings)
+    while True:
+        if os.path.lexists(os.path.join(place, ".git")) and (reason := _held_by(place, settings)):
+            return reason
+        parent = os.path.dirname(place)
+        if parent == place:
+            return ""
+        place = parent
+
+
+def _held_by(place: str, settings: str) -> str:
+    relative = os.path.relpath(settings, place)
+    where = [f"--git-dir={os.path.join(place, '.git')}", f"--work-tree={place}", "-C", place]
+    command = ["git", *where, "ls-files", "--", f":(icase,literal){relative}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         listed = subprocess.run(command, capture_output=True, env=environment, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return bool(listed.stdout.strip())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"whether .sentinel/settings.json is committed could not be checked: git: {type(error).__name__}"
+    if listed.returncode:
+        return f"whether .sentinel/settings.json is committed could not be checked: git ended with {listed.returncode}"
+    if listed.stdout.strip():
+        return ".sentinel/settings.json is committed to the repository: remove it there, then `opskpi hook install`"
+    return ""
