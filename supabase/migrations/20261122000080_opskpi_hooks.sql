@@ -702,8 +702,8 @@ as $$
 declare
   element record;
   -- Arrays, since a jsonb array is copied whole for each element that is added to it.
-  documents jsonb[] := '{}';
-  faults jsonb[] := '{}';
+  documents jsonb[] := '{}'::jsonb[];
+  faults jsonb[] := '{}'::jsonb[];
 begin
   for element in
     select json_element.ordinality - 1 as place, json_element.value
