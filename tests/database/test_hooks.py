@@ -234,6 +234,7 @@ def test_a_request_of_several_agents_counts_against_each_or_against_none(databas
     with refused("PGRST"):
         count_request(database, NOON, ANNA, BOB)
     count_request(database, NOON, BOB)
+    assert scalar(database, "select count(*) from ops.request_counts") == 2
 
 
 def test_two_connections_share_the_limit(database, connect):
@@ -256,6 +257,7 @@ def test_a_rolled_back_request_does_not_count(database):
     with database.transaction(force_rollback=True):
         count_request(database, NOON, ANNA)
     count_request(database, NOON, ANNA)
+    assert scalar(database, "select cardinality(requested_at) from ops.request_counts") == 1
 
 
 def test_the_hundred_and_first_batch_through_an_api_is_refused_and_stores_nothing(database, acting_as):

@@ -35,11 +35,11 @@ SECRETS = [
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----",
 ]
 PATHS = [
-    "/home/ann/work/secret-project/a.py",
+    "/home/ann/code/secret-project/a.py",
     "/etc/passwd",
-    "~/work/a.py",
-    "~ann/work",
-    "/Users/Ann Lee/work/a.py",
+    "~/code/a.py",
+    "~ann/code",
+    "/Users/Ann Lee/code/a.py",
     "C:\\Users\\ann\\a.py",
     "c:/Users/ann/a.py",
     "\\\\server\\share\\ann",

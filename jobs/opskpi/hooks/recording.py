@@ -138,7 +138,7 @@ def start_sender(path: str) -> None:
     try:
         started = os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
     except NotImplementedError:
-        # It makes itself a session of its own, a moment later.
+        # Where the system's posix_spawn cannot (setsid), the sender leaves our session by itself, a moment later.
         started = os.posix_spawn(sys.executable, command, environment, file_actions=actions)
     _senders.add(started)
 
