@@ -30,7 +30,11 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with excluded as materialized (
+  -- Asked once; asked for each of 15,000 slices it took 0.2 s.
+  with zone as materialized (
+    select ops.time_zone() as name
+  ),
+  excluded as materialized (
     select distinct
       exclusion.org_id,
       exclusion.slo_name,
@@ -87,7 +91,7 @@ begin atomic
     sliced.org_id,
     sliced.slo_name,
     sliced.version,
-    ops.period_start('day', sliced.slice_start, ops.time_zone()),
+    date_trunc('day', sliced.slice_start, zone.name),
     sum(case
       when sliced.slice_target is null then sliced.good
       else (sliced.total > 0 and sliced.good >= sliced.slice_target * sliced.total)::integer
@@ -99,6 +103,7 @@ begin atomic
     end)::bigint,
     sum(case when sliced.slice_target is null then sliced.total_unadjusted else (sliced.total_unadjusted > 0)::integer end)::bigint
   from sliced
+  cross join zone
   group by 1, 2, 3, 4;
 end;
 comment on function ops.daily_slos(ops.slo_span[]) is

@@ -584,6 +584,30 @@ comment on column public.v_ops_alert_deliveries.next_attempt_at is 'Not before t
 comment on column public.v_ops_alert_deliveries.settled_at is 'When the last attempt ended.';
 comment on column public.v_ops_alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
 
+create view public.v_ops_alert_silences
+with (security_invoker = true)
+as
+select
+  silence.only_org_id as org_id,
+  silence.alert_silence_id,
+  silence.matcher,
+  silence.starts_at,
+  silence.until,
+  silence.reason,
+  silence.author,
+  silence.created_at
+from ops.alert_silences as silence
+order by silence.alert_silence_id desc;
+comment on view public.v_ops_alert_silences is 'One row a time in which matching alerts are logged and not sent, newest first.';
+comment on column public.v_ops_alert_silences.org_id is 'The tenant whose alerts it covers; null: all of them, which only the owner sees.';
+comment on column public.v_ops_alert_silences.alert_silence_id is 'Number of the silence.';
+comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; * for everything.';
+comment on column public.v_ops_alert_silences.starts_at is 'First instant.';
+comment on column public.v_ops_alert_silences.until is 'First instant after it.';
+comment on column public.v_ops_alert_silences.reason is 'Why.';
+comment on column public.v_ops_alert_silences.author is 'Who said so.';
+comment on column public.v_ops_alert_silences.created_at is 'When it was added.';
+
 create view public.v_ops_job_runs
 with (security_invoker = true)
 as
@@ -629,6 +653,7 @@ begin
     public.v_ops_error_budget_burndown,
     public.v_ops_alerts,
     public.v_ops_alert_deliveries,
+    public.v_ops_alert_silences,
     public.v_ops_job_runs
   from anon, authenticated, service_role;
   grant select on
@@ -645,7 +670,8 @@ begin
     public.v_ops_slo_history,
     public.v_ops_error_budget_burndown,
     public.v_ops_alerts,
-    public.v_ops_alert_deliveries
+    public.v_ops_alert_deliveries,
+    public.v_ops_alert_silences
   to authenticated, service_role;
   grant select on public.v_ops_job_runs to service_role;
 end;
