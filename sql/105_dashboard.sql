@@ -68,7 +68,8 @@ returns table (
   window_end timestamptz,
   settled_end timestamptz,
   previous_start timestamptz,
-  zone text
+  zone text,
+  starts timestamptz[]
 )
 language plpgsql
 stable
@@ -102,11 +103,22 @@ begin
     ) at time zone zone
     else ((window_start at time zone zone) - ((settled_end at time zone zone) - (window_start at time zone zone))) at time zone zone
   end;
+  starts := case period
+    when 'hour' then array(select generate_series(window_start, window_end - interval '1 microsecond', interval '1 hour'))
+    else array(
+      select local_start at time zone zone
+      from generate_series(
+        date_trunc(period, window_start at time zone zone),
+        (window_end at time zone zone) - interval '1 microsecond',
+        ('1 ' || period)::interval
+      ) as local_start
+    )
+  end;
   return next;
 end;
 $$;
 comment on function ops.period_window(text, timestamptz, timestamptz, timestamptz) is
-  'The whole periods that a half-open window touches; settled_end: up to where they were over at as_of; previous_start: from where as many periods precede the window as are settled in it; the time zone they follow.';
+  'The whole periods that a half-open window touches, and where each starts; settled_end: up to where they were over at as_of; previous_start: from where as many periods precede the window as are settled in it; the time zone they follow.';
 
 create function ops.kpi_parts(
   period text,

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -197,6 +198,18 @@ def assign(options: Options, agent_id: UUID, team: str, org_id: UUID, to_none: b
     show_default="the nil UUID, for single-tenant use",
     help="Whose events the webhooks are.",
 )
+@click.option("--no-auth", is_flag=True, help="Show the dashboard without a login, on this machine only.")
+@org_option
+@click.option(
+    "--token-secret-env",
+    metavar="NAME",
+    help="Take Supabase tokens at the login, signed (HS256) with this variable's secret.",
+)
+@click.option(
+    "--token-keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The same, signed by a key of this file, a JSON Web Key Set.",
+)
 def serve(
     options: Options,
     *,
@@ -207,8 +220,14 @@ def serve(
     access_log: bool,
     github_secret_env: str | None,
     github_org: UUID,
+    no_auth: bool,
+    org_id: UUID,
+    token_secret_env: str | None,
+    token_keys: Path | None,
 ) -> None:
-    """Serve the HTTP API until told to stop (SIGTERM), answering what has been asked by then.
+    """Serve the HTTP API and the dashboard until told to stop (SIGTERM), answering what has been asked by then.
+
+    The dashboard asks for an API key of scope read; --no-auth shows --org to whoever sits at this machine.
 
     \b
     Example:
@@ -220,10 +239,19 @@ def serve(
         if options.as_json:
             console.show_json({"url": url})
         else:
-            console.show(f"the hub listens on {url}; {url}/docs says what it answers")
+            console.show(f"the dashboard and the hub are on {url}; {url}/docs says what the hub answers")
 
     dsn = db.resolve_dsn(options.dsn, console.notice)
-    settings = serving.Settings(dsn, connections, access_log, github_org, github_secret_env)
+    settings = serving.Settings(
+        dsn,
+        connections,
+        access_log,
+        github_org,
+        github_secret_env,
+        open_to=org_id if no_auth else None,
+        token_secret_env=token_secret_env,
+        token_keys=token_keys,
+    )
     serving.serve(settings, host, port, workers, announce)
 
 

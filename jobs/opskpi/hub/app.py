@@ -12,8 +12,9 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Securi
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from opskpi.hub import github, keys, page, policies, problems
+from opskpi.hub import dashboard, github, keys, page, policies, problems
 from opskpi.hub.answers import (
     ETAG,
     Event,
@@ -29,7 +30,9 @@ from opskpi.hub.answers import (
 from opskpi.hub.answers import problems as described
 from opskpi.hub.bodies import read_json
 from opskpi.hub.database import Database, unauthorized
+from opskpi.hub.live import Live
 from opskpi.hub.readiness import Readiness
+from opskpi.hub.sessions import Sessions
 
 TELEMETRY_BYTES = 1024 * 1024
 POLICY_BYTES = 64 * 1024
@@ -88,7 +91,8 @@ router = APIRouter()
 async def post_telemetry(request: Request, key: Key) -> Response:
     """Store the events of a batch, each once. What is malformed is refused by itself, with the reason; scope ingest."""
     events = await read_json(request, TELEMETRY_BYTES)
-    _, answer = await _database(request).call(key, ["ingest"], INGEST, [events])
+    caller, answer = await _database(request).call(key, ["ingest"], INGEST, [events])
+    request.app.state.live.stored(caller.org_id)
     return _json(answer)
 
 
@@ -183,10 +187,10 @@ async def get_page(request: Request) -> Response:
     return HTMLResponse(page.render(request.app.openapi()), headers=headers)
 
 
-def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None) -> FastAPI:
+def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.Webhook | None = None) -> FastAPI:
     """The app over a database, with a pool of at most `connections`, which opens and closes with the app.
 
-    Without `webhook` it takes none of GitHub's.
+    `sessions` knows who may see the dashboard. Without `webhook` it takes none of GitHub's.
     """
 
     @asynccontextmanager
@@ -195,8 +199,12 @@ def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None
         app.state.database = database
         app.state.readiness = Readiness(dsn)
         app.state.webhook = webhook
+        app.state.sessions = sessions
+        app.state.live = Live(database, dsn)
+        app.state.reader = dashboard.Reader(database, app.state.live)
         await database.open()
         yield
+        await app.state.live.close()
         await database.close()
 
     app = FastAPI(
@@ -211,6 +219,10 @@ def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None
     )
     app.include_router(router)
     app.include_router(github.router)
+    app.include_router(dashboard.router)
+    if sessions.is_open:
+        # A page of another site could otherwise reach this one under a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _refuse_method)
 

@@ -1,8 +1,9 @@
 """The hub's way to the database: a pool, the look-up of API keys, and calls in the role of the caller."""
 
 import asyncio
+import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import LiteralString
@@ -13,7 +14,7 @@ from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import AsyncConnectionPool
 
 from opskpi import db
-from opskpi.hub.keys import ApiKey
+from opskpi.hub.keys import ApiKey, mark_of
 from opskpi.hub.problems import Problem
 
 # Hook clients give up after 5 s: whoever waits longer for a connection waits for nothing.
@@ -31,6 +32,8 @@ BECOME_CALLER = (
     "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true),"
     " set_config('statement_timeout', %s, true)"
 )
+
+Parameters = Sequence[object] | Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Database:
         """Close all connections."""
         await self._pool.close()
 
-    async def ask_as(self, caller: Caller, query: LiteralString, parameters: Sequence[object]) -> str:
+    async def ask_as(self, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
         """The single text that a query answers, asked in one transaction as a caller who was recognised elsewhere."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
             return await _ask(connection, caller, query, parameters)
@@ -113,7 +116,7 @@ class Database:
             for _ in range(self._pool.max_size):
                 async with self._pool.connection() as connection:
                     try:
-                        known = await _find(connection, key)
+                        known = await _find(connection, key.key_id)
                     except psycopg.OperationalError:
                         # After a restart every idle connection is dead; nothing was asked yet, so take the next.
                         if connection.closed:
@@ -123,11 +126,24 @@ class Database:
                     return caller, await _ask(connection, caller, query, parameters)
         raise psycopg.OperationalError("every connection of the pool was lost")
 
+    async def recall(self, key_id: str, mark: str) -> Caller | None:
+        """The caller who logged in with a key of that id and mark; None once it is revoked, expired or another."""
+        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
+            known = await _find(connection, key_id)
+        if known is None or not hmac.compare_digest(mark_of(known.key_sha256), mark):
+            return None
+        return Caller(key_id, known.org_id, tuple(known.scopes))
 
-async def _find(connection: psycopg.AsyncConnection[TupleRow], key: ApiKey) -> KnownKey | None:
+    async def tell(self, query: LiteralString, parameters: Sequence[object]) -> None:
+        """Do something as the hub's own login."""
+        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
+            await connection.execute(query, parameters)
+
+
+async def _find(connection: psycopg.AsyncConnection[TupleRow], key_id: str) -> KnownKey | None:
     # In a transaction of its own: the note of its use must lock nothing while the call runs.
     async with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
-        await cursor.execute(FIND_KEY, [key.key_id])
+        await cursor.execute(FIND_KEY, [key_id])
         return await cursor.fetchone()
 
 
@@ -145,7 +161,7 @@ def _recognise(key: ApiKey, known: KnownKey | None, scopes: Sequence[str]) -> Ca
 
 
 async def _ask(
-    connection: psycopg.AsyncConnection[TupleRow], caller: Caller, query: LiteralString, parameters: Sequence[object]
+    connection: psycopg.AsyncConnection[TupleRow], caller: Caller, query: LiteralString, parameters: Parameters
 ) -> str:
     cursor = connection.cursor(row_factory=scalar_row)
     try:
