@@ -274,6 +274,7 @@ declare
         )
       )
   );
+  fresh ops.rollup_delta[];
 begin
   return query
   select kpi.metric_name, kpi.period_start, kpi.metric_value, kpi.numerator, kpi.denominator, kpi.sample_count
@@ -287,23 +288,41 @@ begin
   if kpi_parts.filters = '{}' and kpi_parts.only_event_type is null then
     return;
   end if;
+  fresh := array(
+    select delta
+    from ops.rollup_deltas(array(
+      select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+    )) as delta
+    where delta.org_id = kpi_parts.org_id
+  );
   return query
   with members as materialized (
     select kpi_group.metric_name, kpi_group.event_type, kpi_group.series_labels, kpi_group.in_numerator
-    from ops.kpi_groups('{}') as kpi_group
+    -- With the fresh ones, since labels that are new belong to no series yet.
+    from ops.kpi_groups(fresh) as kpi_group
     where kpi_group.group_labels = '{}'
       and kpi_group.series_labels @> kpi_parts.filters
       and (kpi_parts.only_event_type is null or kpi_group.event_type = kpi_parts.only_event_type)
       and kpi_group.metric_name <> all (kept)
   ),
   parts as materialized (
-    select part.event_type, part.labels, part.period_start, part.event_count, part.value_count, part.value_sum
-    from ops.rollup_parts as part
-    where part.org_id = kpi_parts.org_id
-      and part.period = kpi_parts.period
-      and part.period_start >= kpi_parts.since
-      and part.period_start < kpi_parts.until
-      and part.labels @> kpi_parts.filters
+    select series.event_type, series.labels, rollup.period_start, rollup.event_count, rollup.value_count, rollup.value_sum
+    from ops.rollups as rollup
+    join ops.series
+      on series.org_id = rollup.org_id
+      and series.series_id = rollup.series_id
+    where rollup.org_id = kpi_parts.org_id
+      and rollup.period = kpi_parts.period
+      and rollup.period_start >= kpi_parts.since
+      and rollup.period_start < kpi_parts.until
+      and series.labels @> kpi_parts.filters
+    union all
+    select delta.event_type, delta.labels, delta.period_start, delta.event_count, delta.value_count, delta.value_sum
+    from unnest(fresh) as delta
+    where delta.period = kpi_parts.period
+      and delta.period_start >= kpi_parts.since
+      and delta.period_start < kpi_parts.until
+      and delta.labels @> kpi_parts.filters
   )
   select
     members.metric_name,
