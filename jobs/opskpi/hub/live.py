@@ -21,8 +21,8 @@ LOOK_S = 1.5
 LOOK_BESIDE_NOTIFICATIONS_S = 5
 LISTEN_TEST_S = 3
 RECONNECT_S = 2
-# Everything moves on with the clock: the window, what is stale, how long ago.
-LONGEST_QUIET_S = 60
+# Everything moves on with the clock: the window, what is stale, and whether the key of a session still lives.
+LONGEST_QUIET_S = 15
 
 MARKER = "select coalesce(ops.change_marker(), '')"
 ANNOUNCE = "select pg_notify(%s, org) from unnest(%s::text[]) as org"
@@ -60,7 +60,7 @@ class Live:
 
     @asynccontextmanager
     async def subscribed(self, caller: Caller) -> AsyncIterator[Callable[[], Coroutine[None, None, None]]]:
-        """Within it, a function that returns after the next change of the caller's org, or after a minute without."""
+        """Within it, a function that returns after the next change of the caller's org, or a while without one."""
         event = asyncio.Event()
         self._waiting.setdefault(caller.org_id, set()).add(event)
         self._readers[caller.org_id] = caller
