@@ -23,7 +23,7 @@ from opskpi import console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import keys
 
-PACKAGES = ("fastapi", "uvicorn", "psycopg_pool")
+PACKAGES = ("fastapi", "uvicorn", "psycopg_pool", "prometheus_client")
 BACKLOG = 2048
 DRAIN_S = 30
 # After the drain a process closes its pool and goes.
