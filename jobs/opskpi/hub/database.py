@@ -3,7 +3,8 @@
 import asyncio
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import LiteralString
@@ -34,6 +35,9 @@ BECOME_CALLER = (
 )
 
 Parameters = Sequence[object] | Mapping[str, object]
+
+
+Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +116,36 @@ class Database:
 
         Raises Problem: 401 unless the key is live, 403 unless it has one of the scopes.
         """
+        async with self._found(key.key_id) as (connection, known):
+            caller = _recognise(key, known, scopes)
+            return caller, await _ask(connection, caller, query, parameters)
+
+    async def recognise(self, key: ApiKey, scopes: Sequence[str]) -> Caller:
+        """Who presents the key. Raises Problem as `call` does."""
+        async with self._found(key.key_id) as (_, known):
+            return _recognise(key, known, scopes)
+
+    @asynccontextmanager
+    async def _found(self, key_id: str) -> AsyncIterator[tuple[Connection, KnownKey | None]]:
+        """A connection, and what the database tells about the key of that id."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S):
             for _ in range(self._pool.max_size):
                 async with self._pool.connection() as connection:
                     try:
-                        known = await _find(connection, key.key_id)
+                        known = await _find(connection, key_id)
                     except psycopg.OperationalError:
                         # After a restart every idle connection is dead; nothing was asked yet, so take the next.
                         if connection.closed:
                             continue
                         raise
-                    caller = _recognise(key, known, scopes)
-                    return caller, await _ask(connection, caller, query, parameters)
+                    yield connection, known
+                    return
         raise psycopg.OperationalError("every connection of the pool was lost")
 
     async def recall(self, key_id: str, mark: str) -> Caller | None:
         """The caller who logged in with a key of that id and mark; None once it is revoked, expired or another."""
-        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
-            known = await _find(connection, key_id)
+        async with self._found(key_id) as (_, known):
+            pass
         if known is None or not hmac.compare_digest(mark_of(known.key_sha256), mark):
             return None
         return Caller(key_id, known.org_id, tuple(known.scopes))
@@ -140,7 +156,7 @@ class Database:
             await connection.execute(query, parameters)
 
 
-async def _find(connection: psycopg.AsyncConnection[TupleRow], key_id: str) -> KnownKey | None:
+async def _find(connection: Connection, key_id: str) -> KnownKey | None:
     # In a transaction of its own: the note of its use must lock nothing while the call runs.
     async with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
         await cursor.execute(FIND_KEY, [key_id])
@@ -160,9 +176,7 @@ def _recognise(key: ApiKey, known: KnownKey | None, scopes: Sequence[str]) -> Ca
     return Caller(key.key_id, known.org_id, tuple(known.scopes))
 
 
-async def _ask(
-    connection: psycopg.AsyncConnection[TupleRow], caller: Caller, query: LiteralString, parameters: Parameters
-) -> str:
+async def _ask(connection: Connection, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
     cursor = connection.cursor(row_factory=scalar_row)
     try:
         # One round trip, with explicit statements, since `transaction()` in a pipeline takes 1.7 times the CPU time.

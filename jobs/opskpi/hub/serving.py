@@ -25,7 +25,9 @@ from opskpi import console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import keys
 
-PACKAGES = ("fastapi", "uvicorn", "psycopg_pool", "jinja2", "itsdangerous", "jwt", "websockets")
+PACKAGES = (
+    "fastapi", "itsdangerous", "jinja2", "jwt", "prometheus_client", "psycopg_pool", "uvicorn", "websockets"
+)  # fmt: skip
 BACKLOG = 2048
 DRAIN_S = 30
 # After the drain a process closes its pool and goes.

@@ -31,7 +31,6 @@ SESSION_S = 12 * 3600
 FAILURES = 10
 FAILURES_S = 300
 LONGEST_KEPT_S = 10
-NOTHING = "select ''::text"
 # As a Supabase token without app_metadata.scopes, in ops.caller_has_scope.
 DEFAULT_SCOPES = ("ingest", "read")
 ASYMMETRIC = ["ES256", "RS256", "EdDSA"]
@@ -170,7 +169,7 @@ class Sessions:
         said: dict[str, Any] = {"id": secrets.token_hex(16)}
         if (key := keys.parse(shown)) is not None:
             try:
-                await database.call(key, ["read"], NOTHING, [])
+                await database.recognise(key, ["read"])
             except Problem:
                 return None
             return said | {"key": key.key_id, "mark": key.mark}
