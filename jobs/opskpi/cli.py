@@ -16,7 +16,7 @@ from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
 from opskpi.cli_grafana import grafana
 from opskpi.cli_hook import hook
-from opskpi.cli_hub import agent, key, serve
+from opskpi.cli_hub import agent, key, serve, serve_locally
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -47,8 +47,9 @@ cli.add_command(agent)
 
 
 @command(cli, name="demo")
-def demo_command(options: Options) -> None:
-    """Load a realistic month of events and show what becomes of it.
+@click.option("--serve", "serving", is_flag=True, help="Show the dashboard afterwards, on this machine, until Ctrl-C.")
+def demo_command(options: Options, serving: bool) -> None:
+    """Load a realistic month of events, show what becomes of it, and offer the dashboard.
 
     Uses the embedded server unless --dsn names a database. A second run changes nothing.
 
@@ -59,10 +60,13 @@ def demo_command(options: Options) -> None:
     result = demo.run(options.dsn, quiet=options.as_json)
     if options.as_json:
         console.show_json(result)
-        return
-    console.show_kpis(result.kpis)
-    console.show_slos(result.slos)
-    console.show(result.next_steps)
+    else:
+        console.show_kpis(result.kpis)
+        console.show_slos(result.slos)
+        console.show(result.next_steps)
+        serving = serving or (console.is_interactive() and click.confirm("Show the dashboard now?", default=True))
+    if serving:
+        serve_locally(options.dsn or server.ensure_running(console.notice))
 
 
 @command(cli)

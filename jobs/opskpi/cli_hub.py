@@ -255,6 +255,16 @@ def serve(
     serving.serve(settings, host, port, workers, announce)
 
 
+def serve_locally(dsn: str, port: int = 8787) -> None:
+    """Serve the dashboard of the nil org on this machine, without a login, until Ctrl-C."""
+    from opskpi.hub import serving  # noqa: PLC0415 - what it imports would slow every other command down
+
+    settings = serving.Settings(dsn, 10, False, console.NIL_ORG, None, open_to=console.NIL_ORG)
+    serving.serve(
+        settings, "127.0.0.1", port, 1, lambda url: console.show(f"the dashboard is on {url}; Ctrl-C ends it")
+    )
+
+
 def _list_keys(options: Options, *, everything: bool) -> None:
     with options.connect() as connection:
         found = keys.stored(connection, everything=everything)
