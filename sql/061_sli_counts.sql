@@ -15,6 +15,10 @@ comment on column ops.work_units.unit is 'tag:…, run:… or event:…; a tag o
 comment on column ops.work_units.first_attempt_at is 'Its earliest attempt; the unit is counted there, whenever it succeeds.';
 comment on column ops.work_units.succeeded is 'Any attempt succeeded.';
 alter table ops.work_units enable row level security;
+-- Few units are lost, and those are what people ask for: the newest, in a window.
+create index work_units_org_id_event_type_first_attempt_at_idx
+  on ops.work_units (org_id, event_type, first_attempt_at desc)
+  where not succeeded;
 
 create table ops.sli_counts (
   org_id uuid not null,

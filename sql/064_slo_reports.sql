@@ -146,7 +146,7 @@ begin atomic
 end;
 comment on function ops.slo_history() is 'Good and total of each objective by day, each day by the version that held then.';
 
-create function ops.slo_burndown(as_of timestamptz)
+create function ops.slo_burndown(as_of timestamptz, slo_names text[] default null, only_org_id uuid default null)
 returns table (
   org_id uuid,
   slo_name text,
@@ -172,10 +172,16 @@ begin atomic
         timestamptz '1969-12-29 00:00+00'
       ) as since,
       date_bin('5 minutes', slo_burndown.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as until
-    from (select distinct series.org_id from ops.series) as counting
+    from (
+      select distinct series.org_id
+      from ops.series
+      where slo_burndown.only_org_id is null
+        or series.org_id = slo_burndown.only_org_id
+    ) as counting
     cross join ops.slo_versions as version
     where version.valid_from <= slo_burndown.as_of
       and version.valid_until > slo_burndown.as_of
+      and (slo_burndown.slo_names is null or version.slo_name = any (slo_burndown.slo_names))
   )
   select
     daily.org_id,
@@ -196,8 +202,8 @@ begin atomic
     whole as (partition by daily.org_id, daily.slo_name),
     so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
 end;
-comment on function ops.slo_burndown(timestamptz) is
-  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now.';
+comment on function ops.slo_burndown(timestamptz, text[], uuid) is
+  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';
 
 create function ops.explain_slo(
   slo_name text,
@@ -393,7 +399,7 @@ revoke execute on function
   ops.is_excluded(uuid, text, timestamptz),
   ops.daily_slos(ops.slo_span[]),
   ops.slo_history(),
-  ops.slo_burndown(timestamptz),
+  ops.slo_burndown(timestamptz, text[], uuid),
   ops.explain_slo(text, timestamptz, timestamptz, uuid)
 from public;
 
@@ -406,14 +412,14 @@ begin
     ops.is_excluded(uuid, text, timestamptz),
     ops.daily_slos(ops.slo_span[]),
     ops.slo_history(),
-    ops.slo_burndown(timestamptz),
+    ops.slo_burndown(timestamptz, text[], uuid),
     ops.explain_slo(text, timestamptz, timestamptz, uuid)
   from anon, authenticated, service_role;
   grant execute on function
     ops.is_excluded(uuid, text, timestamptz),
     ops.daily_slos(ops.slo_span[]),
     ops.slo_history(),
-    ops.slo_burndown(timestamptz),
+    ops.slo_burndown(timestamptz, text[], uuid),
     ops.explain_slo(text, timestamptz, timestamptz, uuid)
   to authenticated, service_role;
 end;

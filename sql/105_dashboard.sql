@@ -592,6 +592,118 @@ $$;
 comment on function ops.slo_burn_rates(timestamptz, uuid) is
   'The burn rate of each objective of an org over the windows that alerts look at, exclusions applied, with the counts behind it; null where nothing was counted.';
 
+create function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  asked ops.slo_versions;
+  sli ops.slis;
+  from_bucket constant timestamptz := date_bin('5 minutes', newest_burners.since, timestamptz '1969-12-29 00:00+00');
+  to_bucket constant timestamptz :=
+    date_bin('5 minutes', newest_burners.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes';
+begin
+  select known.* into asked
+  from ops.slo_versions as known
+  where known.slo_name = newest_burners.slo_name
+    and known.valid_from < newest_burners.until
+  order by known.version desc
+  limit 1;
+  if asked.slo_name is null then
+    raise exception 'there was no objective % before %', coalesce(newest_burners.slo_name, ''), newest_burners.until
+      using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  select known.* into strict sli from ops.slis as known where known.sli_id = asked.sli_id;
+
+  return query
+  with slices as materialized (
+    select
+      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
+      sum(bucket.total - bucket.good) as bad,
+      sum(bucket.total) as total
+    from ops.sli_counts as bucket
+    where bucket.org_id = owner_id
+      and bucket.sli_id = asked.sli_id
+      and bucket.bucket_start >= from_bucket
+      and bucket.bucket_start < to_bucket
+      and not ops.is_excluded(bucket.org_id, asked.slo_name, bucket.bucket_start)
+    group by 1
+  ),
+  account as (
+    select case when asked.time_slice is null then sum(slices.total) else count(*) filter (where slices.total > 0) end as total
+    from slices
+  ),
+  newest as (
+    (
+      select
+        event.event_timestamp as counted_at,
+        event.run_id,
+        event.tag,
+        case sli.objective when 'latency' then format('took %s ms, the limit is %s ms', event.duration_ms, sli.threshold_ms) else 'failed' end
+          as reason
+      from public.telemetry_events as event
+      where sli.objective <> 'availability'
+        and event.org_id = owner_id
+        and event.event_type = sli.event_type
+        and event.id <= ops.cursor_id()
+        and event.event_timestamp >= from_bucket
+        and event.event_timestamp < least(to_bucket, sli.filled_until)
+        and case sli.objective
+          when 'latency' then event.outcome = 'success' and event.duration_ms >= sli.threshold_ms
+          else event.outcome = 'failure'
+        end
+      order by event.event_timestamp desc
+      limit newest_burners.max_events
+    )
+    union all
+    (
+      select
+        unit.first_attempt_at,
+        case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
+        case when unit.unit like 'tag:%' then substr(unit.unit, 5) end,
+        'never succeeded'
+      from ops.work_units as unit
+      where sli.objective = 'availability'
+        and unit.org_id = owner_id
+        and unit.event_type = sli.event_type
+        and not unit.succeeded
+        and unit.first_attempt_at >= from_bucket
+        and unit.first_attempt_at < to_bucket
+      order by unit.first_attempt_at desc
+      limit newest_burners.max_events
+    )
+  )
+  select
+    newest.counted_at,
+    newest.run_id,
+    newest.tag,
+    newest.reason,
+    case when asked.time_slice is null then 1 else 1 / slices.bad end / (account.total * (1 - asked.target))
+  from newest
+  cross join account
+  join slices
+    on slices.slice_start
+      = coalesce(date_bin(asked.time_slice, newest.counted_at, timestamptz '1969-12-29 00:00+00'), from_bucket)
+  where (asked.time_slice is null or slices.total - slices.bad < asked.slice_target * slices.total)
+    and not ops.is_excluded(owner_id, asked.slo_name, date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00'))
+  order by newest.counted_at desc;
+end;
+$$;
+comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid) is
+  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost does not grow with the range.';
+
 create function ops.filter_choices(org_id uuid default null)
 returns table (filter text, choice text)
 language sql
@@ -709,6 +821,7 @@ revoke execute on function
   ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
   ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
   ops.slo_burn_rates(timestamptz, uuid),
+  ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
   ops.filter_choices(uuid),
   ops.freshness(uuid),
   ops.change_marker(uuid)
@@ -736,6 +849,7 @@ begin
     ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
     ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
     ops.slo_burn_rates(timestamptz, uuid),
+    ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
     ops.filter_choices(uuid),
     ops.freshness(uuid),
     ops.change_marker(uuid)
@@ -750,6 +864,7 @@ begin
     ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
     ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
     ops.slo_burn_rates(timestamptz, uuid),
+    ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
     ops.filter_choices(uuid),
     ops.freshness(uuid),
     ops.change_marker(uuid)

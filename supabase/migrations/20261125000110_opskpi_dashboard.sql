@@ -92,6 +92,97 @@ begin atomic
   group by 1, 2, 3, 4;
 end;
 
+drop view public.v_ops_error_budget_burndown;
+drop function ops.slo_burndown(timestamptz);
+
+create function ops.slo_burndown(as_of timestamptz, slo_names text[] default null, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  slo_name text,
+  version integer,
+  day_start timestamptz,
+  good bigint,
+  total bigint,
+  consumed numeric,
+  budget_left numeric
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with spans as (
+    select
+      counting.org_id,
+      version.slo_name,
+      version.version,
+      date_bin(
+        '5 minutes',
+        ops.slo_window_start(version.rolling_window, version.calendar_period, version.time_zone, slo_burndown.as_of),
+        timestamptz '1969-12-29 00:00+00'
+      ) as since,
+      date_bin('5 minutes', slo_burndown.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as until
+    from (
+      select distinct series.org_id
+      from ops.series
+      where slo_burndown.only_org_id is null
+        or series.org_id = slo_burndown.only_org_id
+    ) as counting
+    cross join ops.slo_versions as version
+    where version.valid_from <= slo_burndown.as_of
+      and version.valid_until > slo_burndown.as_of
+      and (slo_burndown.slo_names is null or version.slo_name = any (slo_burndown.slo_names))
+  )
+  select
+    daily.org_id,
+    daily.slo_name,
+    daily.version,
+    daily.day_start,
+    daily.good,
+    daily.total,
+    (daily.total - daily.good) / nullif((1 - version.target) * sum(daily.total) over whole, 0),
+    1 - sum(daily.total - daily.good) over so_far / nullif((1 - version.target) * sum(daily.total) over whole, 0)
+  from ops.daily_slos(array(
+    select row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans
+  )) as daily
+  join ops.slo_versions as version
+    on version.slo_name = daily.slo_name
+    and version.version = daily.version
+  window
+    whole as (partition by daily.org_id, daily.slo_name),
+    so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
+end;
+comment on function ops.slo_burndown(timestamptz, text[], uuid) is
+  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';
+
+create view public.v_ops_error_budget_burndown
+with (security_invoker = true)
+as
+select
+  burndown.org_id,
+  burndown.slo_name,
+  burndown.version,
+  burndown.day_start,
+  burndown.good,
+  burndown.total,
+  burndown.consumed,
+  burndown.budget_left
+from ops.slo_burndown(now()) as burndown;
+comment on view public.v_ops_error_budget_burndown is
+  'One row an org, objective and day of its running window on which something was counted; exclusions applied.';
+comment on column public.v_ops_error_budget_burndown.org_id is 'The tenant.';
+comment on column public.v_ops_error_budget_burndown.slo_name is 'The objective.';
+comment on column public.v_ops_error_budget_burndown.version is 'The version of the definition.';
+comment on column public.v_ops_error_budget_burndown.day_start is 'First instant of the day.';
+comment on column public.v_ops_error_budget_burndown.good is 'Good ones of the day (count of events, or of time slices).';
+comment on column public.v_ops_error_budget_burndown.total is 'All that count of the day (count of events, or of time slices).';
+comment on column public.v_ops_error_budget_burndown.consumed is 'What the day consumed of the budget of the whole window (ratio).';
+comment on column public.v_ops_error_budget_burndown.budget_left is 'What was left of it after the day (ratio, negative when overspent).';
+
+-- Few units are lost, and those are what people ask for: the newest, in a window.
+create index work_units_org_id_event_type_first_attempt_at_idx
+  on ops.work_units (org_id, event_type, first_attempt_at desc)
+  where not succeeded;
+
 create view public.v_ops_alert_silences
 with (security_invoker = true)
 as
@@ -708,6 +799,118 @@ $$;
 comment on function ops.slo_burn_rates(timestamptz, uuid) is
   'The burn rate of each objective of an org over the windows that alerts look at, exclusions applied, with the counts behind it; null where nothing was counted.';
 
+create function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  asked ops.slo_versions;
+  sli ops.slis;
+  from_bucket constant timestamptz := date_bin('5 minutes', newest_burners.since, timestamptz '1969-12-29 00:00+00');
+  to_bucket constant timestamptz :=
+    date_bin('5 minutes', newest_burners.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes';
+begin
+  select known.* into asked
+  from ops.slo_versions as known
+  where known.slo_name = newest_burners.slo_name
+    and known.valid_from < newest_burners.until
+  order by known.version desc
+  limit 1;
+  if asked.slo_name is null then
+    raise exception 'there was no objective % before %', coalesce(newest_burners.slo_name, ''), newest_burners.until
+      using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  select known.* into strict sli from ops.slis as known where known.sli_id = asked.sli_id;
+
+  return query
+  with slices as materialized (
+    select
+      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
+      sum(bucket.total - bucket.good) as bad,
+      sum(bucket.total) as total
+    from ops.sli_counts as bucket
+    where bucket.org_id = owner_id
+      and bucket.sli_id = asked.sli_id
+      and bucket.bucket_start >= from_bucket
+      and bucket.bucket_start < to_bucket
+      and not ops.is_excluded(bucket.org_id, asked.slo_name, bucket.bucket_start)
+    group by 1
+  ),
+  account as (
+    select case when asked.time_slice is null then sum(slices.total) else count(*) filter (where slices.total > 0) end as total
+    from slices
+  ),
+  newest as (
+    (
+      select
+        event.event_timestamp as counted_at,
+        event.run_id,
+        event.tag,
+        case sli.objective when 'latency' then format('took %s ms, the limit is %s ms', event.duration_ms, sli.threshold_ms) else 'failed' end
+          as reason
+      from public.telemetry_events as event
+      where sli.objective <> 'availability'
+        and event.org_id = owner_id
+        and event.event_type = sli.event_type
+        and event.id <= ops.cursor_id()
+        and event.event_timestamp >= from_bucket
+        and event.event_timestamp < least(to_bucket, sli.filled_until)
+        and case sli.objective
+          when 'latency' then event.outcome = 'success' and event.duration_ms >= sli.threshold_ms
+          else event.outcome = 'failure'
+        end
+      order by event.event_timestamp desc
+      limit newest_burners.max_events
+    )
+    union all
+    (
+      select
+        unit.first_attempt_at,
+        case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
+        case when unit.unit like 'tag:%' then substr(unit.unit, 5) end,
+        'never succeeded'
+      from ops.work_units as unit
+      where sli.objective = 'availability'
+        and unit.org_id = owner_id
+        and unit.event_type = sli.event_type
+        and not unit.succeeded
+        and unit.first_attempt_at >= from_bucket
+        and unit.first_attempt_at < to_bucket
+      order by unit.first_attempt_at desc
+      limit newest_burners.max_events
+    )
+  )
+  select
+    newest.counted_at,
+    newest.run_id,
+    newest.tag,
+    newest.reason,
+    case when asked.time_slice is null then 1 else 1 / slices.bad end / (account.total * (1 - asked.target))
+  from newest
+  cross join account
+  join slices
+    on slices.slice_start
+      = coalesce(date_bin(asked.time_slice, newest.counted_at, timestamptz '1969-12-29 00:00+00'), from_bucket)
+  where (asked.time_slice is null or slices.total - slices.bad < asked.slice_target * slices.total)
+    and not ops.is_excluded(owner_id, asked.slo_name, date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00'))
+  order by newest.counted_at desc;
+end;
+$$;
+comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid) is
+  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost does not grow with the range.';
+
 create function ops.filter_choices(org_id uuid default null)
 returns table (filter text, choice text)
 language sql
@@ -816,6 +1019,7 @@ comment on function public.silence_own_alerts(text, timestamptz, text) is
   'Keeps alerts of the caller''s org (a rule, an objective or other subject, a service; * for all) from being sent until an instant, a year ahead at most; returns the number of the silence. Needs the scope admin.';
 
 revoke execute on function
+  ops.slo_burndown(timestamptz, text[], uuid),
   public.silence_own_alerts(text, timestamptz, text),
   ops.period_window(text, timestamptz, timestamptz, timestamptz),
   ops.kpi_parts(text, timestamptz, timestamptz, jsonb, text, uuid),
@@ -825,6 +1029,7 @@ revoke execute on function
   ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
   ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
   ops.slo_burn_rates(timestamptz, uuid),
+  ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
   ops.filter_choices(uuid),
   ops.freshness(uuid),
   ops.change_marker(uuid)
@@ -835,8 +1040,20 @@ begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
-  revoke all on ops.rollup_parts, ops.histogram_parts, public.v_ops_alert_silences from anon, authenticated, service_role;
-  grant select on ops.rollup_parts, ops.histogram_parts, public.v_ops_alert_silences to authenticated, service_role;
+  revoke all on
+    ops.rollup_parts,
+    ops.histogram_parts,
+    public.v_ops_alert_silences,
+    public.v_ops_error_budget_burndown
+  from anon, authenticated, service_role;
+  grant select on
+    ops.rollup_parts,
+    ops.histogram_parts,
+    public.v_ops_alert_silences,
+    public.v_ops_error_budget_burndown
+  to authenticated, service_role;
+  revoke execute on function ops.slo_burndown(timestamptz, text[], uuid) from anon, authenticated, service_role;
+  grant execute on function ops.slo_burndown(timestamptz, text[], uuid) to authenticated, service_role;
   -- silence_own_alerts works as its caller; ops is no exposed schema.
   grant insert (matcher, starts_at, until, reason, author, only_org_id) on ops.alert_silences to authenticated;
   create policy alert_silences_insert_own_org_as_admin on ops.alert_silences for insert to authenticated
@@ -852,6 +1069,7 @@ begin
     ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
     ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
     ops.slo_burn_rates(timestamptz, uuid),
+    ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
     ops.filter_choices(uuid),
     ops.freshness(uuid),
     ops.change_marker(uuid)
@@ -866,6 +1084,7 @@ begin
     ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid),
     ops.top_patterns(text, timestamptz, timestamptz, jsonb, uuid),
     ops.slo_burn_rates(timestamptz, uuid),
+    ops.newest_burners(text, timestamptz, timestamptz, integer, uuid),
     ops.filter_choices(uuid),
     ops.freshness(uuid),
     ops.change_marker(uuid)

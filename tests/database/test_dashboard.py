@@ -241,6 +241,41 @@ def test_burn_rates_are_those_by_which_the_status_is_judged(database: Connection
     assert (found["5m"], found["30m"]) == (10, 10)
 
 
+@pytest.mark.parametrize("slices", [None, ("10 minutes", "0.9")], ids=["occurrences", "time slices"])
+@pytest.mark.parametrize("objective", ["error_rate", "latency", "availability"])
+def test_the_newest_that_burned_a_budget_cost_what_the_whole_explanation_says(
+    database: Connection, objective: str, slices: tuple[str, str] | None
+) -> None:
+    threshold = 100 if objective == "latency" else None
+    add_slo(database, "deploys", objective=objective, threshold_ms=threshold, slices=slices)
+    chance = random.Random(objective)  # noqa: S311 - no secret
+    for number in range(60):
+        said = {"outcome": chance.choice(["success", "failure"]), "duration_ms": chance.choice([50, 150])}
+        add_event(database, "deploy", NOW - timedelta(minutes=7 * number), tag=f"v{number}", **said)
+    database.execute(
+        "select ops.exclude_from_slo('deploys', %s, %s, 'upgrade', 'ada')",
+        [NOW - timedelta(minutes=100), NOW - timedelta(minutes=60)],
+    )
+    refresh(database, as_of=NOW)
+    until = NOW + timedelta(minutes=5)
+    explained = rows(
+        database,
+        "select event_timestamp, tag, reason, round(cost, 12) from ops.explain_slo('deploys', %s, %s) order by 1 desc",
+        *(SINCE, until),
+    )
+    assert explained
+    query = "select event_timestamp, tag, reason, round(cost, 12) from ops.newest_burners('deploys', %s, %s, %s)"
+    assert rows(database, query, SINCE, until, 100) == explained
+    newest = rows(database, query, SINCE, until, 5)
+    assert newest
+    assert newest == explained[: len(newest)]
+
+
+def test_an_objective_that_never_was_has_no_burners(database: Connection) -> None:
+    with refused("OP001"):
+        database.execute("select ops.newest_burners('nothing', %s, %s, 10)", [SINCE, NOW])
+
+
 def test_each_org_is_shown_its_own_and_nothing_else(database: Connection, acting_as: ActingAs) -> None:
     draw_hooks(database, 1, ORG)
     draw_hooks(database, 2, OTHER)

@@ -54,17 +54,17 @@ BURN_RATES: LiteralString = (
     "as_of => %(as_of)s, org_id => %(org_id)s) as answer"
 )
 BURNDOWN: LiteralString = (
-    "select coalesce(json_agg(answer), '[]')::text from (select * from public.v_ops_error_budget_burndown"
-    " where org_id = ops.caller_org(%(org_id)s) and slo_name = %(slo)s order by day_start) as answer"
+    "select coalesce(json_agg(answer order by answer.day_start), '[]')::text from ops.slo_burndown("
+    "as_of => %(as_of)s, slo_names => array[%(slo)s::text], only_org_id => ops.caller_org(%(org_id)s)) as answer"
 )
 EXCLUSIONS: LiteralString = (
     "select coalesce(json_agg(answer), '[]')::text from (select since, until, reason, author from ops.slo_exclusions"
     " where org_id = ops.caller_org(%(org_id)s) and slo_name = %(slo)s order by since desc limit 50) as answer"
 )
 EXPLAIN: LiteralString = (
-    "select coalesce(json_agg(answer), '[]')::text from (select * from ops.explain_slo("
-    "slo_name => %(slo)s, since => %(since)s, until => %(until)s, only_org_id => ops.caller_org(%(org_id)s))"
-    " order by event_timestamp desc limit %(events_explained)s) as answer"
+    "select coalesce(json_agg(answer), '[]')::text from ops.newest_burners("
+    "slo_name => %(slo)s, since => %(since)s, until => %(until)s, max_events => %(events_explained)s,"
+    " org_id => %(org_id)s) as answer"
 )
 AUDIT_FAILURES: LiteralString = (
     "select coalesce(json_agg(answer), '[]')::text from (select * from public.v_ops_slsa_audit_failures"
