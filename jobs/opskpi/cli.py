@@ -16,6 +16,7 @@ from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
 from opskpi.cli_hook import hook
 from opskpi.cli_hub import agent, key, serve
+from opskpi.cli_report import report
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -39,6 +40,7 @@ cli.add_command(alert)
 cli.add_command(audit)
 cli.add_command(collect)
 cli.add_command(hook)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(key)
 cli.add_command(agent)
