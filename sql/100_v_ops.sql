@@ -357,7 +357,7 @@ comment on column public.v_ops_slsa_audit_kpi.supabase_provenance_sync_rate is '
 comment on column public.v_ops_slsa_audit_kpi.supabase_validation_sync_rate is 'supabase_validation_synced_count of total_audits (percent).';
 comment on column public.v_ops_slsa_audit_kpi.org_id is 'The tenant.';
 
-create view public.v_ops_slsa_audit_failures
+create view ops.failed_audits
 with (security_invoker = true)
 as
 select
@@ -381,7 +381,31 @@ from public.slsa_audit_metrics as audit
 where audit.provenance_status = 'failure'
   or audit.validation_status = 'failure'
   or not audit.sha256_verified
-  or not audit.predicate_type_verified
+  or not audit.predicate_type_verified;
+comment on view ops.failed_audits is
+  'One row an audit that failed: provenance or validation failed, or the digest or the predicate type was not verified.';
+
+create view public.v_ops_slsa_audit_failures
+with (security_invoker = true)
+as
+select
+  audit.audit_run_id,
+  audit.audit_timestamp,
+  audit.provenance_status,
+  audit.validation_status,
+  audit.sha256_verified,
+  audit.predicate_type_verified,
+  audit.tag,
+  audit.sha256,
+  audit.predicate_type,
+  audit.builder_id,
+  audit.provenance_run_id,
+  audit.validation_run_id,
+  audit.provenance_run_url,
+  audit.validation_run_url,
+  audit.metadata,
+  audit.org_id
+from ops.failed_audits as audit
 order by audit.audit_timestamp desc
 limit 100;
 comment on view public.v_ops_slsa_audit_failures is
@@ -574,12 +598,12 @@ comment on view public.v_ops_alert_deliveries is 'One row a message for a channe
 comment on column public.v_ops_alert_deliveries.org_id is 'The tenant.';
 comment on column public.v_ops_alert_deliveries.delivery_id is 'Number of the delivery.';
 comment on column public.v_ops_alert_deliveries.channel_name is 'The channel.';
-comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, or the kind of silence.';
-comment on column public.v_ops_alert_deliveries.status is 'firing, resolved or test.';
+comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, the kind of silence, or the week of a summary.';
+comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, test or summary.';
 comment on column public.v_ops_alert_deliveries.state is 'queued, sending, delivered, dead, silenced (logged only) or superseded.';
 comment on column public.v_ops_alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count).';
-comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation that wrote it.';
+comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
 comment on column public.v_ops_alert_deliveries.next_attempt_at is 'Not before this instant.';
 comment on column public.v_ops_alert_deliveries.settled_at is 'When the last attempt ended.';
 comment on column public.v_ops_alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
@@ -640,6 +664,7 @@ begin
   end if;
   revoke all on
     ops.kpis,
+    ops.failed_audits,
     public.v_ops_kpi_latest,
     public.v_ops_kpi_daily,
     public.v_ops_hook_effectiveness,
@@ -658,6 +683,7 @@ begin
   from anon, authenticated, service_role;
   grant select on
     ops.kpis,
+    ops.failed_audits,
     public.v_ops_kpi_latest,
     public.v_ops_kpi_daily,
     public.v_ops_hook_effectiveness,

@@ -17,6 +17,7 @@ from opskpi.cli_collect import collect
 from opskpi.cli_grafana import grafana
 from opskpi.cli_hook import hook
 from opskpi.cli_hub import agent, key, serve, serve_locally
+from opskpi.cli_report import report
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -41,6 +42,7 @@ cli.add_command(audit)
 cli.add_command(collect)
 cli.add_command(hook)
 cli.add_command(grafana)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(key)
 cli.add_command(agent)

@@ -120,6 +120,7 @@ UPKEEP: list[LiteralString] = [
     "select ops.forget_requests(now())",
     "select ops.write_units('{}')",
     "select ops.record_collection(gen_random_uuid(), 'github.com/them/theirs', now(), now(), null)",
+    "select ops.queue_summary('{canary-of-nobody}', week => '2026-W02', as_of => '2026-02-01Z')",
 ]
 
 
@@ -217,6 +218,10 @@ def fill(connection: psycopg.Connection) -> None:
             [org],
         )
         connection.execute("select ops.record_collection(%s, %s, now(), now(), null)", [org, f"github.com/{mark}/shop"])
+        connection.execute(
+            "insert into ops.summaries (org_id, channel_name, week, written_at) values (%s, %s, '2026-W01', now())",
+            [org, mark],
+        )
     connection.execute("analyze")
 
 

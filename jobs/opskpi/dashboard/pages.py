@@ -67,9 +67,9 @@ def templates() -> Environment:
 
 def sections(view: View, data: Data) -> list[Section]:
     """The sections of a view, in order, from the answers to its pieces."""
-    context = _context(view, data)
+    context = context_of(view, data)
     names = [name for name in SECTIONS[view.page] if name not in OF_ONE_SLO or view.slo]
-    return [Section(name.replace("_", "-"), _render(name, context)) for name in names]
+    return [Section(id_of(name), section(name, context, id_of(name))) for name in names]
 
 
 def page(view: View, data: Data, *, shown: list[Section], reader: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def page(view: View, data: Data, *, shown: list[Section], reader: Mapping[str, A
     for row in data["choices"]:
         choices.setdefault(row["filter"], []).append(row["choice"])
     template = templates().get_template("page.html")
-    return template.render(_context(view, data) | {"sections": shown, "choices": choices, "reader": reader})
+    return template.render(context_of(view, data) | {"sections": shown, "choices": choices, "reader": reader})
 
 
 def message(
@@ -95,13 +95,22 @@ def login(view: View, *, fault: str, where_to: str, takes_tokens: bool) -> str:
     return template.render(view=view, fault=fault, where_to=where_to, takes_tokens=takes_tokens, reader=None)
 
 
-def _render(name: str, context: Mapping[str, Any]) -> str:
-    return templates().get_template(f"sections/{name}.html").render(context, id=name.replace("_", "-"))
+def id_of(name: str) -> str:
+    """The id of a section on its page."""
+    return name.replace("_", "-")
 
 
-def _context(view: View, data: Data) -> dict[str, Any]:
+def section(name: str, context: Mapping[str, Any], section_id: str) -> str:
+    """The HTML of a section, with that id, from what `context_of` gives."""
+    return templates().get_template(f"sections/{name}.html").render(context, id=section_id)
+
+
+def context_of(view: View, data: Data) -> dict[str, Any]:
+    """What the templates of a view's sections know."""
     window = figures.window_of(data["window"][0], view)
     context: dict[str, Any] = {"view": view, "data": data, "window": window, "window_text": window.text}
+    context["objective_link"] = lambda name: view.link("slo", slo=name)
+    context["day"] = lambda text: formats.period_name(figures.instant(text), "day", window.zone)
     context["at"] = lambda text: formats.instant(figures.instant(text) if text else None, view.zone)
     if "kpis" in data:
         context["kpis"] = figures.kpis(data["kpis"], window)

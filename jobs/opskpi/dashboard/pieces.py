@@ -57,6 +57,10 @@ BURNDOWN: LiteralString = (
     "select coalesce(json_agg(answer order by answer.day_start), '[]')::text from ops.slo_burndown("
     "as_of => %(as_of)s, slo_names => array[%(slo)s::text], only_org_id => ops.caller_org(%(org_id)s)) as answer"
 )
+BURNDOWNS: LiteralString = (
+    "select coalesce(json_agg(answer), '[]')::text from (select * from public.v_ops_error_budget_burndown"
+    " where org_id = ops.caller_org(%(org_id)s) and slo_name = any(%(slos)s) order by slo_name, day_start) as answer"
+)
 EXCLUSIONS: LiteralString = (
     "select coalesce(json_agg(answer), '[]')::text from (select since, until, reason, author from ops.slo_exclusions"
     " where org_id = ops.caller_org(%(org_id)s) and slo_name = %(slo)s order by since desc limit 50) as answer"
@@ -67,8 +71,8 @@ EXPLAIN: LiteralString = (
     " org_id => %(org_id)s) as answer"
 )
 AUDIT_FAILURES: LiteralString = (
-    "select coalesce(json_agg(answer), '[]')::text from (select * from public.v_ops_slsa_audit_failures"
-    " where org_id = ops.caller_org(%(org_id)s) limit 20) as answer"
+    "select coalesce(json_agg(answer), '[]')::text from (select * from ops.failed_audits"
+    " where org_id = ops.caller_org(%(org_id)s) order by audit_timestamp desc, audit_run_id desc limit 20) as answer"
 )
 ALERTS: LiteralString = (
     "select coalesce(json_agg(answer), '[]')::text from (select * from public.v_ops_alerts"
