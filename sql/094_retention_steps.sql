@@ -234,6 +234,7 @@ begin
       return step;
     end if;
   end loop;
+  step := null;
   step.state := 'done';
   return step;
 end;

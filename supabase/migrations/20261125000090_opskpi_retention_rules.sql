@@ -1628,17 +1628,17 @@ set search_path = ''
 as $$
 declare
   zone constant text := ops.time_zone();
-  period text;
+  counted_by text;
   counted numeric;
 begin
   if cardinality(event_types) = 0 then
     return 0;
   end if;
-  period := case
+  counted_by := case
     when ops.period_start('month', month_start, zone) = month_start and ops.period_end('month', month_start, zone) = month_end then 'month'
     when ops.period_start('hour', month_start, zone) = month_start and ops.period_start('hour', month_end, zone) = month_end then 'hour'
   end;
-  if not exists (select from ops.removed_periods as removed where removed.period = events_left.period and removed.removed_until > month_start) then
+  if not exists (select from ops.removed_periods as removed where removed.period = counted_by and removed.removed_until > month_start) then
     select sum(rollup.event_count) - coalesce(
       (
         select sum(removed.events)
@@ -1653,7 +1653,7 @@ begin
     join ops.rollups as rollup
       on rollup.org_id = series.org_id
       and rollup.series_id = series.series_id
-      and rollup.period = events_left.period
+      and rollup.period = counted_by
       and rollup.period_start >= events_left.month_start
       and rollup.period_start < events_left.month_end
     where series.event_type = any (events_left.event_types);
@@ -1879,25 +1879,25 @@ stable
 set search_path = ''
 as $$
 declare
-  found record;
+  old_month record;
 begin
-  for found in select month.* from ops.expired_months(as_of) as month order by month.month_start, month.name loop
+  for old_month in select month.* from ops.expired_months(as_of) as month order by month.month_start, month.name loop
     obstacle := case
-      when found.is_whole and not ops.owns_events() then 'only the owner of the events can drop a month of them'
-      when ops.has_uncounted_events(found.relation, found.month_start, found.month_end) then 'it has events that are not counted yet'
+      when old_month.is_whole and not ops.owns_events() then 'only the owner of the events can drop a month of them'
+      when ops.has_uncounted_events(old_month.relation, old_month.month_start, old_month.month_end) then 'it has events that are not counted yet'
     end;
-    if found.is_whole then
+    if old_month.is_whole then
       return query
       select
-        'events', 'drop', found.name, null::text, found.month_start, found.month_end,
-        ops.events_dropped(found.relation, found.expired, found.month_start, found.month_end),
-        pg_total_relation_size(found.relation), obstacle;
+        'events', 'drop', old_month.name, null::text, old_month.month_start, old_month.month_end,
+        ops.events_dropped(old_month.relation, old_month.expired, old_month.month_start, old_month.month_end),
+        pg_total_relation_size(old_month.relation), obstacle;
     else
       return query
       select
-        'events', 'delete', found.name, kind.event_type, found.month_start, found.month_end,
-        ops.events_left(array[kind.event_type], found.month_start, found.month_end), null::bigint, obstacle
-      from unnest(found.expired) as kind (event_type);
+        'events', 'delete', old_month.name, kind.event_type, old_month.month_start, old_month.month_end,
+        ops.events_left(array[kind.event_type], old_month.month_start, old_month.month_end), null::bigint, obstacle
+      from unnest(old_month.expired) as kind (event_type);
     end if;
   end loop;
   return query
@@ -2201,6 +2201,7 @@ begin
       return step;
     end if;
   end loop;
+  step := null;
   step.state := 'done';
   return step;
 end;

@@ -113,6 +113,12 @@ UPKEEP: list[LiteralString] = [
     "select ops.revoke_api_key('0123456789ab')",
     "select ops.create_api_key(gen_random_uuid(), 'name', '0123456789ab', sha256('x'), '{read}')",
     "select ops.forget_requests(now())",
+    "select ops.retain()",
+    "select ops.set_retention('events', '1 day')",
+    "select ops.unset_retention('events')",
+    "select * from ops.retention_plan()",
+    "select * from ops.stored_months()",
+    "select ops.note_removed_events('{x}', now(), now())",
     "select ops.write_units('{}')",
     "select ops.record_collection(gen_random_uuid(), 'github.com/them/theirs', now(), now(), null)",
 ]
