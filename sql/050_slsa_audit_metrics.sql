@@ -380,7 +380,7 @@ begin
 end;
 $$;
 comment on function ops.observe_audit(jsonb, jsonb) is
-  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
+  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. What was found once stays found. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
 
 create function ops.unaudited_provenance_runs(max_runs integer, only_org_id uuid default null)
 returns table (org_id uuid, run_id bigint, tag text, outcome text, event_timestamp timestamptz, metadata jsonb)

@@ -156,7 +156,7 @@ def run(
                 on_progress(removed)
             elif step.state == "blocked":
                 skipped.append(step.name or "")
-                outcome.obstacles.append(step.message if step.name == "events" else f"{step.name}: {step.message}")
+                outcome.obstacles.append(f"{step.message}" if step.name == "events" else f"{step.name}: {step.message}")
             else:
                 if step.message:
                     outcome.obstacles.append(step.message)

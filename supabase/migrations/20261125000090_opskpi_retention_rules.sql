@@ -58,7 +58,16 @@ begin atomic
             event.instant like '____-__-__T__:__%'
             and (event.instant like '%Z' or event.instant like '%+__:__' or event.instant like '%:__-__:__')
             and casted.event_timestamp between timestamptz '2000-01-01 00:00+00' and now() + interval '1 day'
-            and coalesce(casted.event_timestamp >= kind.removed_until, true)
+            -- Nearly every event is newer than all that was ever removed; the others are looked up one by one.
+            and (
+              coalesce(casted.event_timestamp >= (select max(removed.removed_until) from ops.removed_events as removed), true)
+              or not exists (
+                select
+                from ops.removed_events as removed
+                where removed.event_type = event.event_type
+                  and removed.removed_until > casted.event_timestamp
+              )
+            )
           )
         )
         and (caller.is_bound is false or coalesce(casted.org_id, caller.org_id) = caller.org_id)
@@ -81,14 +90,7 @@ begin atomic
     offset 0
   ) as casted
   cross join ops.ingesting_caller() as caller
-  left join (
-    select event_type.event_type, event_type.shape, removed.removed_until
-    from ops.event_types as event_type
-    left join ops.removed_events as removed
-      on removed.event_type = event_type.event_type
-    -- A barrier, so that it is looked up once a kind and not once an event.
-    offset 0
-  ) as kind
+  left join ops.event_types as kind
     on kind.event_type = event.event_type;
 end;
 comment on function ops.cast_events(jsonb) is
@@ -723,7 +725,7 @@ begin
 end;
 $$;
 comment on function ops.observe_audit(jsonb, jsonb) is
-  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
+  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. What was found once stays found. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
 
 create or replace function ops.explain_slo(
   slo_name text,
@@ -938,6 +940,41 @@ end;
 $$;
 comment on function ops.explain_slo(text, timestamptz, timestamptz, uuid) is
   'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end; cost is a share of the budget of that range, and the costs of an org add up to exactly its burn rate there. One that is no longer stored has no event_id, and the start of its five minutes as its time.';
+
+create or replace view ops.hook_days
+with (security_invoker = true)
+as
+select
+  series.org_id,
+  series.event_type,
+  series.labels,
+  rollup.period_start as day_start,
+  rollup.event_count,
+  rollup.value_count,
+  rollup.value_sum
+from ops.rollups as rollup
+join ops.series
+  on series.org_id = rollup.org_id
+  and series.series_id = rollup.series_id
+where rollup.period = 'day'
+  and series.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+union all
+select
+  fresh.org_id,
+  fresh.event_type,
+  fresh.labels,
+  ops.period_start('day', fresh.hour_start, ops.time_zone()),
+  fresh.event_count,
+  fresh.value_count,
+  fresh.value_sum
+from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh
+where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+  and ops.period_start('day', fresh.hour_start, ops.time_zone()) >= coalesce(
+    (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
+    '-infinity'
+  );
+comment on view ops.hook_days is
+  'Parts that add up to what the hooks sent by org, kind, labels and day: the stored days, and the events behind the cursor beside them.';
 
 create function ops.rebuildable_from()
 returns timestamptz
