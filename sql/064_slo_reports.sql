@@ -260,18 +260,22 @@ begin
   end;
 
   return query
-  with counted as materialized (
-    select
-      bucket.org_id,
-      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
-      sum(bucket.good) as good,
-      sum(bucket.total) as total
+  with buckets as materialized (
+    select bucket.org_id, bucket.bucket_start, bucket.good, bucket.total
     from ops.sli_counts as bucket
     where bucket.sli_id = asked.sli_id
       and (explain_slo.only_org_id is null or bucket.org_id = explain_slo.only_org_id)
       and bucket.bucket_start >= from_bucket
       and bucket.bucket_start < to_bucket
       and not ops.is_excluded(bucket.org_id, asked.slo_name, bucket.bucket_start)
+  ),
+  counted as materialized (
+    select
+      bucket.org_id,
+      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
+      sum(bucket.good) as good,
+      sum(bucket.total) as total
+    from buckets as bucket
     group by 1, 2
   ),
   accounts as (
@@ -337,6 +341,19 @@ begin
       order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id
     ) as last_tried
   ),
+  stored as materialized (
+    select bad.*, date_bin('5 minutes', bad.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
+    from bad
+  ),
+  -- What retention removed was counted all the same, and the counts say how many that were.
+  removed as (
+    select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
+    from buckets as bucket
+    left join stored
+      on stored.org_id = bucket.org_id
+      and stored.bucket_start = bucket.bucket_start
+    group by bucket.org_id, bucket.bucket_start, bucket.total, bucket.good
+  ),
   placed as (
     select
       bad.*,
@@ -344,7 +361,14 @@ begin
         date_bin(asked.time_slice, bad.counted_at, timestamptz '1969-12-29 00:00+00'),
         from_bucket
       ) as slice_start
-    from bad
+    from (
+      select stored.org_id, stored.counted_at, stored.event_timestamp, stored.event_id, stored.run_id, stored.tag, stored.reason
+      from stored
+      union all
+      select removed.org_id, removed.bucket_start, removed.bucket_start, null, null, null, 'no longer stored'
+      from removed
+      cross join generate_series(1, removed.missing)
+    ) as bad
     where not ops.is_excluded(bad.org_id, asked.slo_name, date_bin('5 minutes', bad.counted_at, timestamptz '1969-12-29 00:00+00'))
   ),
   numbered as (
@@ -393,7 +417,7 @@ begin
 end;
 $$;
 comment on function ops.explain_slo(text, timestamptz, timestamptz, uuid) is
-  'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end; cost is a share of the budget of that range, and the costs of an org add up to exactly its burn rate there.';
+  'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end; cost is a share of the budget of that range, and the costs of an org add up to exactly its burn rate there. One that is no longer stored has no event_id, and the start of its five minutes as its time.';
 
 revoke execute on function
   ops.is_excluded(uuid, text, timestamptz),

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 import psycopg
 
-from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, server
+from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, retention, server
 from opskpi.alerting import evaluation
 from opskpi.cli_alert import alert
 from opskpi.cli_audit import audit
@@ -18,6 +18,7 @@ from opskpi.cli_grafana import grafana
 from opskpi.cli_hook import hook
 from opskpi.cli_hub import agent, key, serve, serve_locally
 from opskpi.cli_report import report
+from opskpi.cli_retention import outcome_in_words, retention_group
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -46,6 +47,7 @@ cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(key)
 cli.add_command(agent)
+cli.add_command(retention_group)
 
 
 @command(cli, name="demo")
@@ -147,7 +149,7 @@ def aggregate(options: Options, period: str) -> None:
 
 @command(cli)
 def run(options: Options) -> None:
-    """Do everything that is due: counting, alerts, upkeep, sending. This is what cron calls.
+    """Do everything that is due: counting, alerts, upkeep, sending, retention. This is what cron calls.
 
     \b
     Example (crontab):
@@ -159,6 +161,7 @@ def run(options: Options) -> None:
         alerts = evaluation.evaluate(connection)
         sent = evaluation.send(connection, os.environ, console.notice)
         made = refresh.maintain(connection)
+        outcome = retention.run(connection)
     if options.as_json:
         console.show_json(
             {
@@ -169,11 +172,14 @@ def run(options: Options) -> None:
                 "message": totals.message,
                 "alerts": alerts,
                 "deliveries": sent,
+                "retention": outcome,
             }
         )
     else:
         console.show(_refreshed(totals, totals.rows))
         console.show(evaluation.in_words(alerts, sent))
+        for line in outcome_in_words(outcome):
+            console.show(line)
 
 
 @command(cli)
