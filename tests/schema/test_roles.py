@@ -55,8 +55,11 @@ WRITES = {
         # Only ingest_events comes here, likewise.
         ("ops.request_counts", "INSERT"),
         ("ops.request_counts", "UPDATE"),
+        # Pseudonyms of the own org, on the way in, likewise.
+        ("ops.agents", "INSERT"),
     },
     "service_role": {
+        ("ops.agents", "INSERT"),
         ("telemetry_events", "INSERT"),
         ("telemetry_events_id_seq", "USAGE"),
         ("slsa_audit_metrics", "INSERT"),
@@ -72,6 +75,10 @@ WRITING_FUNCTIONS = {
     "anon": set[str](),
     "authenticated": {
         "ingest_events(json)",
+        "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.anonymise_incoming(ops.anonymisable[])",
+        "ops.cast_anonymised(jsonb)",
+        "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
@@ -79,6 +86,10 @@ WRITING_FUNCTIONS = {
     },
     "service_role": {
         "ingest_events(json)",
+        "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.anonymise_incoming(ops.anonymisable[])",
+        "ops.cast_anonymised(jsonb)",
+        "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "record_audit(jsonb)",
@@ -115,6 +126,10 @@ UPKEEP: list[LiteralString] = [
     "select ops.forget_requests(now())",
     "select ops.write_units('{}')",
     "select ops.record_collection(gen_random_uuid(), 'github.com/them/theirs', now(), now(), null)",
+    "select ops.anonymise_events('2000-01-01Z')",
+    "select ops.erase_agent(gen_random_uuid(), gen_random_uuid())",
+    "select ops.set_anonymisation_rule('mine', '$.**', 'remove')",
+    "select ops.remove_anonymisation_rule('reasons')",
 ]
 
 
@@ -678,7 +693,11 @@ def test_a_role_that_may_not_add_rows_is_refused_in_every_table(
             if code_of(owner, sql.SQL("insert into {} default values").format(table.source)) != DENIED
         }
     # Refused as well, but for the missing org.
-    by_org = {"ops.policies", "ops.request_counts", "ops.collected_events"} if role == "authenticated" else set[str]()
+    by_org = (
+        {"ops.policies", "ops.request_counts", "ops.collected_events", "ops.agents"}
+        if role == "authenticated"
+        else set[str]()
+    )
     assert allowed == {name for name, command in WRITES[role] if command == "INSERT"} - by_org
 
 

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from opskpi import console, db, migrations
+from opskpi import anonymisation, console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import keys
 
@@ -82,6 +82,7 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     """
     _require_packages()
     _require_secret(settings)
+    anonymisation.key()
     with db.connect(settings.dsn) as connection:
         migrations.require_current(connection)
         _require_rights(connection)
