@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +17,7 @@ KEY_VARIABLE = "OPSKPI_ANONYMISATION_KEY"
 SHORTEST_KEY = 16
 # Only for the transaction: a transaction pooler hands the session to others.
 SET_KEY = "select set_config('opskpi.anonymisation_key', %s, true)"
+BATCH = 2_000
 PATIENCE_S = 60.0
 PAUSE_S = 0.1
 
@@ -43,7 +43,7 @@ class Totals:
     dry_run: bool
     looked_at: int = 0
     changed: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def anonymise(
     query = (
         "select state, last_id, looked_at, changed, counts from ops.anonymise_events(before => %(before)s,"
         " only_org_id => %(org_id)s, only_event_type => %(event_type)s, after_id => %(after_id)s,"
-        " dry_run => %(dry_run)s, anonymisation_id => %(run_id)s)"
+        " max_events => %(batch)s, dry_run => %(dry_run)s, anonymisation_id => %(run_id)s)"
     )
     arguments = {"before": scope.before, "org_id": scope.org_id, "event_type": scope.event_type}
     return _loop(connection, query, arguments | {"dry_run": dry_run, "run_id": run_id}, on_progress)
@@ -143,7 +143,7 @@ def erase(
     run_id = None if dry_run else _begin(connection, "erasure", org_id=org_id)
     query = (
         "select state, last_id, looked_at, changed, counts from ops.erase_agent(org_id => %(org_id)s,"
-        " agent_id => %(agent_id)s, after_id => %(after_id)s, dry_run => %(dry_run)s,"
+        " agent_id => %(agent_id)s, after_id => %(after_id)s, max_events => %(batch)s, dry_run => %(dry_run)s,"
         " without_key => %(without_key)s, anonymisation_id => %(run_id)s)"
     )
     arguments = {"org_id": org_id, "agent_id": agent_id, "without_key": without_key}
@@ -202,7 +202,7 @@ def _loop(
     last_id, state = 0, "more"
     deadline = time.monotonic() + PATIENCE_S
     while state != "done":
-        report = _batch(connection, query, arguments | {"after_id": last_id})
+        report = _batch(connection, query, arguments | {"after_id": last_id, "batch": BATCH})
         state = report.state
         if state == "busy":
             if time.monotonic() > deadline:
@@ -217,7 +217,8 @@ def _loop(
         last_id = report.last_id or last_id
         totals.looked_at += report.looked_at or 0
         totals.changed += report.changed or 0
-        totals.counts.update(report.counts or {})
+        for name, count in (report.counts or {}).items():
+            totals.counts[name] = totals.counts.get(name, 0) + count
         on_progress(totals.looked_at)
     return totals
 
