@@ -8,18 +8,24 @@ set search_path = ''
 return (
   with blocks as (
     -- RFC 2104: a key of more than a block of 64 bytes is hashed first, a shorter one filled up with zeros.
-    select keyed.secret || decode(repeat('00', 64 - octet_length(keyed.secret)), 'hex') as block
+    select encode(keyed.secret || decode(repeat('00', 64 - octet_length(keyed.secret)), 'hex'), 'hex') as block
     from (
       select case when octet_length(hmac_pads.secret) > 64 then sha256(hmac_pads.secret) else hmac_pads.secret end as secret
     ) as keyed
     where keyed.secret is not null
+  ),
+  -- There is no exclusive or of bytea, but one of numbers of eight bytes.
+  words as (
+    select place.n, ('x' || substr(blocks.block, 16 * place.n + 1, 16))::bit(64)::bigint as word
+    from blocks
+    cross join generate_series(0, 7) as place (n)
   )
   select array[
-    string_agg(set_byte('\x00'::bytea, 0, get_byte(blocks.block, place.n) # 54), ''::bytea order by place.n),
-    string_agg(set_byte('\x00'::bytea, 0, get_byte(blocks.block, place.n) # 92), ''::bytea order by place.n)
+    -- The bytes 36 and 5c, eight times each.
+    string_agg(int8send(words.word # 3906369333256140342), ''::bytea order by words.n),
+    string_agg(int8send(words.word # 6655295901103053916), ''::bytea order by words.n)
   ]
-  from blocks
-  cross join generate_series(0, 63) as place (n)
+  from words
   having count(*) > 0
 );
 comment on function ops.hmac_pads(bytea) is

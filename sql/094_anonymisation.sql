@@ -402,7 +402,21 @@ declare
   found ops.pseudonym;
 begin
   for found in
-    with named as (
+    -- Each once, since there are many events for each agent and kind of event.
+    with ruled as materialized (
+      select kind.event_type, rule.rule_name
+      from (select distinct event.event_type from unnest(events) as event offset 0) as kind
+      cross join lateral (
+        select applicable.rule_name
+        from unnest(rules) as applicable
+        where applicable.path = '$.agent_id'
+          and applicable.event_type in ('', kind.event_type)
+        order by applicable.rule_name collate "C"
+        limit 1
+      ) as rule
+      where not '."agent_id"' = any (ops.counted_places(kind.event_type))
+    ),
+    named as materialized (
       select distinct event.org_id, event.event_type, lower(told.agent) as agent
       from unnest(events) as event
       cross join lateral (
@@ -418,18 +432,11 @@ begin
       named.agent,
       case when named.agent ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then named.agent::uuid end,
       ops.agent_pseudonym(pads, named.org_id, named.agent),
-      rule.rule_name
+      ruled.rule_name
     from named
-    cross join lateral (
-      select applicable.rule_name
-      from unnest(rules) as applicable
-      where applicable.path = '$.agent_id'
-        and applicable.event_type in ('', named.event_type)
-      order by applicable.rule_name collate "C"
-      limit 1
-    ) as rule
+    join ruled
+      on ruled.event_type = named.event_type
     where not ops.is_pseudonym(named.agent)
-      and not '."agent_id"' = any (ops.counted_places(named.event_type))
   loop
     if found.pseudonym is null then
       perform ops.required_pads(pads);
@@ -495,7 +502,8 @@ begin
     select event.place, event.event_type, event.org_id, '{}'::text[] as path, '' as shape, '{}'::bigint[] as ordinals, event.metadata as value
     from unnest(events) as event
     where event.metadata is not null
-      and cardinality(rules) > 0
+      -- Agents need no look into the rest.
+      and exists (select from unnest(rules) as rule where rule.path <> '$.agent_id')
     union all
     select node.place, node.event_type, node.org_id, node.path || below.key, node.shape || below.step, node.ordinals || below.ordinality, below.value
     from nodes as node
@@ -517,13 +525,13 @@ begin
       cardinality(node.path) = 64 as is_deepest
     from nodes as node
   ),
-  kinds as (
+  kinds as materialized (
     select
       named.event_type,
       -- The agent has a pseudonym or nothing; what is left of one that is erased goes with the rest.
       ops.counted_places(named.event_type) || case when is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
       kind.fields
-    from (select distinct event.event_type from unnest(events) as event) as named
+    from (select distinct event.event_type from unnest(events) as event offset 0) as named
     left join ops.event_types as kind
       on kind.event_type = named.event_type
   ),

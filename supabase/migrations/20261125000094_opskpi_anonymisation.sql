@@ -8,18 +8,24 @@ set search_path = ''
 return (
   with blocks as (
     -- RFC 2104: a key of more than a block of 64 bytes is hashed first, a shorter one filled up with zeros.
-    select keyed.secret || decode(repeat('00', 64 - octet_length(keyed.secret)), 'hex') as block
+    select encode(keyed.secret || decode(repeat('00', 64 - octet_length(keyed.secret)), 'hex'), 'hex') as block
     from (
       select case when octet_length(hmac_pads.secret) > 64 then sha256(hmac_pads.secret) else hmac_pads.secret end as secret
     ) as keyed
     where keyed.secret is not null
+  ),
+  -- There is no exclusive or of bytea, but one of numbers of eight bytes.
+  words as (
+    select place.n, ('x' || substr(blocks.block, 16 * place.n + 1, 16))::bit(64)::bigint as word
+    from blocks
+    cross join generate_series(0, 7) as place (n)
   )
   select array[
-    string_agg(set_byte('\x00'::bytea, 0, get_byte(blocks.block, place.n) # 54), ''::bytea order by place.n),
-    string_agg(set_byte('\x00'::bytea, 0, get_byte(blocks.block, place.n) # 92), ''::bytea order by place.n)
+    -- The bytes 36 and 5c, eight times each.
+    string_agg(int8send(words.word # 3906369333256140342), ''::bytea order by words.n),
+    string_agg(int8send(words.word # 6655295901103053916), ''::bytea order by words.n)
   ]
-  from blocks
-  cross join generate_series(0, 63) as place (n)
+  from words
   having count(*) > 0
 );
 comment on function ops.hmac_pads(bytea) is
@@ -622,7 +628,21 @@ declare
   found ops.pseudonym;
 begin
   for found in
-    with named as (
+    -- Each once, since there are many events for each agent and kind of event.
+    with ruled as materialized (
+      select kind.event_type, rule.rule_name
+      from (select distinct event.event_type from unnest(events) as event offset 0) as kind
+      cross join lateral (
+        select applicable.rule_name
+        from unnest(rules) as applicable
+        where applicable.path = '$.agent_id'
+          and applicable.event_type in ('', kind.event_type)
+        order by applicable.rule_name collate "C"
+        limit 1
+      ) as rule
+      where not '."agent_id"' = any (ops.counted_places(kind.event_type))
+    ),
+    named as materialized (
       select distinct event.org_id, event.event_type, lower(told.agent) as agent
       from unnest(events) as event
       cross join lateral (
@@ -638,18 +658,11 @@ begin
       named.agent,
       case when named.agent ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then named.agent::uuid end,
       ops.agent_pseudonym(pads, named.org_id, named.agent),
-      rule.rule_name
+      ruled.rule_name
     from named
-    cross join lateral (
-      select applicable.rule_name
-      from unnest(rules) as applicable
-      where applicable.path = '$.agent_id'
-        and applicable.event_type in ('', named.event_type)
-      order by applicable.rule_name collate "C"
-      limit 1
-    ) as rule
+    join ruled
+      on ruled.event_type = named.event_type
     where not ops.is_pseudonym(named.agent)
-      and not '."agent_id"' = any (ops.counted_places(named.event_type))
   loop
     if found.pseudonym is null then
       perform ops.required_pads(pads);
@@ -715,7 +728,8 @@ begin
     select event.place, event.event_type, event.org_id, '{}'::text[] as path, '' as shape, '{}'::bigint[] as ordinals, event.metadata as value
     from unnest(events) as event
     where event.metadata is not null
-      and cardinality(rules) > 0
+      -- Agents need no look into the rest.
+      and exists (select from unnest(rules) as rule where rule.path <> '$.agent_id')
     union all
     select node.place, node.event_type, node.org_id, node.path || below.key, node.shape || below.step, node.ordinals || below.ordinality, below.value
     from nodes as node
@@ -737,13 +751,13 @@ begin
       cardinality(node.path) = 64 as is_deepest
     from nodes as node
   ),
-  kinds as (
+  kinds as materialized (
     select
       named.event_type,
       -- The agent has a pseudonym or nothing; what is left of one that is erased goes with the rest.
       ops.counted_places(named.event_type) || case when is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
       kind.fields
-    from (select distinct event.event_type from unnest(events) as event) as named
+    from (select distinct event.event_type from unnest(events) as event offset 0) as named
     left join ops.event_types as kind
       on kind.event_type = named.event_type
   ),

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -154,7 +155,7 @@ def views(connection: Connection) -> dict[str, Any]:
     read = "select coalesce(jsonb_agg(to_jsonb(entry) order by to_jsonb(entry)), '[]') from public.{} as entry"
     found = {}
     for (name,) in names:
-        query = psycopg.sql.SQL(read).format(psycopg.sql.Identifier(name))
+        query = sql.SQL(read).format(sql.Identifier(name))
         found[name] = connection.execute(query).fetchone()
     return found
 
