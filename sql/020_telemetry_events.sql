@@ -94,6 +94,7 @@ create table ops.agents (
   team text,
   updated_at timestamptz not null default now(),
   last_event_at timestamptz,
+  is_pseudonym boolean not null generated always as (ops.is_pseudonym(agent_id::text)) stored,
   constraint agents_pkey primary key (org_id, agent_id),
   constraint agents_team_is_short check (char_length(team) between 1 and 100)
 );
@@ -103,6 +104,7 @@ comment on column ops.agents.agent_id is 'The agent: a developer''s machine or a
 comment on column ops.agents.team is 'The team; null when the agent has none.';
 comment on column ops.agents.updated_at is 'When the team was last written.';
 comment on column ops.agents.last_event_at is 'Time of its newest event that has been counted; null: none yet.';
+comment on column ops.agents.is_pseudonym is 'It stands for an agent whose events were anonymised, or for all erased agents of its team.';
 alter table ops.agents enable row level security;
 
 create function ops.assign_team(org_id uuid, agent_id uuid, team text)
@@ -117,9 +119,16 @@ begin atomic
     team = excluded.team,
     updated_at = now()
   where agent.team is distinct from excluded.team;
+
+  update ops.agents as pseudonym
+  set team = assign_team.team,
+      updated_at = now()
+  where pseudonym.org_id = assign_team.org_id
+    and pseudonym.agent_id = ops.agent_pseudonym(ops.anonymisation_pads(), assign_team.org_id, assign_team.agent_id::text)
+    and pseudonym.team is distinct from assign_team.team;
 end;
 comment on function ops.assign_team(uuid, uuid, text) is
-  'Puts an agent into a team (null: into none), from the next refresh on; opskpi rebuild applies it to the past.';
+  'Puts an agent into a team (null: into none), from the next refresh on, and its pseudonym with it where the anonymisation key is set; opskpi rebuild applies it to the past.';
 
 create table public.telemetry_events (
   id bigserial not null,
@@ -190,7 +199,9 @@ begin atomic
   group by 1, 2
   on conflict on constraint agents_pkey do update set
     last_event_at = greatest(agent.last_event_at, excluded.last_event_at)
-  where agent.last_event_at is distinct from greatest(agent.last_event_at, excluded.last_event_at);
+  where agent.last_event_at is distinct from greatest(agent.last_event_at, excluded.last_event_at)
+    -- Nobody waits to hear of the erased.
+    and agent.agent_id <> ops.erased_agent_id(agent.org_id, agent.team);
 end;
 comment on function ops.note_agents(bigint, bigint) is 'Notes when the agents of new events were last heard of; only refresh calls it.';
 
@@ -224,6 +235,8 @@ begin
     from anon, authenticated, service_role;
   revoke all on sequence public.telemetry_events_id_seq from anon, authenticated, service_role;
   grant select on ops.event_types, ops.agents, ops.removed_events to authenticated, service_role;
+  -- ops is no exposed schema: only the rules that ingest_events applies come here, as its caller.
+  grant insert (org_id, agent_id, team) on ops.agents to authenticated, service_role;
   grant select on public.telemetry_events to authenticated, service_role;
   grant insert on public.telemetry_events to service_role;
   -- Not id, which the cursor trusts, nor created_at.
@@ -236,6 +249,8 @@ begin
     using (event_type in (select kind.event_type from ops.event_types as kind));
   create policy agents_select_own_org on ops.agents for select to authenticated
     using (org_id = (select ops.current_org_id()));
+  create policy agents_insert_own_org_pseudonyms on ops.agents for insert to authenticated
+    with check (org_id = (select ops.current_org_id()) and is_pseudonym);
   create policy telemetry_events_select_own_org on public.telemetry_events for select to authenticated
     using (org_id = (select ops.current_org_id()));
   create policy telemetry_events_insert_own_org on public.telemetry_events for insert to authenticated

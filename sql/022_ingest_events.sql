@@ -330,6 +330,7 @@ as $$
 declare
   caller record;
   skips_known boolean;
+  anonymises boolean := exists (select from ops.anonymisation_rules as rule where rule.on_ingest and rule.is_enabled);
   document jsonb;
   accepted bigint;
   unreadable jsonb := '[]'::jsonb;
@@ -353,7 +354,10 @@ begin
         using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
     end if;
     if caller.org_id is not null then
-      perform ops.count_request(caller.org_id, ops.senders(events));
+      perform ops.count_request(
+        caller.org_id,
+        case when anonymises then ops.anonymous_senders(caller.org_id, ops.senders(events)) else ops.senders(events) end
+      );
       announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
     end if;
   end if;
@@ -367,7 +371,13 @@ begin
   foreach skips_known in array array[false, true] loop
     exit when unreadable <> '[]';
     begin
-      if skips_known then
+      if anonymises then
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select
+          event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+        from ops.cast_anonymised(document) as event
+        on conflict on constraint telemetry_events_pkey do nothing;
+      elsif skips_known then
         insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
         select * from ops.cast_events(document)
         on conflict on constraint telemetry_events_pkey do nothing;
@@ -387,7 +397,17 @@ begin
   end loop;
   unreadable_places := array(select (fault.value -> 'index')::bigint from jsonb_array_elements(unreadable) as fault);
   with checked as materialized (
-    select * from ops.check_events(document)
+    select
+      event.place, event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id,
+      event.refusal
+    from ops.check_events(document) as event
+    where not anonymises
+    union all
+    select
+      event.place, event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id,
+      event.refusal
+    from ops.check_anonymised(document) as event
+    where anonymises
   ),
   stored as (
     insert into public.telemetry_events (

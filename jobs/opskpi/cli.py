@@ -12,6 +12,7 @@ import psycopg
 from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, retention, server
 from opskpi.alerting import evaluation
 from opskpi.cli_alert import alert
+from opskpi.cli_anonymise import anonymise
 from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
 from opskpi.cli_grafana import grafana
@@ -48,6 +49,7 @@ cli.add_command(serve)
 cli.add_command(key)
 cli.add_command(agent)
 cli.add_command(retention_group)
+cli.add_command(anonymise)
 
 
 @command(cli, name="demo")

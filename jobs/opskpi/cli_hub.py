@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from opskpi import console, db
+from opskpi import anonymisation, console, db
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import agents, keys
 from opskpi.options import Options, add_options, command
@@ -169,10 +169,13 @@ def assign(options: Options, agent_id: UUID, team: str, org_id: UUID, to_none: b
         raise OpsKpiError("name a TEAM or pass --none, one of both", exit_code=ExitCode.BAD_ARGUMENT)
     with options.connect() as connection:
         agents.assign(connection, org_id, agent_id, team or None)
+        lags = anonymisation.key() is None and agents.has_pseudonyms(connection, org_id)
     if options.as_json:
         console.show_json({"org_id": org_id, "agent_id": agent_id, "team": team or None})
     else:
         console.show(f"{agent_id} is in {'team ' + team if team else 'no team'} from the next refresh on")
+    if lags:
+        console.notice(f"its pseudonym, if it has one, stays where it is: {anonymisation.KEY_VARIABLE} is not set")
 
 
 @click.command(name="serve")

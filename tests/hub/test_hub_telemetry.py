@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from hubs import TELEMETRY, Hub, hook_event, make_key, metrics, post, problem, running_hub, stored
+from postgres import Database
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -232,3 +233,39 @@ def test_200_clients_at_once_lose_nothing(hub: Hub, hub_database: psycopg.Connec
 
     assert asyncio.run(send_all()) == 1000
     assert stored(hub_database, org) == 1000
+
+
+def test_a_hub_with_rules_on_the_way_in_stores_pseudonyms_with_the_key_and_without_it_nothing(
+    migrated_database: Database, database: psycopg.Connection, tmp_path: Path, org: UUID
+) -> None:
+    database.execute("update ops.anonymisation_rules set on_ingest = true where rule_name in ('agent-ids', 'files')")
+    agent = uuid4()
+    batch = [hook_event(org, agent, file="src/anna.py")]
+    key = make_key(database, org)
+    hidden = "a key of the tests, long enough"
+    with (
+        running_hub(migrated_database.dsn, tmp_path, env={"OPSKPI_ANONYMISATION_KEY": ""}) as hub,
+        hub.client(key) as client,
+    ):
+        assert problem(client.post(TELEMETRY, json=batch))["status"] == 503
+        assert stored(database, org) == 0
+    with (
+        running_hub(migrated_database.dsn, tmp_path, env={"OPSKPI_ANONYMISATION_KEY": hidden}) as hub,
+        hub.client(key) as client,
+    ):
+        assert post(client, batch)["accepted"] == 1
+        assert post(client, batch)["duplicate"] == 1
+        assert metrics(client, org)["total_executions"] == 1
+        assert hidden not in hub.log.read_text("utf-8")
+    kept = database.execute("select metadata ->> 'file', metadata::text || agent_id from telemetry_events").fetchall()
+    assert [file for file, _ in kept] == ["*.py"]
+    assert str(agent) not in kept[0][1]
+    assert database.execute("select count(*) from ops.request_counts where agent_id = %s", [agent]).fetchone() == (0,)
+
+
+def test_a_hub_does_not_start_with_a_key_that_can_be_guessed(migrated_database: Database, tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="OPSKPI_ANONYMISATION_KEY"),
+        running_hub(migrated_database.dsn, tmp_path, env={"OPSKPI_ANONYMISATION_KEY": "too short"}),
+    ):
+        pass

@@ -43,15 +43,20 @@ ANSWERING = (
     ("retention", "set", "events", "90d", "--event-type", "api_request"),
     ("retention", "run"),
     ("retention", "run", "--dry-run"),
+    ("anonymise", "rule"),
+    ("anonymise", "log"),
 )
 
 
 def every_command() -> dict[str, click.Command]:
     """Return each command by what a user types after `opskpi`."""
-    found = dict(commands.commands)
-    for name, command in commands.commands.items():
+    found: dict[str, click.Command] = {}
+    waiting = dict(commands.commands)
+    while waiting:
+        name, command = waiting.popitem()
+        found[name] = command
         if isinstance(command, click.Group):
-            found |= {f"{name} {below}": inner for below, inner in command.commands.items()}
+            waiting |= {f"{name} {below}": inner for below, inner in command.commands.items()}
     return found
 
 

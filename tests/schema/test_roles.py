@@ -57,8 +57,11 @@ WRITES = {
         # Only ingest_events comes here, likewise.
         ("ops.request_counts", "INSERT"),
         ("ops.request_counts", "UPDATE"),
+        # Pseudonyms of the own org, on the way in, likewise.
+        ("ops.agents", "INSERT"),
     },
     "service_role": {
+        ("ops.agents", "INSERT"),
         ("telemetry_events", "INSERT"),
         ("telemetry_events_id_seq", "USAGE"),
         ("slsa_audit_metrics", "INSERT"),
@@ -74,6 +77,10 @@ WRITING_FUNCTIONS = {
     "anon": set[str](),
     "authenticated": {
         "ingest_events(json)",
+        "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.anonymise_incoming(ops.anonymisable[])",
+        "ops.cast_anonymised(jsonb)",
+        "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
@@ -84,6 +91,10 @@ WRITING_FUNCTIONS = {
     },
     "service_role": {
         "ingest_events(json)",
+        "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.anonymise_incoming(ops.anonymisable[])",
+        "ops.cast_anonymised(jsonb)",
+        "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "record_audit(jsonb)",
@@ -127,6 +138,10 @@ UPKEEP: list[LiteralString] = [
     "select ops.write_units('{}')",
     "select ops.record_collection(gen_random_uuid(), 'github.com/them/theirs', now(), now(), null)",
     "select ops.queue_summary('{canary-of-nobody}', week => '2026-W02', as_of => '2026-02-01Z')",
+    "select ops.anonymise_events('2000-01-01Z')",
+    "select ops.erase_agent(gen_random_uuid(), gen_random_uuid())",
+    "select ops.set_anonymisation_rule('mine', '$.**', 'remove')",
+    "select ops.remove_anonymisation_rule('reasons')",
 ]
 
 
@@ -707,7 +722,7 @@ def test_a_role_that_may_not_add_rows_is_refused_in_every_table(
     # Refused as well, but for the missing org.
     by_org = set[str]()
     if role == "authenticated":
-        by_org = {"ops.policies", "ops.request_counts", "ops.collected_events", "ops.alert_silences"}
+        by_org = {"ops.policies", "ops.request_counts", "ops.collected_events", "ops.alert_silences", "ops.agents"}
     assert allowed == {name for name, command in WRITES[role] if command == "INSERT"} - by_org
 
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import AsyncConnectionPool
 
-from opskpi import db
+from opskpi import anonymisation, db
 from opskpi.hub.keys import ApiKey, mark_of
 from opskpi.hub.problems import Problem
 
@@ -33,6 +33,7 @@ BECOME_CALLER = (
     "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true),"
     " set_config('statement_timeout', %s, true)"
 )
+BECOME_CALLER_WITH_KEY = BECOME_CALLER + ", set_config('opskpi.anonymisation_key', %s, true)"
 
 Parameters = Sequence[object] | Mapping[str, object]
 
@@ -184,7 +185,10 @@ async def _ask(connection: Connection, caller: Caller, query: LiteralString, par
         # the parameters put in would be faster still, but the server logs the text of a statement that fails.
         async with connection.pipeline():
             await connection.execute("begin")
-            await connection.execute(BECOME_CALLER, [caller.claims(), STATEMENT_TIMEOUT])
+            if secret := anonymisation.key():
+                await connection.execute(BECOME_CALLER_WITH_KEY, [caller.claims(), STATEMENT_TIMEOUT, secret])
+            else:
+                await connection.execute(BECOME_CALLER, [caller.claims(), STATEMENT_TIMEOUT])
             await cursor.execute(query, parameters)
             await connection.execute("commit")
     except psycopg.Error:

@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from opskpi import console, db, migrations
+from opskpi import anonymisation, console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import keys
 
@@ -101,6 +101,7 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
         _require_secret(name)
     _require_local(settings, host)
     _sessions(settings)
+    anonymisation.key()
     with db.connect(settings.dsn) as connection:
         migrations.require_current(connection)
         _require_rights(connection)
