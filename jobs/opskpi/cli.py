@@ -14,6 +14,7 @@ from opskpi.alerting import evaluation
 from opskpi.cli_alert import alert
 from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
+from opskpi.cli_export import export
 from opskpi.cli_hook import hook
 from opskpi.cli_hub import agent, key, serve
 from opskpi.cli_slo import slo
@@ -38,6 +39,7 @@ cli.add_command(slo)
 cli.add_command(alert)
 cli.add_command(audit)
 cli.add_command(collect)
+cli.add_command(export)
 cli.add_command(hook)
 cli.add_command(serve)
 cli.add_command(key)
