@@ -8,12 +8,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import psycopg
-from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Security
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
-from fastapi.security import HTTPBearer
 
-from opskpi.hub import github, keys, page, policies, problems
+from opskpi.hub import exports, github, page, policies, problems
 from opskpi.hub.answers import (
     ETAG,
     Event,
@@ -28,7 +27,8 @@ from opskpi.hub.answers import (
 )
 from opskpi.hub.answers import problems as described
 from opskpi.hub.bodies import read_json
-from opskpi.hub.database import Database, unauthorized
+from opskpi.hub.database import Database
+from opskpi.hub.presenting import Key
 from opskpi.hub.readiness import Readiness
 
 TELEMETRY_BYTES = 1024 * 1024
@@ -51,26 +51,6 @@ NO_VERSION = -1
 VERSION_PASSED = "PT412"
 
 
-class PresentedKey(HTTPBearer):
-    """Takes the API key of a request; what has not the form of one is refused without asking the database."""
-
-    async def __call__(self, request: Request) -> keys.ApiKey:  # type: ignore[override]
-        """The key. Raises Problem, 401."""
-        credentials = await super().__call__(request)
-        key = keys.parse(credentials.credentials) if credentials else None
-        if key is None:
-            raise unauthorized()
-        return key
-
-
-bearer = PresentedKey(
-    auto_error=False,
-    scheme_name="apiKey",
-    bearerFormat="opskpi_<key id>_<secret>",
-    description="An API key, made by `opskpi key create`; its scopes are ingest, read and admin.",
-)
-# One dependency a request, since each takes a twentieth of a millisecond.
-Key = Annotated[keys.ApiKey, Security(bearer)]
 router = APIRouter()
 
 
@@ -211,6 +191,7 @@ def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None
     )
     app.include_router(router)
     app.include_router(github.router)
+    app.include_router(exports.router)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _refuse_method)
 
