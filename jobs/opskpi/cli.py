@@ -15,6 +15,7 @@ from opskpi.cli_alert import alert
 from opskpi.cli_anonymise import anonymise
 from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
+from opskpi.cli_export import export
 from opskpi.cli_grafana import grafana
 from opskpi.cli_hook import hook
 from opskpi.cli_hub import agent, key, serve, serve_locally
@@ -42,6 +43,7 @@ cli.add_command(slo)
 cli.add_command(alert)
 cli.add_command(audit)
 cli.add_command(collect)
+cli.add_command(export)
 cli.add_command(hook)
 cli.add_command(grafana)
 cli.add_command(report)

@@ -56,6 +56,10 @@ def test_the_document_describes_every_operation_its_statuses_and_the_key(hub: Hu
         "PUT /api/v1/policy": {200, 400, 401, 403, 408, 412, 413, 415, 422, 500, 503},
         "POST /api/v1/github": {200, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503},
         "GET /metrics": {200, 401, 403, 500, 503},
+        "GET /api/v1/export/events": {200, 401, 403, 406, 422, 500, 503},
+        "GET /api/v1/export/kpis": {200, 401, 403, 406, 422, 500, 503},
+        "GET /api/v1/export/audits": {200, 401, 403, 406, 422, 500, 503},
+        "GET /api/v1/export/slo": {200, 401, 403, 406, 422, 500, 503},
         "GET /healthz": {200, 500},
         "GET /readyz": {200, 500, 503},
     }

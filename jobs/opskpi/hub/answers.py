@@ -14,7 +14,7 @@ from opskpi.hub.problems import MEDIA_TYPE
 Json = dict[str, Any]
 
 
-def _written_as(pattern: str, example: str) -> BeforeValidator:
+def written_as(pattern: str, example: str) -> BeforeValidator:
     """Let only one way of writing a value pass, where pydantic reads several."""
 
     def check(text: object) -> object:
@@ -25,8 +25,8 @@ def _written_as(pattern: str, example: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Day = Annotated[date, _written_as(r"\d{4}-\d{2}-\d{2}", "2026-01-31")]
-Org = Annotated[UUID, _written_as(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID with hyphens")]
+Day = Annotated[date, written_as(r"\d{4}-\d{2}-\d{2}", "2026-01-31")]
+Org = Annotated[UUID, written_as(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID with hyphens")]
 # Postgres has no NUL in its texts.
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
 
@@ -143,6 +143,7 @@ MEANINGS = {
     400: "The body is no JSON in UTF-8.",
     401: "The API key is missing, malformed, unknown, revoked or expired.",
     403: "The API key lacks the scope, or belongs to another organisation.",
+    406: "No format that is offered is acceptable.",
     408: "The body did not arrive in time.",
     412: "The policy is no longer the one that If-Match names.",
     413: "The body is too large.",

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from opskpi.hub import dashboard, github, metrics, page, policies, problems
+from opskpi.hub import dashboard, exports, github, metrics, page, policies, problems
 from opskpi.hub.answers import (
     ETAG,
     Event,
@@ -205,6 +205,7 @@ def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.W
         # A page of another site could otherwise reach this one under a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
     app.include_router(metrics.router)
+    app.include_router(exports.router)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _refuse_method)
 

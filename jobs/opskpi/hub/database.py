@@ -11,12 +11,13 @@ from typing import LiteralString
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import AsyncConnectionPool
 
 from opskpi import anonymisation, db
 from opskpi.hub.keys import ApiKey, mark_of
-from opskpi.hub.problems import Problem
+from opskpi.hub.problems import Problem, unavailable
 
 # Hook clients give up after 5 s: whoever waits longer for a connection waits for nothing.
 POOL_WAIT_S = 4
@@ -25,6 +26,8 @@ RECONNECT_S = 10
 CALL_S = 10
 # As Supabase has it for the role authenticated.
 STATEMENT_TIMEOUT = "8s"
+# An export of tens of millions of rows; longer, its snapshot would keep too much from being cleaned up.
+EXPORT_S = 600
 # A server that vanished without a word is noticed within half a minute.
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
@@ -34,6 +37,8 @@ BECOME_CALLER = (
     " set_config('statement_timeout', %s, true)"
 )
 BECOME_CALLER_WITH_KEY = BECOME_CALLER + ", set_config('opskpi.anonymisation_key', %s, true)"
+IN_UTC = "select set_config('timezone', 'UTC', true)"
+OWN_ORG = "select ops.caller_org(wanted_org_id => %s)::text"
 
 Parameters = Sequence[object] | Mapping[str, object]
 
@@ -96,6 +101,8 @@ class Database:
                 **KEEPALIVES,
             },
         )
+        # They hold a connection for long, and whoever sends telemetry must always find one.
+        self._exports_left = min(connections - 1, max(1, connections // 4))
 
     async def open(self) -> None:
         """Begin to connect; a database that is away is waited for by whoever asks."""
@@ -151,6 +158,52 @@ class Database:
             return None
         return Caller(key_id, known.org_id, tuple(known.scopes))
 
+    @asynccontextmanager
+    async def copy(
+        self,
+        key: ApiKey,
+        scopes: Sequence[str],
+        statement: sql.Composed,
+        parameters: Mapping[str, object],
+        *,
+        org_id: UUID | None,
+        chunk_bytes: int,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What a COPY sends, asked as whoever presents the key: whole rows in chunks, read as fast as they are taken.
+
+        Leaving it early ends the statement on the server. Raises Problem: 401 and 403 as `call` does, 403 for another
+        org than the key's, 503 while as many exports run as there may be.
+        """
+        caller, _ = await self.call(key, scopes, OWN_ORG, [org_id])
+        if self._exports_left <= 0:
+            raise unavailable("as many exports run as this process of the hub allows")
+        self._exports_left -= 1
+        try:
+            async with self._begun(caller) as connection, connection.cursor() as cursor:
+                async with cursor.copy(statement, parameters) as rows:
+                    yield _in_chunks(rows, chunk_bytes)
+                await connection.execute("commit")
+        finally:
+            self._exports_left += 1
+
+    @asynccontextmanager
+    async def _begun(self, caller: Caller) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+        """A connection in a transaction of the caller's, with the time that exports have, and UTC."""
+        for _ in range(self._pool.max_size):
+            async with self._pool.connection() as connection:
+                try:
+                    async with connection.pipeline():
+                        await connection.execute("begin")
+                        await connection.execute(BECOME_CALLER, [caller.claims(), f"{EXPORT_S}s"])
+                        await connection.execute(IN_UTC)
+                except psycopg.OperationalError:
+                    if connection.closed:
+                        continue
+                    raise
+                yield connection
+                return
+        raise psycopg.OperationalError("every connection of the pool was lost")
+
     async def tell(self, query: LiteralString, parameters: Sequence[object]) -> None:
         """Do something as the hub's own login."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
@@ -196,3 +249,19 @@ async def _ask(connection: Connection, caller: Caller, query: LiteralString, par
             await connection.rollback()
         raise
     return str(await cursor.fetchone())
+
+
+async def _in_chunks(rows: psycopg.AsyncCopy, size: int) -> AsyncIterator[bytes]:
+    chunk: list[bytes | bytearray | memoryview] = []
+    held = 0
+    async for row in rows:
+        chunk.append(row)
+        held += len(row)
+        if held >= size:
+            yield b"".join(chunk)
+            chunk.clear()
+            held = 0
+            # Rows that have arrived are read without a pause, and others wait for their turn.
+            await asyncio.sleep(0)
+    if chunk:
+        yield b"".join(chunk)
