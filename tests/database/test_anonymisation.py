@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import class_row
@@ -730,7 +730,12 @@ def test_twice_is_once_and_what_counts_stays_whatever_the_rules_and_the_document
                 return scalar(database, call, NIL, ANNA)
             return scalar(database, call, LATER)
 
-        step()
+        try:
+            step()
+        except psycopg.errors.DatabaseError as error:
+            # A document that names the agent where labels are read.
+            assume(error.sqlstate != "OP001" or not erasing)
+            raise
         once = rows(database, query)
         assert step() == 0
         assert rows(database, query) == once
