@@ -300,6 +300,66 @@ comment on column ops.anonymisation_rules.is_enabled is 'False: it is not applie
 comment on column ops.anonymisation_rules.pattern is 'The path as a regular expression over places.';
 alter table ops.anonymisation_rules enable row level security;
 
+create table ops.anonymisations (
+  anonymisation_id bigint generated always as identity,
+  kind text not null,
+  before timestamptz,
+  only_org_id uuid,
+  only_event_type text,
+  started_at timestamptz not null default clock_timestamp(),
+  finished_at timestamptz,
+  looked_at bigint not null default 0,
+  changed bigint not null default 0,
+  counts jsonb not null default '{}',
+  constraint anonymisations_pkey primary key (anonymisation_id),
+  constraint anonymisations_kind_check check (kind in ('rules', 'erasure'))
+);
+comment on table ops.anonymisations is 'One row a run that anonymised stored events: what was done, never to whom or to what.';
+comment on column ops.anonymisations.anonymisation_id is 'Number of the run.';
+comment on column ops.anonymisations.kind is 'rules: applied to events before an instant; erasure: of one agent.';
+comment on column ops.anonymisations.before is 'rules: only events before this instant.';
+comment on column ops.anonymisations.only_org_id is 'The tenant; null: all.';
+comment on column ops.anonymisations.only_event_type is 'Only this kind of event; null: every kind.';
+comment on column ops.anonymisations.started_at is 'When it began.';
+comment on column ops.anonymisations.finished_at is 'When it was done; null: it runs, or was killed and the next run finishes its work.';
+comment on column ops.anonymisations.looked_at is 'Events looked at (count).';
+comment on column ops.anonymisations.changed is 'Events changed (count).';
+comment on column ops.anonymisations.counts is 'Values changed by rule (count); for an erasure also rows of other tables.';
+alter table ops.anonymisations enable row level security;
+
+create type ops.anonymisable as (
+  place bigint,
+  event_type text,
+  event_timestamp timestamptz,
+  run_id bigint,
+  tag text,
+  metadata jsonb,
+  event_id uuid,
+  org_id uuid,
+  agent_id uuid
+);
+comment on type ops.anonymisable is 'An event that rules are applied to; place tells it from the others.';
+
+create type ops.pseudonym as (
+  org_id uuid,
+  event_type text,
+  agent text,
+  agent_id uuid,
+  pseudonym uuid,
+  rule_name text
+);
+comment on type ops.pseudonym is 'What an agent (its id as text, and as a UUID if it is one) is called instead, in events of a kind (empty: of every kind), and the rule that says so.';
+
+create type ops.anonymisation_report as (
+  state text,
+  last_id bigint,
+  looked_at bigint,
+  changed bigint,
+  counts jsonb
+);
+comment on type ops.anonymisation_report is
+  'more: call again after last_id; done; busy: a refresh, a rebuild or another job has the lock, nothing was done. Events looked at and changed (count); counts as in ops.anonymisations.';
+
 create function ops.counted_places(event_type text)
 returns text[]
 language sql
@@ -344,83 +404,6 @@ return (
 );
 comment on function ops.counted_places(text) is
   'The places in the metadata of a kind of event that no rule may change, since labels, values, patterns, KPIs or SLOs are counted from them.';
-
-create function ops.set_anonymisation_rule(
-  rule_name text,
-  path text,
-  action text,
-  event_type text default '',
-  matching text default null,
-  on_ingest boolean default false,
-  is_enabled boolean default true
-)
-returns void
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  counting text;
-begin
-  begin
-    insert into ops.anonymisation_rules as rule (rule_name, event_type, path, matching, action, on_ingest, is_enabled)
-    values (
-      set_anonymisation_rule.rule_name, coalesce(set_anonymisation_rule.event_type, ''), set_anonymisation_rule.path, set_anonymisation_rule.matching,
-      set_anonymisation_rule.action, set_anonymisation_rule.on_ingest, set_anonymisation_rule.is_enabled
-    )
-    on conflict on constraint anonymisation_rules_pkey do update set
-      event_type = excluded.event_type,
-      path = excluded.path,
-      matching = excluded.matching,
-      action = excluded.action,
-      on_ingest = excluded.on_ingest,
-      is_enabled = excluded.is_enabled;
-  exception
-    when check_violation or not_null_violation or invalid_regular_expression then
-      raise exception 'the rule cannot be: %', sqlerrm
-        using errcode = 'OP001',
-          hint = 'A name is a short word; a path is $.key, $."any key", [*] and .**, such as $.**.file or $.files[*]; matching is a regular expression that does not match nothing; $.agent_id is hashed as a whole.';
-  end;
-  if position('.**' in path) = 0 and path <> '$.agent_id' then
-    select kind.event_type
-    into counting
-    from ops.event_types as kind
-    cross join lateral unnest(ops.counted_places(kind.event_type)) as kept (place)
-    cross join (select ops.anonymisation_place(set_anonymisation_rule.path) as place) as named
-    where coalesce(set_anonymisation_rule.event_type, '') in ('', kind.event_type)
-      and (
-        named.place = kept.place
-        or starts_with(named.place, kept.place || '.')
-        or starts_with(named.place, kept.place || '[')
-        or starts_with(kept.place, named.place || '.')
-        or starts_with(kept.place, named.place || '[')
-      )
-    order by kind.event_type
-    limit 1;
-    if counting is not null then
-      raise exception 'what % names is counted in events of type %', path, counting
-        using errcode = 'OP001', hint = 'Labels, values and what SLOs count stay as they are. Name a place below or beside it, or another event type.';
-    end if;
-  end if;
-end;
-$$;
-comment on function ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean) is
-  'Adds a rule or changes it whole. Refuses one whose path, without .**, names what counts or holds it; a rule with .** leaves such places out.';
-
-create function ops.remove_anonymisation_rule(rule_name text)
-returns boolean
-language sql
-volatile
-set search_path = ''
-begin atomic
-  with removed as (
-    delete from ops.anonymisation_rules as rule
-    where rule.rule_name = remove_anonymisation_rule.rule_name
-    returning 1
-  )
-  select exists (select from removed);
-end;
-comment on function ops.remove_anonymisation_rule(text) is 'Takes a rule away; false: there is none of that name.';
 
 create function ops.generalised(raw text)
 returns text
@@ -633,120 +616,6 @@ begin
 end;
 $$;
 comment on function ops.with_edits(jsonb, jsonb[]) is 'A document with values replaced, or taken away where the new one is null, in the order given.';
-
-revoke execute on function
-  ops.anonymisation_pattern(text, boolean),
-  ops.anonymisation_place(text),
-  ops.counted_places(text),
-  ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean),
-  ops.remove_anonymisation_rule(text),
-  ops.generalised(text),
-  ops.generalised_number(numeric),
-  ops.is_anonymised(text),
-  ops.hashed(text, uuid, bytea[]),
-  ops.anonymised_parts(text, text, text, uuid, bytea[]),
-  ops.neutral_value(jsonb),
-  ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
-  ops.with_edits(jsonb, jsonb[])
-from public;
-
-do $$
-begin
-  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
-    return;
-  end if;
-  revoke all on ops.anonymisation_rules from anon, authenticated, service_role;
-  -- What is taken out is no secret, and ingest_events reads it as its caller.
-  grant select on ops.anonymisation_rules to authenticated, service_role;
-  create policy anonymisation_rules_select_authenticated on ops.anonymisation_rules for select to authenticated using (true);
-  revoke execute on function
-    ops.anonymisation_pattern(text, boolean),
-    ops.anonymisation_place(text),
-    ops.counted_places(text),
-    ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean),
-    ops.remove_anonymisation_rule(text),
-    ops.generalised(text),
-    ops.generalised_number(numeric),
-    ops.is_anonymised(text),
-    ops.hashed(text, uuid, bytea[]),
-    ops.anonymised_parts(text, text, text, uuid, bytea[]),
-    ops.neutral_value(jsonb),
-    ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
-    ops.with_edits(jsonb, jsonb[])
-  from anon, authenticated, service_role;
-  grant execute on function
-    ops.counted_places(text),
-    ops.generalised(text),
-    ops.generalised_number(numeric),
-    ops.is_anonymised(text),
-    ops.hashed(text, uuid, bytea[]),
-    ops.anonymised_parts(text, text, text, uuid, bytea[]),
-    ops.neutral_value(jsonb),
-    ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
-    ops.with_edits(jsonb, jsonb[])
-  to authenticated, service_role;
-end;
-$$;
-
-create table ops.anonymisations (
-  anonymisation_id bigint generated always as identity,
-  kind text not null,
-  before timestamptz,
-  only_org_id uuid,
-  only_event_type text,
-  started_at timestamptz not null default clock_timestamp(),
-  finished_at timestamptz,
-  looked_at bigint not null default 0,
-  changed bigint not null default 0,
-  counts jsonb not null default '{}',
-  constraint anonymisations_pkey primary key (anonymisation_id),
-  constraint anonymisations_kind_check check (kind in ('rules', 'erasure'))
-);
-comment on table ops.anonymisations is 'One row a run that anonymised stored events: what was done, never to whom or to what.';
-comment on column ops.anonymisations.anonymisation_id is 'Number of the run.';
-comment on column ops.anonymisations.kind is 'rules: applied to events before an instant; erasure: of one agent.';
-comment on column ops.anonymisations.before is 'rules: only events before this instant.';
-comment on column ops.anonymisations.only_org_id is 'The tenant; null: all.';
-comment on column ops.anonymisations.only_event_type is 'Only this kind of event; null: every kind.';
-comment on column ops.anonymisations.started_at is 'When it began.';
-comment on column ops.anonymisations.finished_at is 'When it was done; null: it runs, or was killed and the next run finishes its work.';
-comment on column ops.anonymisations.looked_at is 'Events looked at (count).';
-comment on column ops.anonymisations.changed is 'Events changed (count).';
-comment on column ops.anonymisations.counts is 'Values changed by rule (count); for an erasure also rows of other tables.';
-alter table ops.anonymisations enable row level security;
-
-create type ops.anonymisable as (
-  place bigint,
-  event_type text,
-  event_timestamp timestamptz,
-  run_id bigint,
-  tag text,
-  metadata jsonb,
-  event_id uuid,
-  org_id uuid,
-  agent_id uuid
-);
-comment on type ops.anonymisable is 'An event that rules are applied to; place tells it from the others.';
-
-create type ops.pseudonym as (
-  org_id uuid,
-  event_type text,
-  agent text,
-  agent_id uuid,
-  pseudonym uuid,
-  rule_name text
-);
-comment on type ops.pseudonym is 'What an agent (its id as text, and as a UUID if it is one) is called instead, in events of a kind (empty: of every kind), and the rule that says so.';
-
-create type ops.anonymisation_report as (
-  state text,
-  last_id bigint,
-  looked_at bigint,
-  changed bigint,
-  counts jsonb
-);
-comment on type ops.anonymisation_report is
-  'more: call again after last_id; done; busy: a refresh, a rebuild or another job has the lock, nothing was done. Events looked at and changed (count); counts as in ops.anonymisations.';
 
 create function ops.pseudonyms(events ops.anonymisable[], rules ops.anonymisation_rules[])
 returns setof ops.pseudonym
@@ -1287,58 +1156,6 @@ begin atomic
 end;
 comment on function ops.follow_teams(ops.pseudonym[]) is 'Puts pseudonyms into the teams that their agents are in now: one may have moved while no key was set.';
 
-revoke execute on function
-  ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
-  ops.add_pseudonyms(ops.pseudonym[]),
-  ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
-  ops.anonymise_incoming(ops.anonymisable[]),
-  ops.cast_anonymised(jsonb),
-  ops.check_anonymised(jsonb),
-  ops.anonymous_senders(uuid, uuid[]),
-  ops.begin_anonymisation(text, timestamptz, uuid, text),
-  ops.added_counts(jsonb, jsonb),
-  ops.note_anonymisation(bigint, ops.anonymisation_report),
-  ops.write_anonymised(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean, boolean),
-  ops.anonymise_events(timestamptz, uuid, text, bigint, integer, boolean, bigint),
-  ops.last_to_anonymise(bigint, bigint, timestamptz, integer),
-  ops.follow_teams(ops.pseudonym[])
-from public;
-
-do $$
-begin
-  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
-    return;
-  end if;
-  revoke all on ops.anonymisations from anon, authenticated, service_role;
-  grant select on ops.anonymisations to service_role;
-  revoke execute on function
-    ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
-    ops.add_pseudonyms(ops.pseudonym[]),
-    ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
-    ops.anonymise_incoming(ops.anonymisable[]),
-    ops.cast_anonymised(jsonb),
-    ops.check_anonymised(jsonb),
-    ops.anonymous_senders(uuid, uuid[]),
-    ops.begin_anonymisation(text, timestamptz, uuid, text),
-    ops.added_counts(jsonb, jsonb),
-    ops.note_anonymisation(bigint, ops.anonymisation_report),
-    ops.write_anonymised(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean, boolean),
-    ops.anonymise_events(timestamptz, uuid, text, bigint, integer, boolean, bigint),
-    ops.last_to_anonymise(bigint, bigint, timestamptz, integer),
-    ops.follow_teams(ops.pseudonym[])
-  from anon, authenticated, service_role;
-  grant execute on function
-    ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
-    ops.add_pseudonyms(ops.pseudonym[]),
-    ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
-    ops.anonymise_incoming(ops.anonymisable[]),
-    ops.cast_anonymised(jsonb),
-    ops.check_anonymised(jsonb),
-    ops.anonymous_senders(uuid, uuid[])
-  to authenticated, service_role;
-end;
-$$;
-
 create function ops.erase_agent(
   org_id uuid,
   agent_id uuid,
@@ -1573,10 +1390,114 @@ $$;
 comment on function ops.forget_agent(ops.pseudonym[], boolean) is
   'Takes an agent and its pseudonym out of every table but the events; returns the rows by table. Its open alerts are over. Only erase_agent calls it.';
 
+create function ops.set_anonymisation_rule(
+  rule_name text,
+  path text,
+  action text,
+  event_type text default '',
+  matching text default null,
+  on_ingest boolean default false,
+  is_enabled boolean default true
+)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  counting text;
+begin
+  begin
+    insert into ops.anonymisation_rules as rule (rule_name, event_type, path, matching, action, on_ingest, is_enabled)
+    values (
+      set_anonymisation_rule.rule_name, coalesce(set_anonymisation_rule.event_type, ''), set_anonymisation_rule.path, set_anonymisation_rule.matching,
+      set_anonymisation_rule.action, set_anonymisation_rule.on_ingest, set_anonymisation_rule.is_enabled
+    )
+    on conflict on constraint anonymisation_rules_pkey do update set
+      event_type = excluded.event_type,
+      path = excluded.path,
+      matching = excluded.matching,
+      action = excluded.action,
+      on_ingest = excluded.on_ingest,
+      is_enabled = excluded.is_enabled;
+  exception
+    when check_violation or not_null_violation or invalid_regular_expression then
+      raise exception 'the rule cannot be: %', sqlerrm
+        using errcode = 'OP001',
+          hint = 'A name is a short word; a path is $.key, $."any key", [*] and .**, such as $.**.file or $.files[*]; matching is a regular expression that does not match nothing; $.agent_id is hashed as a whole.';
+  end;
+  if position('.**' in path) = 0 and path <> '$.agent_id' then
+    select kind.event_type
+    into counting
+    from ops.event_types as kind
+    cross join lateral unnest(ops.counted_places(kind.event_type)) as kept (place)
+    cross join (select ops.anonymisation_place(set_anonymisation_rule.path) as place) as named
+    where coalesce(set_anonymisation_rule.event_type, '') in ('', kind.event_type)
+      and (
+        named.place = kept.place
+        or starts_with(named.place, kept.place || '.')
+        or starts_with(named.place, kept.place || '[')
+        or starts_with(kept.place, named.place || '.')
+        or starts_with(kept.place, named.place || '[')
+      )
+    order by kind.event_type
+    limit 1;
+    if counting is not null then
+      raise exception 'what % names is counted in events of type %', path, counting
+        using errcode = 'OP001', hint = 'Labels, values and what SLOs count stay as they are. Name a place below or beside it, or another event type.';
+    end if;
+  end if;
+end;
+$$;
+comment on function ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean) is
+  'Adds a rule or changes it whole. Refuses one whose path, without .**, names what counts or holds it; a rule with .** leaves such places out.';
+
+create function ops.remove_anonymisation_rule(rule_name text)
+returns boolean
+language sql
+volatile
+set search_path = ''
+begin atomic
+  with removed as (
+    delete from ops.anonymisation_rules as rule
+    where rule.rule_name = remove_anonymisation_rule.rule_name
+    returning 1
+  )
+  select exists (select from removed);
+end;
+comment on function ops.remove_anonymisation_rule(text) is 'Takes a rule away; false: there is none of that name.';
+
 revoke execute on function
+  ops.anonymisation_pattern(text, boolean),
+  ops.anonymisation_place(text),
+  ops.counted_places(text),
+  ops.generalised(text),
+  ops.generalised_number(numeric),
+  ops.is_anonymised(text),
+  ops.hashed(text, uuid, bytea[]),
+  ops.anonymised_parts(text, text, text, uuid, bytea[]),
+  ops.neutral_value(jsonb),
+  ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
+  ops.with_edits(jsonb, jsonb[]),
+  ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
+  ops.add_pseudonyms(ops.pseudonym[]),
+  ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
+  ops.anonymise_incoming(ops.anonymisable[]),
+  ops.cast_anonymised(jsonb),
+  ops.check_anonymised(jsonb),
+  ops.anonymous_senders(uuid, uuid[]),
+  ops.begin_anonymisation(text, timestamptz, uuid, text),
+  ops.added_counts(jsonb, jsonb),
+  ops.note_anonymisation(bigint, ops.anonymisation_report),
+  ops.write_anonymised(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean, boolean),
+  ops.anonymise_events(timestamptz, uuid, text, bigint, integer, boolean, bigint),
+  ops.last_to_anonymise(bigint, bigint, timestamptz, integer),
+  ops.follow_teams(ops.pseudonym[]),
   ops.erase_agent(uuid, uuid, bigint, integer, boolean, boolean, bigint),
   ops.erased_pseudonyms(uuid, uuid, boolean),
-  ops.forget_agent(ops.pseudonym[], boolean)
+  ops.forget_agent(ops.pseudonym[], boolean),
+  ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean),
+  ops.remove_anonymisation_rule(text)
 from public;
 
 do $$
@@ -1584,11 +1505,61 @@ begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
+  revoke all on ops.anonymisation_rules, ops.anonymisations from anon, authenticated, service_role;
+  -- What is taken out is no secret, and ingest_events reads it as its caller.
+  grant select on ops.anonymisation_rules to authenticated, service_role;
+  grant select on ops.anonymisations to service_role;
+  create policy anonymisation_rules_select_authenticated on ops.anonymisation_rules for select to authenticated using (true);
   revoke execute on function
+    ops.anonymisation_pattern(text, boolean),
+    ops.anonymisation_place(text),
+    ops.counted_places(text),
+    ops.generalised(text),
+    ops.generalised_number(numeric),
+    ops.is_anonymised(text),
+    ops.hashed(text, uuid, bytea[]),
+    ops.anonymised_parts(text, text, text, uuid, bytea[]),
+    ops.neutral_value(jsonb),
+    ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
+    ops.with_edits(jsonb, jsonb[]),
+    ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
+    ops.add_pseudonyms(ops.pseudonym[]),
+    ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
+    ops.anonymise_incoming(ops.anonymisable[]),
+    ops.cast_anonymised(jsonb),
+    ops.check_anonymised(jsonb),
+    ops.anonymous_senders(uuid, uuid[]),
+    ops.begin_anonymisation(text, timestamptz, uuid, text),
+    ops.added_counts(jsonb, jsonb),
+    ops.note_anonymisation(bigint, ops.anonymisation_report),
+    ops.write_anonymised(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean, boolean),
+    ops.anonymise_events(timestamptz, uuid, text, bigint, integer, boolean, bigint),
+    ops.last_to_anonymise(bigint, bigint, timestamptz, integer),
+    ops.follow_teams(ops.pseudonym[]),
     ops.erase_agent(uuid, uuid, bigint, integer, boolean, boolean, bigint),
     ops.erased_pseudonyms(uuid, uuid, boolean),
-    ops.forget_agent(ops.pseudonym[], boolean)
+    ops.forget_agent(ops.pseudonym[], boolean),
+    ops.set_anonymisation_rule(text, text, text, text, text, boolean, boolean),
+    ops.remove_anonymisation_rule(text)
   from anon, authenticated, service_role;
+  grant execute on function
+    ops.counted_places(text),
+    ops.generalised(text),
+    ops.generalised_number(numeric),
+    ops.is_anonymised(text),
+    ops.hashed(text, uuid, bytea[]),
+    ops.anonymised_parts(text, text, text, uuid, bytea[]),
+    ops.neutral_value(jsonb),
+    ops.anonymised_value(jsonb, jsonb, ops.anonymisation_rules[], uuid, bytea[], boolean),
+    ops.with_edits(jsonb, jsonb[]),
+    ops.pseudonyms(ops.anonymisable[], ops.anonymisation_rules[]),
+    ops.add_pseudonyms(ops.pseudonym[]),
+    ops.anonymised_events(ops.anonymisable[], ops.anonymisation_rules[], ops.pseudonym[], boolean),
+    ops.anonymise_incoming(ops.anonymisable[]),
+    ops.cast_anonymised(jsonb),
+    ops.check_anonymised(jsonb),
+    ops.anonymous_senders(uuid, uuid[])
+  to authenticated, service_role;
 end;
 $$;
 
