@@ -209,6 +209,17 @@ create table ops.telemetry_events_default partition of public.telemetry_events d
 comment on table ops.telemetry_events_default is 'Events of months that have no partition yet; maintain moves them where they belong.';
 alter table ops.telemetry_events_default enable row level security;
 
+create table ops.removed_events (
+  event_type text not null,
+  removed_until timestamptz not null,
+  constraint removed_events_pkey primary key (event_type)
+);
+comment on table ops.removed_events is
+  'One row a kind of event of which retention has removed some. Of those from before removed_until not all are there, so a repeated one would not be recognised and a recount would miss some.';
+comment on column ops.removed_events.event_type is 'The kind.';
+comment on column ops.removed_events.removed_until is 'First instant from which on all its events are kept.';
+alter table ops.removed_events enable row level security;
+
 revoke execute on function
   ops.assign_team(uuid, uuid, text),
   ops.note_agents(bigint, bigint),
@@ -220,10 +231,10 @@ begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
-  revoke all on ops.event_types, ops.agents, public.telemetry_events, ops.telemetry_events_default
+  revoke all on ops.event_types, ops.agents, ops.removed_events, public.telemetry_events, ops.telemetry_events_default
     from anon, authenticated, service_role;
   revoke all on sequence public.telemetry_events_id_seq from anon, authenticated, service_role;
-  grant select on ops.event_types, ops.agents to authenticated, service_role;
+  grant select on ops.event_types, ops.agents, ops.removed_events to authenticated, service_role;
   -- ops is no exposed schema: only the rules that ingest_events applies come here, as its caller.
   grant insert (org_id, agent_id, team) on ops.agents to authenticated, service_role;
   grant select on public.telemetry_events to authenticated, service_role;
@@ -233,6 +244,9 @@ begin
     on public.telemetry_events to authenticated;
   grant usage on sequence public.telemetry_events_id_seq to authenticated, service_role;
   create policy event_types_select_authenticated on ops.event_types for select to authenticated using (true);
+  -- The name of a kind that nobody described may be a tenant's own.
+  create policy removed_events_select_described on ops.removed_events for select to authenticated
+    using (event_type in (select kind.event_type from ops.event_types as kind));
   create policy agents_select_own_org on ops.agents for select to authenticated
     using (org_id = (select ops.current_org_id()));
   create policy agents_insert_own_org_pseudonyms on ops.agents for insert to authenticated

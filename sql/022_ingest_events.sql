@@ -100,7 +100,9 @@ begin atomic
         and coalesce(jsonb_typeof(event.payload) = 'object', true)
         and pg_column_size(event.element) <= 65536
         and not jsonb_path_exists(event.element, 'strict $.**{33}')
-        and event.envelope - array['event_type', 'payload', 'metadata', 'event_timestamp', 'timestamp', 'event_id', 'run_id', 'tag'] = '{}'
+        and event.envelope - array[
+          'event_type', 'payload', 'metadata', 'event_timestamp', 'timestamp', 'event_id', 'org_id', 'agent_id', 'run_id', 'tag'
+        ] = '{}'
         and (event.event_id is null or (event.event_id like '________-____-____-____-____________' and event.instant is not null))
         and (event.org_id is null or event.org_id like '________-____-____-____-____________')
         and (event.agent_id is null or event.agent_id like '________-____-____-____-____________')
@@ -110,6 +112,16 @@ begin atomic
             event.instant like '____-__-__T__:__%'
             and (event.instant like '%Z' or event.instant like '%+__:__' or event.instant like '%:__-__:__')
             and casted.event_timestamp between timestamptz '2000-01-01 00:00+00' and now() + interval '1 day'
+            -- Nearly every event is newer than all that was ever removed; the others are looked up one by one.
+            and (
+              coalesce(casted.event_timestamp >= (select max(removed.removed_until) from ops.removed_events as removed), true)
+              or not exists (
+                select
+                from ops.removed_events as removed
+                where removed.event_type = event.event_type
+                  and removed.removed_until > casted.event_timestamp
+              )
+            )
           )
         )
         and (caller.is_bound is false or coalesce(casted.org_id, caller.org_id) = caller.org_id)
@@ -160,6 +172,7 @@ begin atomic
       merged.*,
       kind.event_type as known_type,
       kind.fields,
+      removed.removed_until,
       case
         -- A cast that fails would take the whole batch along, so the 31st of April is found first.
         when merged.instant !~ '^(19|2[01])\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,12})?)?([Zz]|[+-](0\d|1[0-4])(:?[0-5]\d)?)$'
@@ -181,6 +194,8 @@ begin atomic
     cross join ops.ingesting_caller() as caller
     left join ops.event_types as kind
       on kind.event_type = merged.event_type
+    left join ops.removed_events as removed
+      on removed.event_type = merged.event_type
   ),
   judged as (
     select
@@ -207,6 +222,14 @@ begin atomic
           then array['timestamp', 'must be an ISO 8601 time with a time zone, such as 2026-01-31T23:59:59Z']
         when understood.event_timestamp < timestamptz '2000-01-01 00:00+00' then array['timestamp', 'is before 2000']
         when understood.event_timestamp > now() + interval '1 day' then array['timestamp', 'is more than a day ahead']
+        when understood.event_timestamp < understood.removed_until
+          then array[
+            'timestamp',
+            format(
+              'is before %s, and events of that time have been removed: a repeated one could not be recognised',
+              to_char(understood.removed_until at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+            )
+          ]
         when understood.event_id is not null and understood.event_uuid is null then array['event_id', 'must be a UUID']
         when understood.org_id is not null and understood.org_uuid is null then array['org_id', 'must be a UUID']
         when understood.is_bound and understood.caller_org_id is null then array['org_id', 'your token names no valid organisation']

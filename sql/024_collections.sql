@@ -42,6 +42,9 @@ set search_path = ''
 as $$
 declare
   settled jsonb;
+  places jsonb;
+  removed_again bigint;
+  answer jsonb;
 begin
   if events is null or jsonb_typeof(events) <> 'array' then
     raise exception 'events must be a JSON array'
@@ -57,23 +60,39 @@ begin
   order by checked.org_id, checked.event_id
   on conflict on constraint collected_events_pkey do nothing;
   -- A statement of its own: it sees what another collector committed while the one above waited.
-  select jsonb_agg(
-    case
-      when known.event_id is null then element.value
-      else element.value || jsonb_build_object('event_timestamp', known.event_timestamp)
-    end
-    order by element.ordinality
-  )
-  into settled
+  select
+    jsonb_agg(
+      case
+        when known.event_id is null or checked.refusal is not null then element.value
+        else element.value || jsonb_build_object('event_timestamp', known.event_timestamp)
+      end
+      order by element.ordinality
+    ) filter (where removed.event_type is null),
+    jsonb_agg(element.ordinality - 1 order by element.ordinality) filter (where removed.event_type is null),
+    count(removed.event_type)
+  into settled, places, removed_again
   from jsonb_array_elements(events) with ordinality as element
   left join ops.check_events(events) as checked
     on checked.place = element.ordinality - 1
-    and checked.refusal is null
     and element.value ->> 'event_id' is not null
   left join ops.collected_events as known
     on known.org_id = checked.org_id
-    and known.event_id = checked.event_id;
-  return public.ingest_events(coalesce(settled, '[]')::json);
+    and known.event_id = checked.event_id
+  -- Retention removed the event; that it was collected is still known.
+  left join ops.removed_events as removed
+    on removed.event_type = checked.event_type
+    and removed.removed_until > known.event_timestamp;
+  answer := public.ingest_events(coalesce(settled, '[]')::json);
+  if removed_again = 0 then
+    return answer;
+  end if;
+  return answer || jsonb_build_object(
+    'duplicate', (answer -> 'duplicate')::bigint + removed_again,
+    'refused', (
+      select coalesce(jsonb_agg(fault.value || jsonb_build_object('index', places -> (fault.value -> 'index')::integer) order by fault.ordinality), '[]')
+      from jsonb_array_elements(answer -> 'refused') with ordinality as fault
+    )
+  );
 end;
 $$;
 comment on function ops.collect_events(jsonb) is

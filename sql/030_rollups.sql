@@ -85,6 +85,18 @@ comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (cou
 comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
 alter table ops.blocked_patterns enable row level security;
 
+create table ops.removed_periods (
+  period text not null,
+  removed_until timestamptz not null,
+  constraint removed_periods_pkey primary key (period),
+  constraint removed_periods_period_check check (period in ('hour', 'day', 'week', 'month'))
+);
+comment on table ops.removed_periods is
+  'One row a length of period of which retention has removed some. A late event of a removed one is left out of it, since it would stand there for all; the hours of audits alone are never removed.';
+comment on column ops.removed_periods.period is 'hour, day, week or month.';
+comment on column ops.removed_periods.removed_until is 'Periods that began before it are removed and are not made again.';
+alter table ops.removed_periods enable row level security;
+
 create table ops.cursors (
   name text not null,
   last_id bigint not null default 0,
@@ -319,12 +331,19 @@ begin atomic
   ),
   -- Materialized, so that the calendar is asked once an hour and not once a row.
   spans as materialized (
-    select
-      distinct_hour.hour_start,
-      period.name as period,
-      ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
-    from (select distinct hours.hour_start from hours) as distinct_hour
-    cross join unnest(array['day', 'week', 'month']) as period (name)
+    select span.hour_start, span.period, span.period_start
+    from (
+      select
+        distinct_hour.hour_start,
+        period.name as period,
+        ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
+      from (select distinct hours.hour_start from hours) as distinct_hour
+      cross join unnest(array['day', 'week', 'month']) as period (name)
+      offset 0
+    ) as span
+    left join ops.removed_periods as removed
+      on removed.period = span.period
+    where coalesce(span.period_start >= removed.removed_until, true)
   )
   select
     hours.org_id,
@@ -338,6 +357,12 @@ begin atomic
     hours.value_min,
     hours.value_max
   from hours
+  -- What a changed audit changes is found against its hour, so those stay.
+  where hours.event_type = 'slsa_audit_metrics'
+    or hours.hour_start >= coalesce(
+      (select removed.removed_until from ops.removed_periods as removed where removed.period = 'hour'),
+      '-infinity'
+    )
   union all
   select
     hours.org_id,
@@ -355,7 +380,7 @@ begin atomic
     on spans.hour_start = hours.hour_start
   group by 1, 2, 3, 4, 5;
 end;
-comment on function ops.rollup_deltas(ops.event_delta[]) is 'What counted events add to the hours, days, weeks and months of their series.';
+comment on function ops.rollup_deltas(ops.event_delta[]) is 'What counted events add to the hours, days, weeks and months of their series, but for those that retention removed.';
 
 create function ops.histogram_deltas(events ops.event_delta[])
 returns setof ops.histogram_delta
@@ -391,12 +416,19 @@ begin atomic
   ),
   -- Materialized, so that the calendar is asked once an hour and not once a row.
   spans as materialized (
-    select
-      distinct_hour.hour_start,
-      period.name as period,
-      ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
-    from (select distinct grouped.hour_start from grouped) as distinct_hour
-    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+    select span.hour_start, span.period, span.period_start
+    from (
+      select
+        distinct_hour.hour_start,
+        period.name as period,
+        ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
+      from (select distinct grouped.hour_start from grouped) as distinct_hour
+      cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+      offset 0
+    ) as span
+    left join ops.removed_periods as removed
+      on removed.period = span.period
+    where coalesce(span.period_start >= removed.removed_until, true)
   ),
   spanned as (
     select
@@ -427,7 +459,7 @@ begin atomic
   from spanned
   group by 1, 2, 3, 4, 5;
 end;
-comment on function ops.histogram_deltas(ops.event_delta[]) is 'What counted events add to the histograms of the KPI groupings.';
+comment on function ops.histogram_deltas(ops.event_delta[]) is 'What counted events add to the histograms of the KPI groupings, but for periods that retention removed.';
 
 create function ops.merge_histogram(stored bigint[], bins integer[], counts bigint[])
 returns bigint[]
@@ -512,21 +544,27 @@ begin
       and found.pattern is not null
     group by 1, 2, 3, 4, 5
   )
-  select
-    blocked.org_id,
-    blocked.hook_type,
-    blocked.pattern,
-    period.name,
-    ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
-    sum(blocked.blocked_count)::bigint,
-    blocked.team
-  from blocked
-  cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-  group by 1, 2, 3, 4, 5, 7;
+  select span.org_id, span.hook_type, span.pattern, span.period, span.period_start, span.blocked_count, span.team
+  from (
+    select
+      blocked.org_id,
+      blocked.hook_type,
+      blocked.pattern,
+      period.name as period,
+      ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
+      sum(blocked.blocked_count)::bigint as blocked_count,
+      blocked.team
+    from blocked
+    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+    group by 1, 2, 3, 4, 5, 7
+  ) as span
+  left join ops.removed_periods as removed
+    on removed.period = span.period
+  where coalesce(span.period_start >= removed.removed_until, true);
 end;
 $$;
 comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
-  'How often each pattern blocked in the given events, per hour, day, week and month. Patterns are findings_summary.pattern and .patterns.';
+  'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and .patterns.';
 
 create view ops.blocked_pattern_parts
 with (security_invoker = true)
@@ -670,6 +708,7 @@ begin
     ops.histograms,
     ops.blocked_patterns,
     ops.blocked_pattern_parts,
+    ops.removed_periods,
     ops.cursors,
     ops.histogram_groups,
     ops.labelled_events
@@ -680,10 +719,12 @@ begin
     ops.histograms,
     ops.blocked_patterns,
     ops.blocked_pattern_parts,
+    ops.removed_periods,
     ops.cursors,
     ops.histogram_groups,
     ops.labelled_events
   to authenticated, service_role;
+  create policy removed_periods_select_authenticated on ops.removed_periods for select to authenticated using (true);
   create policy cursors_select_authenticated on ops.cursors for select to authenticated using (true);
   create policy series_select_own_org on ops.series for select to authenticated
     using (org_id = (select ops.current_org_id()));

@@ -124,6 +124,10 @@ begin atomic
   with span as materialized (
     select distinct_span.*, row_number() over () as span_id
     from (select distinct delta.org_id, delta.period, delta.period_start from unnest(changed_ratios.deltas) as delta) as distinct_span
+    left join ops.removed_periods as removed
+      on removed.period = distinct_span.period
+    -- The hours of audits stay where the others are gone, and would stand for all.
+    where coalesce(distinct_span.period_start >= removed.removed_until, true)
   ),
   kpi_group as materialized (
     select kpi_group.*, dense_rank() over (order by kpi_group.metric_name, kpi_group.group_labels) as group_id

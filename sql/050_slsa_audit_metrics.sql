@@ -296,22 +296,18 @@ declare
   given constant public.slsa_audit_metrics := jsonb_populate_record(null::public.slsa_audit_metrics, audit);
   owner_id constant uuid := coalesce(given.org_id, '00000000-0000-0000-0000-000000000000'::uuid);
   verdict constant text := event ->> 'outcome';
+  known public.slsa_audit_metrics;
+  is_repeated boolean;
   answer jsonb;
 begin
   -- Two observers of one audit would each find no row and store an event.
   perform pg_advisory_xact_lock(hashtextextended(format('ops.observe_audit %s', given.audit_run_id), 0));
-  select coalesce(
-    (
-      select stored.audit_timestamp
-      from public.slsa_audit_metrics as stored
-      where stored.audit_run_id = given.audit_run_id
-        and stored.org_id = owner_id
-        and stored.metadata ->> 'outcome' = verdict
-    ),
-    given.audit_timestamp,
-    now()
-  )
-  into observe_audit.audit_timestamp;
+  select stored.* into known
+  from public.slsa_audit_metrics as stored
+  where stored.audit_run_id = given.audit_run_id
+    and stored.org_id = owner_id;
+  is_repeated := coalesce(known.metadata ->> 'outcome' = verdict, false);
+  observe_audit.audit_timestamp := coalesce(case when is_repeated then known.audit_timestamp end, given.audit_timestamp, now());
   observe_audit.validation_run_id := coalesce(
     given.validation_run_id,
     (
@@ -323,7 +319,9 @@ begin
         and found.run_id is not null
       order by found.event_timestamp desc
       limit 1
-    )
+    ),
+    -- What was found once stays found when retention has removed it.
+    case when known.tag = given.tag then known.validation_run_id end
   );
   -- By the index on event_type: releases are few among the events, too few to pay for an index at each insert.
   select
@@ -334,6 +332,10 @@ begin
   where found.org_id = owner_id
     and found.event_type in ('slsa_provenance', 'provenance_validate')
     and found.run_id in (given.provenance_run_id, observe_audit.validation_run_id);
+  observe_audit.provenance_synced := observe_audit.provenance_synced
+    or coalesce(known.supabase_provenance_synced and known.provenance_run_id = given.provenance_run_id, false);
+  observe_audit.validation_synced := observe_audit.validation_synced
+    or coalesce(known.supabase_validation_synced and known.validation_run_id = observe_audit.validation_run_id, false);
   observe_audit.audit_id := public.record_audit(
     observe_audit.audit
     || jsonb_build_object(
@@ -345,6 +347,17 @@ begin
       'metadata', coalesce(given.metadata, '{}') || jsonb_build_object('outcome', verdict)
     )
   );
+  observe_audit.events_stored := 0;
+  -- Its event was stored with it, and has been removed since.
+  if is_repeated and exists (
+    select
+    from ops.removed_events as removed
+    where removed.event_type = 'audit_observer'
+      and removed.removed_until > observe_audit.audit_timestamp
+  ) then
+    return next;
+    return;
+  end if;
   answer := public.ingest_events(
     json_build_array(
       json_build_object(
@@ -367,7 +380,7 @@ begin
 end;
 $$;
 comment on function ops.observe_audit(jsonb, jsonb) is
-  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
+  'Stores an audit as record_audit does, and its audit_observer event (its metadata, with outcome), in one transaction. Whether the runs are in the events is looked up; a validation run that is not named is the newest of the same tag. What was found once stays found. Repeated with the same outcome, an audit keeps its time and stores no second event; with another it gets both anew. Returns the id and what was found.';
 
 create function ops.unaudited_provenance_runs(max_runs integer, only_org_id uuid default null)
 returns table (org_id uuid, run_id bigint, tag text, outcome text, event_timestamp timestamptz, metadata jsonb)

@@ -15,6 +15,10 @@ comment on column ops.work_units.unit is 'tag:…, run:… or event:…; a tag o
 comment on column ops.work_units.first_attempt_at is 'Its earliest attempt; the unit is counted there, whenever it succeeds.';
 comment on column ops.work_units.succeeded is 'Any attempt succeeded.';
 alter table ops.work_units enable row level security;
+-- Few units are lost, and those are what people ask for: the newest, in a window.
+create index work_units_org_id_event_type_first_attempt_at_idx
+  on ops.work_units (org_id, event_type, first_attempt_at desc)
+  where not succeeded;
 
 create table ops.sli_counts (
   org_id uuid not null,
@@ -33,6 +37,91 @@ comment on column ops.sli_counts.bucket_start is 'First instant of the five minu
 comment on column ops.sli_counts.good is 'Good ones (count).';
 comment on column ops.sli_counts.total is 'All that were counted (count).';
 alter table ops.sli_counts enable row level security;
+
+create table ops.sli_days (
+  org_id uuid not null,
+  sli_id bigint not null,
+  day_start timestamptz not null,
+  good bigint not null,
+  total bigint not null,
+  constraint sli_days_pkey primary key (org_id, sli_id, day_start)
+)
+with (fillfactor = 80);
+comment on table ops.sli_days is
+  'One row an SLI and day: the sum of its five minutes, kept by triggers. A window of 30 days is then 30 rows and its edges, not 8,640.';
+comment on column ops.sli_days.org_id is 'The tenant.';
+comment on column ops.sli_days.sli_id is 'The SLI.';
+comment on column ops.sli_days.day_start is 'First instant of the day, UTC.';
+comment on column ops.sli_days.good is 'Good ones (count).';
+comment on column ops.sli_days.total is 'All that were counted (count).';
+alter table ops.sli_days enable row level security;
+
+create function ops.add_sli_days()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if tg_op = 'TRUNCATE' then
+    delete from ops.sli_days where true;
+    return null;
+  end if;
+  if tg_op in ('UPDATE', 'DELETE') then
+    update ops.sli_days as stored
+    set good = stored.good - gone.good,
+        total = stored.total - gone.total
+    from (
+      select
+        bucket.org_id,
+        bucket.sli_id,
+        date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00') as day_start,
+        sum(bucket.good) as good,
+        sum(bucket.total) as total
+      from old_counts as bucket
+      group by 1, 2, 3
+    ) as gone
+    where stored.org_id = gone.org_id
+      and stored.sli_id = gone.sli_id
+      and stored.day_start = gone.day_start;
+  end if;
+  if tg_op in ('INSERT', 'UPDATE') then
+    insert into ops.sli_days as stored (org_id, sli_id, day_start, good, total)
+    select
+      bucket.org_id,
+      bucket.sli_id,
+      date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
+      sum(bucket.good),
+      sum(bucket.total)
+    from new_counts as bucket
+    group by 1, 2, 3
+    on conflict on constraint sli_days_pkey do update set
+      good = stored.good + excluded.good,
+      total = stored.total + excluded.total;
+  end if;
+  return null;
+end;
+$$;
+comment on function ops.add_sli_days() is 'Trigger: adds what a statement changed in the SLI counts to their days, whoever wrote it.';
+
+create trigger sli_counts_add_days_of_new
+after insert on ops.sli_counts
+referencing new table as new_counts
+for each statement execute function ops.add_sli_days();
+
+create trigger sli_counts_add_days_of_changed
+after update on ops.sli_counts
+referencing old table as old_counts new table as new_counts
+for each statement execute function ops.add_sli_days();
+
+create trigger sli_counts_add_days_of_removed
+after delete on ops.sli_counts
+referencing old table as old_counts
+for each statement execute function ops.add_sli_days();
+
+create trigger sli_counts_forget_days
+after truncate on ops.sli_counts
+for each statement execute function ops.add_sli_days();
 
 create view ops.slo_counts
 with (security_invoker = true)
@@ -365,6 +454,7 @@ comment on function ops.fill_slis(timestamptz) is
   'Gives new SLIs their history up to an instant from the events before the cursor; called stretch by stretch it gives what one call gives. Returns up to where all are filled.';
 
 revoke execute on function
+  ops.add_sli_days(),
   ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]),
   ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]),
   ops.changed_units(ops.unit_delta[]),
@@ -380,13 +470,16 @@ begin
   if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
     return;
   end if;
-  revoke all on ops.work_units, ops.sli_counts, ops.slo_counts, ops.attempts from anon, authenticated, service_role;
-  grant select on ops.work_units, ops.sli_counts, ops.slo_counts, ops.attempts to authenticated, service_role;
+  revoke all on ops.work_units, ops.sli_counts, ops.sli_days, ops.slo_counts, ops.attempts from anon, authenticated, service_role;
+  grant select on ops.work_units, ops.sli_counts, ops.sli_days, ops.slo_counts, ops.attempts to authenticated, service_role;
   create policy work_units_select_own_org on ops.work_units for select to authenticated
     using (org_id = (select ops.current_org_id()));
   create policy sli_counts_select_own_org on ops.sli_counts for select to authenticated
     using (org_id = (select ops.current_org_id()));
+  create policy sli_days_select_own_org on ops.sli_days for select to authenticated
+    using (org_id = (select ops.current_org_id()));
   revoke execute on function
+    ops.add_sli_days(),
     ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]),
     ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]),
     ops.changed_units(ops.unit_delta[]),

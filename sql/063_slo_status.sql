@@ -113,15 +113,42 @@ begin atomic
   join ops.slo_versions as version
     on version.slo_name = span.slo_name
     and version.version = span.version
+  cross join lateral (
+    -- Whole days from their sums; -infinity and infinity are days of their own.
+    select
+      case when isfinite(span.since) then date_bin('1 day', span.since + interval '23:59:59.999999', timestamptz '1969-12-29 00:00+00')
+        else span.since end as since,
+      case when isfinite(span.until) then date_bin('1 day', span.until, timestamptz '1969-12-29 00:00+00') else span.until end as until
+    offset 0
+  ) as days
   -- A sum and nothing else: this is where the time goes.
   cross join lateral (
-    select sum(bucket.good)::bigint as good, sum(bucket.total)::bigint as total
-    from ops.sli_counts as bucket
-    where bucket.org_id = span.org_id
-      and bucket.sli_id = version.sli_id
-      and bucket.bucket_start >= span.since
-      and bucket.bucket_start < span.until
-      and version.time_slice is null
+    select sum(part.good)::bigint as good, sum(part.total)::bigint as total
+    from (
+      select day.good, day.total
+      from ops.sli_days as day
+      where day.org_id = span.org_id
+        and day.sli_id = version.sli_id
+        and day.day_start >= days.since
+        and day.day_start < days.until
+        and version.time_slice is null
+      union all
+      select bucket.good, bucket.total
+      from ops.sli_counts as bucket
+      where bucket.org_id = span.org_id
+        and bucket.sli_id = version.sli_id
+        and bucket.bucket_start >= span.since
+        and bucket.bucket_start < least(span.until, days.since)
+        and version.time_slice is null
+      union all
+      select bucket.good, bucket.total
+      from ops.sli_counts as bucket
+      where bucket.org_id = span.org_id
+        and bucket.sli_id = version.sli_id
+        and bucket.bucket_start >= greatest(days.since, days.until)
+        and bucket.bucket_start < span.until
+        and version.time_slice is null
+    ) as part
     offset 0
   ) as stored
   cross join lateral (

@@ -30,7 +30,11 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with excluded as materialized (
+  -- Asked once; asked for each of 15,000 slices it took 0.2 s.
+  with zone as materialized (
+    select ops.time_zone() as name
+  ),
+  excluded as materialized (
     select distinct
       exclusion.org_id,
       exclusion.slo_name,
@@ -87,7 +91,7 @@ begin atomic
     sliced.org_id,
     sliced.slo_name,
     sliced.version,
-    ops.period_start('day', sliced.slice_start, ops.time_zone()),
+    date_trunc('day', sliced.slice_start, zone.name),
     sum(case
       when sliced.slice_target is null then sliced.good
       else (sliced.total > 0 and sliced.good >= sliced.slice_target * sliced.total)::integer
@@ -99,6 +103,7 @@ begin atomic
     end)::bigint,
     sum(case when sliced.slice_target is null then sliced.total_unadjusted else (sliced.total_unadjusted > 0)::integer end)::bigint
   from sliced
+  cross join zone
   group by 1, 2, 3, 4;
 end;
 comment on function ops.daily_slos(ops.slo_span[]) is
@@ -141,7 +146,7 @@ begin atomic
 end;
 comment on function ops.slo_history() is 'Good and total of each objective by day, each day by the version that held then.';
 
-create function ops.slo_burndown(as_of timestamptz)
+create function ops.slo_burndown(as_of timestamptz, slo_names text[] default null, only_org_id uuid default null)
 returns table (
   org_id uuid,
   slo_name text,
@@ -167,10 +172,16 @@ begin atomic
         timestamptz '1969-12-29 00:00+00'
       ) as since,
       date_bin('5 minutes', slo_burndown.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as until
-    from (select distinct series.org_id from ops.series) as counting
+    from (
+      select distinct series.org_id
+      from ops.series
+      where slo_burndown.only_org_id is null
+        or series.org_id = slo_burndown.only_org_id
+    ) as counting
     cross join ops.slo_versions as version
     where version.valid_from <= slo_burndown.as_of
       and version.valid_until > slo_burndown.as_of
+      and (slo_burndown.slo_names is null or version.slo_name = any (slo_burndown.slo_names))
   )
   select
     daily.org_id,
@@ -191,8 +202,8 @@ begin atomic
     whole as (partition by daily.org_id, daily.slo_name),
     so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
 end;
-comment on function ops.slo_burndown(timestamptz) is
-  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now.';
+comment on function ops.slo_burndown(timestamptz, text[], uuid) is
+  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';
 
 create function ops.explain_slo(
   slo_name text,
@@ -249,18 +260,22 @@ begin
   end;
 
   return query
-  with counted as materialized (
-    select
-      bucket.org_id,
-      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
-      sum(bucket.good) as good,
-      sum(bucket.total) as total
+  with buckets as materialized (
+    select bucket.org_id, bucket.bucket_start, bucket.good, bucket.total
     from ops.sli_counts as bucket
     where bucket.sli_id = asked.sli_id
       and (explain_slo.only_org_id is null or bucket.org_id = explain_slo.only_org_id)
       and bucket.bucket_start >= from_bucket
       and bucket.bucket_start < to_bucket
       and not ops.is_excluded(bucket.org_id, asked.slo_name, bucket.bucket_start)
+  ),
+  counted as materialized (
+    select
+      bucket.org_id,
+      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
+      sum(bucket.good) as good,
+      sum(bucket.total) as total
+    from buckets as bucket
     group by 1, 2
   ),
   accounts as (
@@ -326,6 +341,19 @@ begin
       order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id
     ) as last_tried
   ),
+  stored as materialized (
+    select bad.*, date_bin('5 minutes', bad.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
+    from bad
+  ),
+  -- What retention removed was counted all the same, and the counts say how many that were.
+  removed as (
+    select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
+    from buckets as bucket
+    left join stored
+      on stored.org_id = bucket.org_id
+      and stored.bucket_start = bucket.bucket_start
+    group by bucket.org_id, bucket.bucket_start, bucket.total, bucket.good
+  ),
   placed as (
     select
       bad.*,
@@ -333,7 +361,14 @@ begin
         date_bin(asked.time_slice, bad.counted_at, timestamptz '1969-12-29 00:00+00'),
         from_bucket
       ) as slice_start
-    from bad
+    from (
+      select stored.org_id, stored.counted_at, stored.event_timestamp, stored.event_id, stored.run_id, stored.tag, stored.reason
+      from stored
+      union all
+      select removed.org_id, removed.bucket_start, removed.bucket_start, null, null, null, 'no longer stored'
+      from removed
+      cross join generate_series(1, removed.missing)
+    ) as bad
     where not ops.is_excluded(bad.org_id, asked.slo_name, date_bin('5 minutes', bad.counted_at, timestamptz '1969-12-29 00:00+00'))
   ),
   numbered as (
@@ -382,13 +417,13 @@ begin
 end;
 $$;
 comment on function ops.explain_slo(text, timestamptz, timestamptz, uuid) is
-  'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end; cost is a share of the budget of that range, and the costs of an org add up to exactly its burn rate there.';
+  'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end; cost is a share of the budget of that range, and the costs of an org add up to exactly its burn rate there. One that is no longer stored has no event_id, and the start of its five minutes as its time.';
 
 revoke execute on function
   ops.is_excluded(uuid, text, timestamptz),
   ops.daily_slos(ops.slo_span[]),
   ops.slo_history(),
-  ops.slo_burndown(timestamptz),
+  ops.slo_burndown(timestamptz, text[], uuid),
   ops.explain_slo(text, timestamptz, timestamptz, uuid)
 from public;
 
@@ -401,14 +436,14 @@ begin
     ops.is_excluded(uuid, text, timestamptz),
     ops.daily_slos(ops.slo_span[]),
     ops.slo_history(),
-    ops.slo_burndown(timestamptz),
+    ops.slo_burndown(timestamptz, text[], uuid),
     ops.explain_slo(text, timestamptz, timestamptz, uuid)
   from anon, authenticated, service_role;
   grant execute on function
     ops.is_excluded(uuid, text, timestamptz),
     ops.daily_slos(ops.slo_span[]),
     ops.slo_history(),
-    ops.slo_burndown(timestamptz),
+    ops.slo_burndown(timestamptz, text[], uuid),
     ops.explain_slo(text, timestamptz, timestamptz, uuid)
   to authenticated, service_role;
 end;

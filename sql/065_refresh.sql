@@ -318,6 +318,29 @@ begin atomic
 end;
 comment on function ops.rebuild_spans(timestamptz, timestamptz) is 'The whole hours, days, weeks and months that a range touches.';
 
+create function ops.rebuildable_from()
+returns timestamptz
+language sql
+stable
+set search_path = ''
+begin atomic
+  select max(
+    case
+      when ops.period_start(period.name, removed.removed_until, ops.time_zone()) = removed.removed_until then removed.removed_until
+      else ops.period_end(
+        period.name,
+        ops.period_start(period.name, removed.removed_until, ops.time_zone()),
+        ops.time_zone()
+      )
+    end
+  )
+  from (select max(removed_event.removed_until) as removed_until from ops.removed_events as removed_event) as removed
+  cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+  where removed.removed_until is not null;
+end;
+comment on function ops.rebuildable_from() is
+  'The first instant whose hour, day, week and month all begin after the last event that retention removed; null when it removed none.';
+
 create function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now(), recount_units boolean default true)
 returns bigint
 language plpgsql
@@ -345,6 +368,15 @@ begin
       using errcode = 'OP001', hint = 'Pass since before until, between 1970 and 2200; the range is half-open.';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  if since < ops.rebuildable_from() then
+    raise exception 'events from before % have been removed, so what was counted of them cannot be counted again',
+      (select max(removed.removed_until) from ops.removed_events as removed)
+      using errcode = 'OP001',
+        hint = format(
+          'The first instant whose hour, day, week and month have all their events is %s.',
+          to_char(ops.rebuildable_from() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        );
+  end if;
   -- Audits change, so they must stand still between their last refresh and their recount.
   lock table public.slsa_audit_metrics in share mode;
   perform ops.refresh(interval '0', as_of => as_of);
@@ -502,8 +534,13 @@ begin
   perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
 
   if recount_units then
-    -- A unit of work may begin before the range and succeed in it, so units are counted whole.
-    delete from ops.work_units where true;
+    -- A unit of work may begin before the range and succeed in it, so units are counted whole; of one that began before
+    -- events were removed, the attempts that are left change nothing.
+    delete from ops.work_units as unit
+    where unit.first_attempt_at >= coalesce(
+      (select removed.removed_until from ops.removed_events as removed where removed.event_type = unit.event_type),
+      '-infinity'
+    );
     perform ops.write_units(array(
       select changed
       from ops.changed_units(array(select attempted from ops.count_units(0, last_id) as attempted)) as changed
@@ -513,7 +550,7 @@ begin
 end;
 $$;
 comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean) is
-  'Recounts the attempts of the range and all units of work from the events; only rebuild calls it.';
+  'Recounts the attempts of the range and all units of work whose events are all there from the events; only rebuild calls it.';
 
 create function ops.stored_range(since timestamptz, until timestamptz)
 returns table (first_at timestamptz, end_at timestamptz)
@@ -546,6 +583,7 @@ revoke execute on function
   ops.apply_attempts(bigint, bigint),
   ops.fresh_kpis(),
   ops.rebuild_spans(timestamptz, timestamptz),
+  ops.rebuildable_from(),
   ops.stored_range(timestamptz, timestamptz),
   ops.rebuild(timestamptz, timestamptz, timestamptz, boolean),
   ops.forget_span(timestamptz, timestamptz),
@@ -566,6 +604,7 @@ begin
     ops.apply_attempts(bigint, bigint),
     ops.fresh_kpis(),
     ops.rebuild_spans(timestamptz, timestamptz),
+    ops.rebuildable_from(),
     ops.stored_range(timestamptz, timestamptz),
     ops.rebuild(timestamptz, timestamptz, timestamptz, boolean),
     ops.forget_span(timestamptz, timestamptz),

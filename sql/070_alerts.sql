@@ -467,7 +467,17 @@ begin
 
   return query
   with seen as (
-    select series.org_id, series.event_type, max(newest.period_start) + interval '1 hour' as last_seen_at
+    -- Where retention has removed the hours, the month they lay in or else their horizon is the latest it can have been.
+    select
+      series.org_id,
+      series.event_type,
+      coalesce(
+        max(newest.period_start) + interval '1 hour',
+        least(
+          ops.period_end('month', max(older.period_start), ops.time_zone()),
+          (select removed.removed_until from ops.removed_periods as removed where removed.period = 'hour')
+        )
+      ) as last_seen_at
     from ops.series
     cross join lateral (
       select max(rollup.period_start) as period_start
@@ -477,6 +487,15 @@ begin
         and rollup.series_id = series.series_id
         and rollup.period_start <= as_of
     ) as newest
+    cross join lateral (
+      select max(rollup.period_start) as period_start
+      from ops.rollups as rollup
+      where newest.period_start is null
+        and rollup.org_id = series.org_id
+        and rollup.period = 'month'
+        and rollup.series_id = series.series_id
+        and rollup.period_start <= as_of
+    ) as older
     where series.event_type in (select rule.event_type from ops.alert_rules as rule where rule.is_enabled)
     group by 1, 2
   )

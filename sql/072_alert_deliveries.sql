@@ -17,7 +17,7 @@ create table ops.alert_deliveries (
   last_error text,
   constraint alert_deliveries_pkey primary key (org_id, delivery_id),
   constraint alert_deliveries_channel_name_fkey foreign key (channel_name) references ops.alert_channels (channel_name),
-  constraint alert_deliveries_status_check check (status in ('firing', 'resolved', 'test')),
+  constraint alert_deliveries_status_check check (status in ('firing', 'resolved', 'test', 'summary')),
   constraint alert_deliveries_state_check check (state in ('queued', 'sending', 'delivered', 'dead', 'silenced', 'superseded')),
   constraint alert_deliveries_sending_has_a_lease check ((state = 'sending') = (leased_until is not null))
 );
@@ -26,13 +26,13 @@ comment on column ops.alert_deliveries.org_id is 'The tenant.';
 comment on column ops.alert_deliveries.delivery_id is 'Number of the delivery; receivers may recognise a repeated one by it.';
 comment on column ops.alert_deliveries.channel_name is 'The channel.';
 comment on column ops.alert_deliveries.group_key is 'The group; messages of one group and channel are sent in order.';
-comment on column ops.alert_deliveries.status is 'firing, resolved (nothing of the group fires any more) or test.';
+comment on column ops.alert_deliveries.status is 'firing, resolved (nothing of the group fires any more), test, or summary of a week.';
 comment on column ops.alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column ops.alert_deliveries.message is 'What it says, as facts; the sender words them for the channel.';
 comment on column ops.alert_deliveries.state is
   'queued; sending (leased); delivered; dead (refused, or tried too often); silenced (logged only); superseded (dead, and a later one was sent).';
 comment on column ops.alert_deliveries.attempts is 'Attempts begun (count).';
-comment on column ops.alert_deliveries.created_at is 'The instant of the evaluation that wrote it.';
+comment on column ops.alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
 comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant.';
 comment on column ops.alert_deliveries.leased_until is 'While sending: when another worker may take it over.';
 comment on column ops.alert_deliveries.settled_at is 'When the last attempt ended.';
@@ -252,6 +252,8 @@ begin atomic
               and later.group_key = delivery.group_key
               and later.delivery_id > delivery.delivery_id
               and later.state <> 'silenced'
+              -- A service may be called as a summary is; neither stands for the other.
+              and (later.status = 'summary') = (delivery.status = 'summary')
           ) and delivery.status <> 'test' then 'superseded'
           else 'queued'
         end,

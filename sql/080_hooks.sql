@@ -395,7 +395,11 @@ select
   fresh.value_count,
   fresh.value_sum
 from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh
-where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override');
+where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+  and ops.period_start('day', fresh.hour_start, ops.time_zone()) >= coalesce(
+    (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
+    '-infinity'
+  );
 comment on view ops.hook_days is
   'Parts that add up to what the hooks sent by org, kind, labels and day: the stored days, and the events behind the cursor beside them.';
 

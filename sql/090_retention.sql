@@ -1,4 +1,4 @@
--- How long the data lives: partitions by month, made ahead of time, and the upkeep that cron calls.
+-- Where the events lie: partitions by month, made ahead of time, and the upkeep that cron calls.
 
 create function ops.create_partition(month date)
 returns boolean
@@ -71,11 +71,16 @@ begin
     union
     -- A year at a time and within sight: a partition for every month of two centuries would exhaust the server's locks.
     (
-      select distinct date_trunc('month', event.event_timestamp at time zone 'UTC')::date as month
-      from ops.telemetry_events_default as event
-      where event.event_timestamp >= as_of - interval '20 years'
-        and event.event_timestamp < as_of + interval '3 months'
-      order by month desc
+      select distinct found.month
+      from (
+        select distinct date_trunc('month', event.event_timestamp at time zone 'UTC')::date as month, event.event_type
+        from ops.telemetry_events_default as event
+        where event.event_timestamp >= as_of - interval '20 years'
+          and event.event_timestamp < as_of + interval '3 months'
+      ) as found
+      -- Retention takes what is too old from where it lies; else each late event would make a partition only to have it dropped.
+      where (found.month + interval '1 month') at time zone 'UTC' > ops.kept_since('events', found.event_type, as_of)
+      order by found.month desc
       limit 12
     )
     order by month
@@ -91,7 +96,7 @@ begin
 end;
 $$;
 comment on function ops.maintain(timestamptz) is
-  'Makes the partitions of this and the next three months and of at most twelve months that have events in the default partition, and forgets old job runs; returns how many partitions were made.';
+  'Makes the partitions of this and the next three months and of at most twelve months that have events to keep in the default partition, and forgets old job runs; returns how many partitions were made.';
 
 create function ops.run()
 returns ops.refresh_report
@@ -101,6 +106,9 @@ set search_path = ''
 as $$
 declare
   report ops.refresh_report := ops.refresh();
+  started_at constant timestamptz := clock_timestamp();
+  step record;
+  blocked text[] := '{}'::text[];
 begin
   begin
     perform ops.evaluate_alerts();
@@ -117,10 +125,24 @@ begin
     when others then
       perform ops.record_job_failure('maintain', sqlerrm);
   end;
+  begin
+    for attempt in 1 .. 10 loop
+      select * into step from ops.retain(started_at => started_at, skipped => blocked);
+      -- Its locks are held to the end.
+      exit when step.state not in ('freed', 'blocked') or (step.state = 'freed' and step.action = 'drop');
+      if step.state = 'blocked' then
+        blocked := blocked || step.name;
+      end if;
+    end loop;
+  exception
+    -- Counting must go on whatever keeps the old from being removed.
+    when others then
+      perform ops.record_job_failure('retention', sqlerrm);
+  end;
   return report;
 end;
 $$;
-comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, then upkeep. Messages wait in the outbox for opskpi alert deliver.';
+comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, upkeep, then at most ten steps of retention. Messages wait in the outbox for opskpi alert deliver.';
 
 create function ops.schedule(every text default '* * * * *')
 returns text

@@ -357,7 +357,7 @@ comment on column public.v_ops_slsa_audit_kpi.supabase_provenance_sync_rate is '
 comment on column public.v_ops_slsa_audit_kpi.supabase_validation_sync_rate is 'supabase_validation_synced_count of total_audits (percent).';
 comment on column public.v_ops_slsa_audit_kpi.org_id is 'The tenant.';
 
-create view public.v_ops_slsa_audit_failures
+create view ops.failed_audits
 with (security_invoker = true)
 as
 select
@@ -381,7 +381,31 @@ from public.slsa_audit_metrics as audit
 where audit.provenance_status = 'failure'
   or audit.validation_status = 'failure'
   or not audit.sha256_verified
-  or not audit.predicate_type_verified
+  or not audit.predicate_type_verified;
+comment on view ops.failed_audits is
+  'One row an audit that failed: provenance or validation failed, or the digest or the predicate type was not verified.';
+
+create view public.v_ops_slsa_audit_failures
+with (security_invoker = true)
+as
+select
+  audit.audit_run_id,
+  audit.audit_timestamp,
+  audit.provenance_status,
+  audit.validation_status,
+  audit.sha256_verified,
+  audit.predicate_type_verified,
+  audit.tag,
+  audit.sha256,
+  audit.predicate_type,
+  audit.builder_id,
+  audit.provenance_run_id,
+  audit.validation_run_id,
+  audit.provenance_run_url,
+  audit.validation_run_url,
+  audit.metadata,
+  audit.org_id
+from ops.failed_audits as audit
 order by audit.audit_timestamp desc
 limit 100;
 comment on view public.v_ops_slsa_audit_failures is
@@ -574,15 +598,39 @@ comment on view public.v_ops_alert_deliveries is 'One row a message for a channe
 comment on column public.v_ops_alert_deliveries.org_id is 'The tenant.';
 comment on column public.v_ops_alert_deliveries.delivery_id is 'Number of the delivery.';
 comment on column public.v_ops_alert_deliveries.channel_name is 'The channel.';
-comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, or the kind of silence.';
-comment on column public.v_ops_alert_deliveries.status is 'firing, resolved or test.';
+comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, the kind of silence, or the week of a summary.';
+comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, test or summary.';
 comment on column public.v_ops_alert_deliveries.state is 'queued, sending, delivered, dead, silenced (logged only) or superseded.';
 comment on column public.v_ops_alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count).';
-comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation that wrote it.';
+comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
 comment on column public.v_ops_alert_deliveries.next_attempt_at is 'Not before this instant.';
 comment on column public.v_ops_alert_deliveries.settled_at is 'When the last attempt ended.';
 comment on column public.v_ops_alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
+
+create view public.v_ops_alert_silences
+with (security_invoker = true)
+as
+select
+  silence.only_org_id as org_id,
+  silence.alert_silence_id,
+  silence.matcher,
+  silence.starts_at,
+  silence.until,
+  silence.reason,
+  silence.author,
+  silence.created_at
+from ops.alert_silences as silence
+order by silence.alert_silence_id desc;
+comment on view public.v_ops_alert_silences is 'One row a time in which matching alerts are logged and not sent, newest first.';
+comment on column public.v_ops_alert_silences.org_id is 'The tenant whose alerts it covers; null: all of them, which only the owner sees.';
+comment on column public.v_ops_alert_silences.alert_silence_id is 'Number of the silence.';
+comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; * for everything.';
+comment on column public.v_ops_alert_silences.starts_at is 'First instant.';
+comment on column public.v_ops_alert_silences.until is 'First instant after it.';
+comment on column public.v_ops_alert_silences.reason is 'Why.';
+comment on column public.v_ops_alert_silences.author is 'Who said so.';
+comment on column public.v_ops_alert_silences.created_at is 'When it was added.';
 
 create view public.v_ops_job_runs
 with (security_invoker = true)
@@ -600,12 +648,12 @@ from ops.job_runs as run
 order by run.started_at desc;
 comment on view public.v_ops_job_runs is
   'One row a run of a job, newest first.';
-comment on column public.v_ops_job_runs.job is 'refresh, alerts, maintain or rebuild.';
+comment on column public.v_ops_job_runs.job is 'refresh, alerts, maintain, retention or rebuild.';
 comment on column public.v_ops_job_runs.started_at is 'When it began.';
 comment on column public.v_ops_job_runs.finished_at is 'When its work was done.';
 comment on column public.v_ops_job_runs.outcome is 'success, waiting (a writer stayed open) or failure.';
 comment on column public.v_ops_job_runs.duration_ms is 'How long it took (ms).';
-comment on column public.v_ops_job_runs.events is 'Events it counted (count).';
+comment on column public.v_ops_job_runs.events is 'Events it counted, or removed (count).';
 comment on column public.v_ops_job_runs.kpi_rows is 'KPI rows it wrote (count).';
 comment on column public.v_ops_job_runs.message is 'What a person should know; null when there is nothing to say.';
 
@@ -616,6 +664,7 @@ begin
   end if;
   revoke all on
     ops.kpis,
+    ops.failed_audits,
     public.v_ops_kpi_latest,
     public.v_ops_kpi_daily,
     public.v_ops_hook_effectiveness,
@@ -629,10 +678,12 @@ begin
     public.v_ops_error_budget_burndown,
     public.v_ops_alerts,
     public.v_ops_alert_deliveries,
+    public.v_ops_alert_silences,
     public.v_ops_job_runs
   from anon, authenticated, service_role;
   grant select on
     ops.kpis,
+    ops.failed_audits,
     public.v_ops_kpi_latest,
     public.v_ops_kpi_daily,
     public.v_ops_hook_effectiveness,
@@ -645,7 +696,8 @@ begin
     public.v_ops_slo_history,
     public.v_ops_error_budget_burndown,
     public.v_ops_alerts,
-    public.v_ops_alert_deliveries
+    public.v_ops_alert_deliveries,
+    public.v_ops_alert_silences
   to authenticated, service_role;
   grant select on public.v_ops_job_runs to service_role;
 end;

@@ -1,5 +1,19 @@
 -- Is all well? One row a check, for `opskpi doctor` and for whoever asks in SQL.
 
+create function ops.compared_from(event_type text)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+begin atomic
+  select greatest(
+    (select removed.removed_until from ops.removed_events as removed where removed.event_type = compared_from.event_type),
+    (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
+    '-infinity'
+  );
+end;
+comment on function ops.compared_from(text) is 'From when on neither events of a kind nor days have been removed, so that one can be checked by the other.';
+
 create function ops.count_differences(since timestamptz)
 returns table (day_start timestamptz, events bigint, counted bigint)
 language sql
@@ -7,16 +21,22 @@ stable
 set search_path = ''
 begin atomic
   with stored as (
-    select
-      ops.period_start('day', hourly.hour_start, ops.time_zone()) as day_start,
-      sum(hourly.events) as events
+    select daily.day_start, sum(daily.events) as events
     from (
-      select date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
-      from public.telemetry_events as event
-      where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
-        and event.id <= ops.cursor_id()
-      group by 1
-    ) as hourly
+      select
+        hourly.event_type,
+        ops.period_start('day', hourly.hour_start, ops.time_zone()) as day_start,
+        hourly.events
+      from (
+        select event.event_type, date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
+        from public.telemetry_events as event
+        where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
+          and event.id <= ops.cursor_id()
+        group by 1, 2
+      ) as hourly
+      offset 0
+    ) as daily
+    where daily.day_start >= ops.compared_from(daily.event_type)
     group by 1
   ),
   counted as (
@@ -28,6 +48,7 @@ begin atomic
     where rollup.period = 'day'
       and rollup.period_start >= ops.period_start('day', count_differences.since, ops.time_zone())
       and series.event_type <> 'slsa_audit_metrics'
+      and rollup.period_start >= ops.compared_from(series.event_type)
     group by 1
   )
   select
@@ -40,7 +61,7 @@ begin atomic
   where stored.events is distinct from counted.events;
 end;
 comment on function ops.count_differences(timestamptz) is
-  'The days from since on whose rollups do not add up to the events up to the cursor; no row when all is well.';
+  'The days from since on whose rollups do not add up to the events up to the cursor; no row when all is well. Days that retention has touched are left out, kind by kind.';
 
 create function ops.broken_views()
 returns table (view_name text, reason text)
@@ -121,6 +142,16 @@ begin atomic
     ) as named
   ) as next_month
   union all
+  select 'retention', count(*) = 0,
+    case
+      when count(*) > 0 then format(
+        'what is due since more than two days is still there: %s; run opskpi retention run', string_agg(overdue.name, ', ' order by overdue.month_start)
+      )
+      when not exists (select from ops.retention_rules as rule where rule.age is not null) then 'everything is kept for ever'
+      else 'nothing is overdue'
+    end
+  from ops.expired_months(doctor.as_of - interval '2 days') as overdue
+  union all
   select 'row level security', count(*) = 0,
     coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
   from pg_catalog.pg_class as class
@@ -154,6 +185,7 @@ end;
 comment on function ops.doctor(timestamptz) is 'One row a check: whether it passed, and what was found or what to do.';
 
 revoke execute on function
+  ops.compared_from(text),
   ops.count_differences(timestamptz),
   ops.broken_views(),
   ops.doctor(timestamptz)
@@ -165,6 +197,7 @@ begin
     return;
   end if;
   revoke execute on function
+    ops.compared_from(text),
     ops.count_differences(timestamptz),
     ops.broken_views(),
     ops.doctor(timestamptz)

@@ -9,14 +9,17 @@ from typing import NoReturn
 import click
 import psycopg
 
-from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, server
+from opskpi import console, db, demo, doctor, ingest, migrations, reading, refresh, retention, server
 from opskpi.alerting import evaluation
 from opskpi.cli_alert import alert
 from opskpi.cli_anonymise import anonymise
 from opskpi.cli_audit import audit
 from opskpi.cli_collect import collect
+from opskpi.cli_grafana import grafana
 from opskpi.cli_hook import hook
-from opskpi.cli_hub import agent, key, serve
+from opskpi.cli_hub import agent, key, serve, serve_locally
+from opskpi.cli_report import report
+from opskpi.cli_retention import outcome_in_words, retention_group
 from opskpi.cli_slo import slo
 from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.options import INSTANT, Options, command, parse_range
@@ -40,15 +43,19 @@ cli.add_command(alert)
 cli.add_command(audit)
 cli.add_command(collect)
 cli.add_command(hook)
+cli.add_command(grafana)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(key)
 cli.add_command(agent)
+cli.add_command(retention_group)
 cli.add_command(anonymise)
 
 
 @command(cli, name="demo")
-def demo_command(options: Options) -> None:
-    """Load a realistic month of events and show what becomes of it.
+@click.option("--serve", "serving", is_flag=True, help="Show the dashboard afterwards, on this machine, until Ctrl-C.")
+def demo_command(options: Options, serving: bool) -> None:
+    """Load a realistic month of events, show what becomes of it, and offer the dashboard.
 
     Uses the embedded server unless --dsn names a database. A second run changes nothing.
 
@@ -59,10 +66,13 @@ def demo_command(options: Options) -> None:
     result = demo.run(options.dsn, quiet=options.as_json)
     if options.as_json:
         console.show_json(result)
-        return
-    console.show_kpis(result.kpis)
-    console.show_slos(result.slos)
-    console.show(result.next_steps)
+    else:
+        console.show_kpis(result.kpis)
+        console.show_slos(result.slos)
+        console.show(result.next_steps)
+        serving = serving or (console.is_interactive() and click.confirm("Show the dashboard now?", default=True))
+    if serving:
+        serve_locally(options.dsn or server.ensure_running(console.notice))
 
 
 @command(cli)
@@ -141,7 +151,7 @@ def aggregate(options: Options, period: str) -> None:
 
 @command(cli)
 def run(options: Options) -> None:
-    """Do everything that is due: counting, alerts, upkeep, sending. This is what cron calls.
+    """Do everything that is due: counting, alerts, upkeep, sending, retention. This is what cron calls.
 
     \b
     Example (crontab):
@@ -153,6 +163,7 @@ def run(options: Options) -> None:
         alerts = evaluation.evaluate(connection)
         sent = evaluation.send(connection, os.environ, console.notice)
         made = refresh.maintain(connection)
+        outcome = retention.run(connection)
     if options.as_json:
         console.show_json(
             {
@@ -163,11 +174,14 @@ def run(options: Options) -> None:
                 "message": totals.message,
                 "alerts": alerts,
                 "deliveries": sent,
+                "retention": outcome,
             }
         )
     else:
         console.show(_refreshed(totals, totals.rows))
         console.show(evaluation.in_words(alerts, sent))
+        for line in outcome_in_words(outcome):
+            console.show(line)
 
 
 @command(cli)

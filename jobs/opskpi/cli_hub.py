@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -200,6 +201,18 @@ def assign(options: Options, agent_id: UUID, team: str, org_id: UUID, to_none: b
     show_default="the nil UUID, for single-tenant use",
     help="Whose events the webhooks are.",
 )
+@click.option("--no-auth", is_flag=True, help="Show the dashboard without a login, on this machine only.")
+@org_option
+@click.option(
+    "--token-secret-env",
+    metavar="NAME",
+    help="Take Supabase tokens at the login, signed (HS256) with this variable's secret.",
+)
+@click.option(
+    "--token-keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The same, signed by a key of this file, a JSON Web Key Set.",
+)
 def serve(
     options: Options,
     *,
@@ -210,8 +223,14 @@ def serve(
     access_log: bool,
     github_secret_env: str | None,
     github_org: UUID,
+    no_auth: bool,
+    org_id: UUID,
+    token_secret_env: str | None,
+    token_keys: Path | None,
 ) -> None:
-    """Serve the HTTP API until told to stop (SIGTERM), answering what has been asked by then.
+    """Serve the HTTP API and the dashboard until told to stop (SIGTERM), answering what has been asked by then.
+
+    The dashboard asks for an API key of scope read; --no-auth shows --org to whoever sits at this machine.
 
     \b
     Example:
@@ -223,11 +242,30 @@ def serve(
         if options.as_json:
             console.show_json({"url": url})
         else:
-            console.show(f"the hub listens on {url}; {url}/docs says what it answers")
+            console.show(f"the dashboard and the hub are on {url}; {url}/docs says what the hub answers")
 
     dsn = db.resolve_dsn(options.dsn, console.notice)
-    settings = serving.Settings(dsn, connections, access_log, github_org, github_secret_env)
+    settings = serving.Settings(
+        dsn,
+        connections,
+        access_log,
+        github_org,
+        github_secret_env,
+        open_to=org_id if no_auth else None,
+        token_secret_env=token_secret_env,
+        token_keys=token_keys,
+    )
     serving.serve(settings, host, port, workers, announce)
+
+
+def serve_locally(dsn: str, port: int = 8787) -> None:
+    """Serve the dashboard of the nil org on this machine, without a login, until Ctrl-C."""
+    from opskpi.hub import serving  # noqa: PLC0415 - what it imports would slow every other command down
+
+    settings = serving.Settings(dsn, 10, False, console.NIL_ORG, None, open_to=console.NIL_ORG)
+    serving.serve(
+        settings, "127.0.0.1", port, 1, lambda url: console.show(f"the dashboard is on {url}; Ctrl-C ends it")
+    )
 
 
 def _list_keys(options: Options, *, everything: bool) -> None:

@@ -1,6 +1,5 @@
 """`opskpi slo …`: how the objectives stand, and objectives as code."""
 
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -9,6 +8,7 @@ import click
 
 from opskpi import console, objectives, openslo, reading
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.files import write_whole
 from opskpi.options import INSTANT, Options, add_options, command, days_before, parse_range, user_name
 
 
@@ -76,7 +76,7 @@ def export(options: Options, out: Path | None) -> None:
     if options.as_json:
         console.show_json(openslo.as_json(definitions))
     elif out:
-        _write_whole(out, openslo.write(definitions))
+        write_whole(out, openslo.write(definitions))
         console.show(f"{len(definitions.slos)} objectives, {len(definitions.rules)} rules are in {out}")
     else:
         console.show(openslo.write(definitions).rstrip("\n"))
@@ -159,23 +159,6 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
         console.show_json(fired)
     else:
         console.show_rows(f"What would have fired in {days} days", fired, "nothing would have fired")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file all or nothing: what was there stays until the new one is whole."""
-    if not path.parent.is_dir():
-        raise OpsKpiError(f"there is no folder {path.parent}", "Make it, or choose another.", ExitCode.BAD_ARGUMENT)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _paths(files: tuple[str, ...]) -> list[Path | str]:

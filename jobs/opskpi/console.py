@@ -34,6 +34,11 @@ def notice(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
+def is_interactive() -> bool:
+    """Whether a person is there to answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def show(text: str) -> None:
     """Print one line of result."""
     print(text, flush=True)  # noqa: T201

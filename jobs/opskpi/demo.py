@@ -17,12 +17,13 @@ from opskpi.reading import Kpi, Slo
 
 NEXT_STEPS = """
 What to try next:
+  opskpi serve --no-auth                    the dashboard, on http://127.0.0.1:8787 (or opskpi demo --serve)
   opskpi kpi --period week --breakdowns     the same by team and hook type
   opskpi slo --fail-on-breach               exit code 3 while an objective is breached
   opskpi doctor                             is all well?
   opskpi ingest FILE                        your own events, JSON lines
   opskpi stop                               stop the embedded server
-  {psql} '{dsn}' -c 'select * from v_ops_hook_effectiveness limit 5'"""
+  {psql} -c 'select * from v_ops_hook_effectiveness limit 5'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
             loaded,
             reading.kpis(connection, "day", None, breakdowns=False),
             reading.slos(connection),
-            NEXT_STEPS.format(psql="psql" if dsn else server.find_installation().bin_dir / "psql", dsn=target),
+            # A DSN that was given may hold a password.
+            NEXT_STEPS.format(psql="psql DSN" if dsn else f"{server.find_installation().bin_dir / 'psql'} '{target}'"),
         )
 
 

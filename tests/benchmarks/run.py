@@ -114,10 +114,11 @@ def main() -> None:
 
 
 @contextmanager
-def database(server: Server, name: str) -> Iterator[psycopg.Connection]:
-    """A migrated database of its own."""
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
-        admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+def database(server: Server, name: str, *, migrated: bool = False) -> Iterator[psycopg.Connection]:
+    """A migrated database of its own, or one that was made before."""
+    if not migrated:
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+            admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     with psycopg.connect(server.dsn(name), autocommit=True) as connection:
         migrations.migrate(connection)
         yield connection

@@ -55,6 +55,7 @@ def test_the_document_describes_every_operation_its_statuses_and_the_key(hub: Hu
         "GET /api/v1/policy": {200, 304, 401, 403, 500, 503},
         "PUT /api/v1/policy": {200, 400, 401, 403, 408, 412, 413, 415, 422, 500, 503},
         "POST /api/v1/github": {200, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503},
+        "GET /metrics": {200, 401, 403, 500, 503},
         "GET /healthz": {200, 500},
         "GET /readyz": {200, 500, 503},
     }
@@ -81,7 +82,7 @@ def test_the_page_shows_every_operation_and_loads_nothing_from_elsewhere(hub: Hu
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
         ("GET", "/api/v1/nothing", 404),
         ("GET", "/api/v1/policy/", 404),
         ("DELETE", "/api/v1/policy", 405),

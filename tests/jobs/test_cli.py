@@ -38,6 +38,11 @@ ANSWERING = (
     ("alert", "deliver"),
     ("alert", "retry"),
     ("collect",),
+    ("retention",),
+    ("retention", "show"),
+    ("retention", "set", "events", "90d", "--event-type", "api_request"),
+    ("retention", "run"),
+    ("retention", "run", "--dry-run"),
     ("anonymise", "rule"),
     ("anonymise", "log"),
 )
@@ -114,6 +119,10 @@ def test_events_come_from_standard_input_too(cli: Cli) -> None:
         ("slo", "exclude", "no_such_slo", "--since", "2026-01-01", "--until", "2026-01-02", "--reason", "why"),
         ("alert", "silence", "nobody_knows_it", "--until", "2099-01-01", "--reason", "why"),
         ("alert", "test", "no-such-channel"),
+        ("retention", "set", "everything", "90d"),
+        ("retention", "set", "events", "soon"),
+        ("retention", "set", "events", "90d", "--event-type", "no_such_type"),
+        ("retention", "set", "hours", "30d"),
     ],
     ids=" ".join,
 )

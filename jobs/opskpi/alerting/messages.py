@@ -1,7 +1,8 @@
 """What a message of the outbox says, as one line, as plain text and as the body of a webhook.
 
 A message is the JSON that the database wrote: title, kind, status, org_id, group, link, and the alerts firing and
-resolved. Any part of it may be missing or of another type; rendering leaves it out and never fails.
+resolved, or the facts of a week. Any part of it may be missing or of another type; rendering leaves it out and never
+fails.
 """
 
 import json
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from opskpi.alerting import wording
+from opskpi.alerting import summaries, wording
+from opskpi.alerting.summaries import Part
 
 Message = Mapping[str, object]
 SEVERITIES = ("page", "ticket", "notice")
@@ -45,7 +47,7 @@ def text(message: Message) -> str:
     """Plain text of some lines an alert, those that page first, at most 100 alerts."""
     firing, resolved = sections(message)
     shown = [*firing, *resolved][:MOST_ALERTS]
-    paragraphs = [banner(message)]
+    paragraphs = [banner(message), *_summary(message)]
     for section in shown:
         command = [f"Explain: {section.command}"] if section.command else []
         details = (f"  {fact}" for fact in (*section.facts, *command))
@@ -85,6 +87,13 @@ def sections(message: Message) -> tuple[list[Section], list[Section]]:
     return firing, resolved
 
 
+def parts(message: Message) -> list[Part]:
+    """The parts of the summary of a week; none for any other message."""
+    if message.get("kind") != "summary":
+        return []
+    return summaries.parts(message, [_fired(alert) for alert in _alerts(summaries.alerts(message))])
+
+
 def link(message: Message) -> str | None:
     """The http or https address of the message, with what could end it in a text percent-encoded."""
     address = wording.line(message.get("link"), 1000)
@@ -101,13 +110,33 @@ def _labelled(message: Message, firing: list[Section], resolved: list[Section], 
     given = wording.line(message.get("title"), 150)
     if message.get("kind") == "test":
         return f"[TEST] {given or 'a test'}"
+    is_summary = message.get("kind") == "summary"
     tenant = wording.line(message.get("org_id"), 40)
-    words = (line or given or "a message without content") + (
+    words = (summaries.title(message) if is_summary else line or given or "a message without content") + (
         f" (org {tenant})" if tenant and tenant != NIL_ORG else ""
     )
+    if is_summary:
+        return f"[SUMMARY] {words}"
     if firing:
         return f"[FIRING:{len(firing)}] {words}"
     return f"[RESOLVED] {words}" if resolved or message.get("status") == "resolved" else words
+
+
+def _summary(message: Message) -> list[str]:
+    """The paragraphs of a summary."""
+    paragraphs: list[str] = []
+    for part in parts(message):
+        lines = [f"  {line}" for line in part.lines[:MOST_ALERTS]]
+        more = part.left_out + len(part.lines) - len(lines)
+        paragraphs.append("\n".join((part.heading, *lines, *([f"  and {more} more"] if more else []))))
+    return paragraphs
+
+
+def _fired(alert: Mapping[str, object]) -> str:
+    """An alert in one line, over or not."""
+    section = _section(alert)
+    since = _since(alert, over=alert.get("resolved_at") is not None)
+    return f"{section.badge}: {section.heading}" + (f", {since[:1].lower()}{since[1:]}" if since else "")
 
 
 def _alerts(value: object) -> list[Mapping[str, object]]:

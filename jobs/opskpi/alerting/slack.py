@@ -2,6 +2,7 @@
 
 from opskpi.alerting import messages
 from opskpi.alerting.messages import Message, Section
+from opskpi.alerting.summaries import Part
 
 # Slack refuses a section above 3,000 characters, more than 50 blocks and, without saying so, 13,200 characters in all:
 # https://github.com/slackapi/bolt-js/issues/2509
@@ -9,17 +10,23 @@ SECTION_LIMIT = 3000
 BLOCKS_LIMIT = 50
 TOTAL_LIMIT = 10000
 BLOCK_OVERHEAD = 80
+# Four parts of a summary fit into one message.
+PART_LIMIT = 2200
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "'"})
 
 
 def payload(message: Message) -> dict[str, object]:
     """What an incoming webhook takes: `text` for notifications and `blocks`, one an alert, those that page first.
 
-    Alerts that do not fit are counted in a last line, "and N more".
+    Of a summary they are its parts. What does not fit is counted in a last line, "and N more".
     """
     banner = escape(messages.banner(message))
     firing, resolved = messages.sections(message)
-    texts = [f"*{banner}*", *(_section(section) for section in (*firing, *resolved))]
+    texts = [
+        f"*{banner}*",
+        *(_section(section) for section in (*firing, *resolved)),
+        *map(_part, messages.parts(message)),
+    ]
     if len(texts) == 1:
         texts.append(escape(messages.text(message).partition("\n")[2].strip()) or "It names no alert.")
     shown = _fitting(texts)
@@ -52,6 +59,18 @@ def _section(section: Section) -> str:
             break
         kept.append(line)
     return "\n".join(kept)
+
+
+def _part(part: Part) -> str:
+    lines = [f"*{escape(part.heading)}*"]
+    length = len(lines[0])
+    for line in part.lines:
+        length += len(escape(line)) + 1
+        if length > PART_LIMIT:
+            break
+        lines.append(escape(line))
+    more = part.left_out + len(part.lines) - (len(lines) - 1)
+    return "\n".join([*lines, f"and {more} more"] if more else lines)
 
 
 def _fitting(texts: list[str]) -> int:

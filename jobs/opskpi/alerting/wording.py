@@ -76,6 +76,14 @@ def quantity(value: object, unit: object) -> str | None:
     return f"{rounded(number, digits=4)} {UNITS.get(name, name)}" if name else rounded(number, digits=4)
 
 
+def change(value: object, unit: object) -> str | None:
+    """How much a value differs from the one before: +1.5 points, -20 %, unchanged."""
+    number, name = decimal(value), {"points": "points", "percent": "%"}.get(_text(unit))
+    if number is None or name is None:
+        return None
+    return f"{'+' * (number > 0)}{rounded(number)} {name}" if number else "unchanged"
+
+
 def count(value: object) -> str | None:
     """A whole number: 1,000."""
     number = decimal(value)

@@ -8,12 +8,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import psycopg
-from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Security
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
-from fastapi.security import HTTPBearer
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from opskpi.hub import github, keys, page, policies, problems
+from opskpi.hub import dashboard, github, metrics, page, policies, problems
 from opskpi.hub.answers import (
     ETAG,
     Event,
@@ -27,9 +27,12 @@ from opskpi.hub.answers import (
     schemas,
 )
 from opskpi.hub.answers import problems as described
+from opskpi.hub.bearer import Key
 from opskpi.hub.bodies import read_json
-from opskpi.hub.database import Database, unauthorized
+from opskpi.hub.database import Database
+from opskpi.hub.live import Live
 from opskpi.hub.readiness import Readiness
+from opskpi.hub.sessions import Sessions
 
 TELEMETRY_BYTES = 1024 * 1024
 POLICY_BYTES = 64 * 1024
@@ -51,26 +54,6 @@ NO_VERSION = -1
 VERSION_PASSED = "PT412"
 
 
-class PresentedKey(HTTPBearer):
-    """Takes the API key of a request; what has not the form of one is refused without asking the database."""
-
-    async def __call__(self, request: Request) -> keys.ApiKey:  # type: ignore[override]
-        """The key. Raises Problem, 401."""
-        credentials = await super().__call__(request)
-        key = keys.parse(credentials.credentials) if credentials else None
-        if key is None:
-            raise unauthorized()
-        return key
-
-
-bearer = PresentedKey(
-    auto_error=False,
-    scheme_name="apiKey",
-    bearerFormat="opskpi_<key id>_<secret>",
-    description="An API key, made by `opskpi key create`; its scopes are ingest, read and admin.",
-)
-# One dependency a request, since each takes a twentieth of a millisecond.
-Key = Annotated[keys.ApiKey, Security(bearer)]
 router = APIRouter()
 
 
@@ -88,7 +71,8 @@ router = APIRouter()
 async def post_telemetry(request: Request, key: Key) -> Response:
     """Store the events of a batch, each once. What is malformed is refused by itself, with the reason; scope ingest."""
     events = await read_json(request, TELEMETRY_BYTES)
-    _, answer = await _database(request).call(key, ["ingest"], INGEST, [events])
+    caller, answer = await _database(request).call(key, ["ingest"], INGEST, [events])
+    request.app.state.live.stored(caller.org_id)
     return _json(answer)
 
 
@@ -183,10 +167,10 @@ async def get_page(request: Request) -> Response:
     return HTMLResponse(page.render(request.app.openapi()), headers=headers)
 
 
-def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None) -> FastAPI:
+def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.Webhook | None = None) -> FastAPI:
     """The app over a database, with a pool of at most `connections`, which opens and closes with the app.
 
-    Without `webhook` it takes none of GitHub's.
+    `sessions` knows who may see the dashboard. Without `webhook` it takes none of GitHub's.
     """
 
     @asynccontextmanager
@@ -195,8 +179,13 @@ def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None
         app.state.database = database
         app.state.readiness = Readiness(dsn)
         app.state.webhook = webhook
+        app.state.sessions = sessions
+        app.state.live = Live(database, dsn)
+        app.state.reader = dashboard.Reader(database, app.state.live)
+        app.state.scrapes = metrics.Scrapes(database)
         await database.open()
         yield
+        await app.state.live.close()
         await database.close()
 
     app = FastAPI(
@@ -211,6 +200,11 @@ def create_app(dsn: str, connections: int, webhook: github.Webhook | None = None
     )
     app.include_router(router)
     app.include_router(github.router)
+    app.include_router(dashboard.router)
+    if sessions.is_open:
+        # A page of another site could otherwise reach this one under a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
+    app.include_router(metrics.router)
     problems.install(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _refuse_method)
 

@@ -1,8 +1,10 @@
 """The hub's way to the database: a pool, the look-up of API keys, and calls in the role of the caller."""
 
 import asyncio
+import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import LiteralString
@@ -13,7 +15,7 @@ from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import AsyncConnectionPool
 
 from opskpi import anonymisation, db
-from opskpi.hub.keys import ApiKey
+from opskpi.hub.keys import ApiKey, mark_of
 from opskpi.hub.problems import Problem
 
 # Hook clients give up after 5 s: whoever waits longer for a connection waits for nothing.
@@ -32,6 +34,11 @@ BECOME_CALLER = (
     " set_config('statement_timeout', %s, true)"
 )
 BECOME_CALLER_WITH_KEY = BECOME_CALLER + ", set_config('opskpi.anonymisation_key', %s, true)"
+
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Database:
         """Close all connections."""
         await self._pool.close()
 
-    async def ask_as(self, caller: Caller, query: LiteralString, parameters: Sequence[object]) -> str:
+    async def ask_as(self, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
         """The single text that a query answers, asked in one transaction as a caller who was recognised elsewhere."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
             return await _ask(connection, caller, query, parameters)
@@ -110,25 +117,50 @@ class Database:
 
         Raises Problem: 401 unless the key is live, 403 unless it has one of the scopes.
         """
+        async with self._found(key.key_id) as (connection, known):
+            caller = _recognise(key, known, scopes)
+            return caller, await _ask(connection, caller, query, parameters)
+
+    async def recognise(self, key: ApiKey, scopes: Sequence[str]) -> Caller:
+        """Who presents the key. Raises Problem as `call` does."""
+        async with self._found(key.key_id) as (_, known):
+            return _recognise(key, known, scopes)
+
+    @asynccontextmanager
+    async def _found(self, key_id: str) -> AsyncIterator[tuple[Connection, KnownKey | None]]:
+        """A connection, and what the database tells about the key of that id."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S):
             for _ in range(self._pool.max_size):
                 async with self._pool.connection() as connection:
                     try:
-                        known = await _find(connection, key)
+                        known = await _find(connection, key_id)
                     except psycopg.OperationalError:
                         # After a restart every idle connection is dead; nothing was asked yet, so take the next.
                         if connection.closed:
                             continue
                         raise
-                    caller = _recognise(key, known, scopes)
-                    return caller, await _ask(connection, caller, query, parameters)
+                    yield connection, known
+                    return
         raise psycopg.OperationalError("every connection of the pool was lost")
 
+    async def recall(self, key_id: str, mark: str) -> Caller | None:
+        """The caller who logged in with a key of that id and mark; None once it is revoked, expired or another."""
+        async with self._found(key_id) as (_, known):
+            pass
+        if known is None or not hmac.compare_digest(mark_of(known.key_sha256), mark):
+            return None
+        return Caller(key_id, known.org_id, tuple(known.scopes))
 
-async def _find(connection: psycopg.AsyncConnection[TupleRow], key: ApiKey) -> KnownKey | None:
+    async def tell(self, query: LiteralString, parameters: Sequence[object]) -> None:
+        """Do something as the hub's own login."""
+        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
+            await connection.execute(query, parameters)
+
+
+async def _find(connection: Connection, key_id: str) -> KnownKey | None:
     # In a transaction of its own: the note of its use must lock nothing while the call runs.
     async with connection.cursor(row_factory=class_row(KnownKey)) as cursor:
-        await cursor.execute(FIND_KEY, [key.key_id])
+        await cursor.execute(FIND_KEY, [key_id])
         return await cursor.fetchone()
 
 
@@ -145,9 +177,7 @@ def _recognise(key: ApiKey, known: KnownKey | None, scopes: Sequence[str]) -> Ca
     return Caller(key.key_id, known.org_id, tuple(known.scopes))
 
 
-async def _ask(
-    connection: psycopg.AsyncConnection[TupleRow], caller: Caller, query: LiteralString, parameters: Sequence[object]
-) -> str:
+async def _ask(connection: Connection, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
     cursor = connection.cursor(row_factory=scalar_row)
     try:
         # One round trip, with explicit statements, since `transaction()` in a pipeline takes 1.7 times the CPU time.

@@ -66,7 +66,10 @@ async def post_github(request: Request) -> Response:
         )
     if request.headers.get(EVENT, EVENTS_TAKEN[0]) not in EVENTS_TAKEN:
         return _answer(Collected())
-    return _answer(await _collect(request.app.state.database, webhook, text))
+    collected = await _collect(request.app.state.database, webhook, text)
+    if collected.accepted:
+        request.app.state.live.stored(webhook.org_id)
+    return _answer(collected)
 
 
 async def _collect(database: Database, webhook: Webhook, text: str) -> Collected:

@@ -33,6 +33,11 @@ class ApiKey:
         return hashlib.sha256(self.secret.encode("ascii")).digest()
 
     @property
+    def mark(self) -> str:
+        """By what a session recognises the key without holding what would prove it."""
+        return mark_of(self.digest)
+
+    @property
     def text(self) -> str:
         """The whole key, for its owner's eyes."""
         return f"opskpi_{self.key_id}_{self.secret}"
@@ -54,6 +59,11 @@ class StoredKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+def mark_of(digest: bytes) -> str:
+    """The mark of the key with that digest."""
+    return hashlib.sha256(b"opskpi session " + digest).hexdigest()
 
 
 def parse(text: str) -> ApiKey | None:

@@ -4,15 +4,17 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection as processes
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -23,12 +25,18 @@ from opskpi import anonymisation, console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hub import keys
 
-PACKAGES = ("fastapi", "uvicorn", "psycopg_pool")
+PACKAGES = (
+    "fastapi", "itsdangerous", "jinja2", "jwt", "prometheus_client", "psycopg_pool", "uvicorn", "websockets"
+)  # fmt: skip
 BACKLOG = 2048
 DRAIN_S = 30
 # After the drain a process closes its pool and goes.
 STOP_S = DRAIN_S + 10
 RESPAWN_S = 1
+# Pages send nothing.
+WEBSOCKET_BYTES = 1024
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+COOKIE_SECRET = "OPSKPI_COOKIE_SECRET"  # noqa: S105 - the name of a variable
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -52,7 +60,8 @@ class Settings:
     """How one process of the hub runs: its database, the size of its pool, whether it logs requests.
 
     `webhook_secret_env` names the environment variable with the secret of GitHub's webhooks, whose events belong to
-    `webhook_org`; None: it takes none.
+    `webhook_org`; None: it takes none. The dashboard takes API keys, and Supabase tokens signed with the secret in
+    `token_secret_env` or by a key of `token_keys`; `open_to` is the org that it shows without a login.
     """
 
     dsn: str
@@ -60,6 +69,13 @@ class Settings:
     access_log: bool
     webhook_org: UUID
     webhook_secret_env: str | None
+    open_to: UUID | None = None
+    token_secret_env: str | None = None
+    token_keys: Path | None = None
+    # Drawn once for all processes of the hub; its sessions end with it, unless the environment names a lasting one.
+    cookie_secret: str = field(
+        default_factory=lambda: os.environ.get(COOKIE_SECRET) or secrets.token_hex(32), repr=False
+    )
 
 
 class WithoutSecrets(logging.Filter):
@@ -81,7 +97,10 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     is missing, the database is not as it must be, or the port is taken.
     """
     _require_packages()
-    _require_secret(settings)
+    for name in (settings.webhook_secret_env, settings.token_secret_env):
+        _require_secret(name)
+    _require_local(settings, host)
+    _sessions(settings)
     anonymisation.key()
     with db.connect(settings.dsn) as connection:
         migrations.require_current(connection)
@@ -105,13 +124,26 @@ def _require_packages() -> None:
         )
 
 
-def _require_secret(settings: Settings) -> None:
-    if settings.webhook_secret_env is not None and not os.environ.get(settings.webhook_secret_env):
+def _require_secret(name: str | None) -> None:
+    if name is not None and not os.environ.get(name):
+        raise OpsKpiError(f"environment variable {name} is not set", "Put the secret there.", ExitCode.CONFIGURATION)
+
+
+def _require_local(settings: Settings, host: str) -> None:
+    if settings.open_to is not None and host not in LOCAL_HOSTS:
         raise OpsKpiError(
-            f"environment variable {settings.webhook_secret_env} is not set",
-            "Put the secret of the webhook there.",
-            ExitCode.CONFIGURATION,
+            f"without a login the dashboard listens on this machine only, not on {host}",
+            "Leave --host out, or leave --no-auth out and log in with a key of `opskpi key create`.",
+            ExitCode.BAD_ARGUMENT,
         )
+
+
+def _sessions(settings: Settings) -> Any:
+    from opskpi.hub.sessions import Sessions, Tokens  # noqa: PLC0415 - the extra hub, which only this command needs
+
+    secret = os.environ.get(settings.token_secret_env) if settings.token_secret_env else None
+    tokens = Tokens(secret, settings.token_keys) if secret or settings.token_keys else None
+    return Sessions(settings.cookie_secret, tokens, settings.open_to)
 
 
 def _require_rights(connection: psycopg.Connection) -> None:
@@ -165,14 +197,18 @@ def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     secret_env = settings.webhook_secret_env
     config = uvicorn.Config(
         create_app(
-            settings.dsn, settings.connections, Webhook(settings.webhook_org, secret_env) if secret_env else None
+            settings.dsn,
+            settings.connections,
+            _sessions(settings),
+            Webhook(settings.webhook_org, secret_env) if secret_env else None,
         ),
         log_config=LOGGING,
         access_log=settings.access_log,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=WEBSOCKET_BYTES,
     )
     # uvicorn raises the signal again once it has drained, and then it means the end, not a failure.
     for number in (signal.SIGTERM, signal.SIGINT):

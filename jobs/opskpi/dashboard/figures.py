@@ -1,0 +1,192 @@
+"""Answers as figures: KPIs with their change, and what charts and tables are drawn from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from opskpi.dashboard import charts, formats
+from opskpi.dashboard.pieces import Rows
+from opskpi.dashboard.view import View
+
+Kpi = dict[str, Any]
+Figure = dict[str, Any]
+Points = Mapping[datetime, Mapping[str, Any]]
+PARTS = ("whole", "settled", "previous")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The whole periods that a page covers, each by its start, on the clocks of the reader.
+
+    `zone` is the one in which days begin, `clock` the one in which hours are written.
+    """
+
+    text: str
+    period: str
+    zone: str
+    clock: str
+    starts: Sequence[datetime]
+
+    def name(self, start: datetime) -> str:
+        """What a period is called."""
+        return formats.period_name(start, self.period, self.clock if self.period == "hour" else self.zone)
+
+    @property
+    def axis(self) -> charts.Axis:
+        """The periods as an axis."""
+        zone = self.clock if self.period == "hour" else self.zone
+        return charts.Axis(
+            [formats.tick_name(start, self.period, zone) for start in self.starts],
+            [self.name(start) for start in self.starts],
+        )
+
+
+def window_of(spans: Mapping[str, Any], view: View) -> Window:
+    """The window of a view from the answer of `ops.period_window`."""
+    start = formats.instant(instant(spans["window_start"]), view.zone)
+    end = formats.instant(instant(spans["window_end"]), view.zone) if view.range == "custom" else "now"
+    return Window(
+        f"{start} to {end}",
+        view.effective_period(),
+        spans["zone"],
+        view.zone,
+        [instant(text) for text in spans["starts"]],
+    )
+
+
+def kpis(rows: Rows, window: Window) -> dict[str, Kpi]:
+    """Each KPI by name: its value over the window, the change to the one before, and its values by period."""
+    found: dict[str, Kpi] = {}
+    for name, parts in _by_subject(rows, "metric_name").items():
+        whole = parts["whole"]
+        if whole is not None:
+            unit = whole["unit"]
+            found[name] = {
+                "metric": name,
+                "name": formats.name_of(name),
+                "unit": unit,
+                "description": whole["description"],
+                "value": formats.in_unit(whole["value"], unit),
+                "samples": formats.count(whole["sample_count"]),
+                "change": _change(parts, "value", unit),
+                "points": parts["points"],
+                "spark": charts.sparkline(_values(parts["points"], "value", window)),
+            }
+    return found
+
+
+def kpi_chart(names: Sequence[str], known: Mapping[str, Kpi], title: str, *, window: Window) -> Figure | None:
+    """A chart of KPIs of one unit, and the table of the same numbers; None where there is nothing to draw."""
+    shown = [known[name] for name in names if name in known]
+    if not shown:
+        return None
+    unit = shown[0]["unit"]
+    series = [charts.Series(kpi["name"], _values(kpi["points"], "value", window)) for kpi in shown]
+    draw = charts.bars if unit == "count" else charts.lines
+    return {
+        "svg": draw(f"{title}, by {window.period}", window.axis, series, _written(unit)),
+        "legend": [one.name for one in series],
+        "head": [window.period, *(f"{one.name} (samples)" for one in series)],
+        "table": [
+            [window.name(start), *(_cell(kpi["points"].get(start), unit) for kpi in shown)]
+            for start in reversed(window.starts)
+            if any(start in kpi["points"] for kpi in shown)
+        ],
+    }
+
+
+def activity(rows: Rows, window: Window) -> Figure | None:
+    """Events by type as bars, and their totals as a table."""
+    kinds: dict[str, dict[datetime, Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["event_type"], {})[instant(row["period_start"])] = row
+    if not kinds:
+        return None
+    series = [charts.Series(kind, _values(points, "events", window)) for kind, points in sorted(kinds.items())]
+    return {
+        "svg": charts.bars(f"Events by type, by {window.period}", window.axis, series, formats.count),
+        "legend": [one.name for one in series],
+        "head": ["event type", "events", "failures"],
+        "table": [
+            [kind, *(formats.count(sum(row[name] for row in points.values())) for name in ("events", "failures"))]
+            for kind, points in sorted(kinds.items())
+        ],
+    }
+
+
+def teams(rows: Rows, window: Window) -> tuple[list[dict[str, Any]], Figure | None]:
+    """Each team over the window, with the change of its compliance, and the trend as lines."""
+    found = {name: parts for name, parts in sorted(_by_subject(rows, "team").items()) if parts["whole"] is not None}
+    shown = [
+        {"team": name, **parts["whole"], "change": _change(parts, "compliance_rate", "percent")}
+        for name, parts in found.items()
+    ]
+    if not shown:
+        return [], None
+    series = [charts.Series(name, _values(parts["points"], "compliance_rate", window)) for name, parts in found.items()]
+    title = f"Compliance rate by team, by {window.period}"
+    return shown, {"svg": charts.lines(title, window.axis, series, _written("percent")), "legend": list(found)}
+
+
+def by_slo(rows: Rows) -> dict[str, Rows]:
+    """Rows by the objective that they are of."""
+    found: dict[str, Rows] = {}
+    for row in rows:
+        found.setdefault(row["slo_name"], []).append(row)
+    return found
+
+
+def burndown(rows: Rows, window: Window) -> Markup | None:
+    """What was left of an error budget after each day."""
+    if not rows:
+        return None
+    starts = [instant(row["day_start"]) for row in rows]
+    axis = charts.Axis(
+        [formats.tick_name(start, "day", window.zone) for start in starts],
+        [formats.period_name(start, "day", window.zone) for start in starts],
+    )
+    left = charts.Series("budget left", [_float(row["budget_left"]) for row in rows])
+    return charts.lines("Error budget left, by day", axis, [left], formats.ratio, from_zero=True)
+
+
+def instant(text: str) -> datetime:
+    """An instant as the database writes it."""
+    return datetime.fromisoformat(text)
+
+
+def _by_subject(rows: Rows, name: str) -> dict[str, dict[str, Any]]:
+    """What rows say of each subject: by period, and over the window and its parts, None where nothing is said."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        parts = found.setdefault(row[name], {"points": {}, **dict.fromkeys(PARTS)})
+        if row["part"] == "period":
+            parts["points"][instant(row["period_start"])] = row
+        else:
+            parts[row["part"]] = row
+    return found
+
+
+def _change(parts: Mapping[str, Any], name: str, unit: str) -> str:
+    settled, previous = parts["settled"], parts["previous"]
+    return formats.change(settled and settled[name], previous and previous[name], unit)
+
+
+def _values(points: Points, name: str, window: Window) -> list[float | None]:
+    return [_float(points[start][name]) if start in points else None for start in window.starts]
+
+
+def _cell(row: Mapping[str, Any] | None, unit: str) -> str:
+    if row is None:
+        return formats.NOTHING
+    return f"{formats.in_unit(row['value'], unit)} ({formats.count(row['sample_count'])})"
+
+
+def _written(unit: str) -> Callable[[float], str]:
+    return lambda value: formats.in_unit(value, unit)
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,129 @@
+"""The pages: sections of HTML made of what the pieces answered, each with an id by which it is exchanged."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from opskpi.dashboard import charts, figures, formats
+from opskpi.dashboard.pieces import FILTERS, Rows
+from opskpi.dashboard.view import PAGES, PERIODS, RANGE_NAMES, THEMES, View
+
+Data = Mapping[str, Rows]
+HOOK_KPIS = (
+    "hook_executions_total",
+    "hook_block_rate",
+    "hook_override_rate",
+    "hook_avg_duration_ms",
+    "hook_p95_duration_ms",
+)
+RATE_KPIS = (
+    "provenance_success_rate", "provenance_failure_rate", "provenance_validation_rate", "audit_success_rate",
+    "sha256_verification_rate", "predicate_type_verification_rate", "supabase_sync_rate",
+)  # fmt: skip
+DURATION_KPIS = (
+    "provenance_avg_duration_ms", "provenance_p95_duration_ms",
+    "workflow_run_avg_duration_ms", "workflow_run_p95_duration_ms",
+)  # fmt: skip
+SIZE_KPIS = ("artifact_avg_size_bytes",)
+API_KPIS = ("api_avg_response_ms", "api_p95_response_ms")
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "overview": ("freshness", "tiles", "slos", "open_alerts", "activity"),
+    "hooks": ("freshness", "hook_tiles", "hook_charts", "patterns", "teams", "policies"),
+    "supply-chain": ("freshness", "chain_tiles", "chain_charts", "failures"),
+    "slo": ("freshness", "slos", "burn_rates", "burndown", "exclusions", "explain"),
+    "alerts": ("freshness", "open_alerts", "history", "silences", "deliveries"),
+}
+OF_ONE_SLO = ("burndown", "exclusions", "explain")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page: its id and its HTML, the enclosing element with that id included."""
+
+    id: str
+    html: str
+
+
+@functools.cache
+def templates() -> Environment:
+    """The templates, which escape whatever is put into them."""
+    environment = Environment(
+        loader=PackageLoader("opskpi.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        formats=formats, charts=charts, zip=zip, version=metadata.version("opskpi"), COLOURS=charts.COLOURS,
+        PAGES=PAGES, RANGES=RANGE_NAMES, PERIODS=PERIODS, THEMES=THEMES, FILTERS=FILTERS,
+    )  # fmt: skip
+    return environment
+
+
+def sections(view: View, data: Data) -> list[Section]:
+    """The sections of a view, in order, from the answers to its pieces."""
+    context = context_of(view, data)
+    names = [name for name in SECTIONS[view.page] if name not in OF_ONE_SLO or view.slo]
+    return [Section(id_of(name), section(name, context, id_of(name))) for name in names]
+
+
+def page(view: View, data: Data, *, shown: list[Section], reader: Mapping[str, Any]) -> str:
+    """The whole page; `reader` says who is looking and holds the token of its forms."""
+    choices: dict[str, list[str]] = {}
+    for row in data["choices"]:
+        choices.setdefault(row["filter"], []).append(row["choice"])
+    template = templates().get_template("page.html")
+    return template.render(context_of(view, data) | {"sections": shown, "choices": choices, "reader": reader})
+
+
+def message(
+    title: str, text: str, hint: str, *, view: View | None = None, reader: Mapping[str, Any] | None = None
+) -> str:
+    """A page that says what went wrong and what to do about it."""
+    view = view or View()
+    return templates().get_template("message.html").render(view=view, title=title, text=text, hint=hint, reader=reader)
+
+
+def login(view: View, *, fault: str, where_to: str, takes_tokens: bool) -> str:
+    """The page that asks for a key."""
+    template = templates().get_template("login.html")
+    return template.render(view=view, fault=fault, where_to=where_to, takes_tokens=takes_tokens, reader=None)
+
+
+def id_of(name: str) -> str:
+    """The id of a section on its page."""
+    return name.replace("_", "-")
+
+
+def section(name: str, context: Mapping[str, Any], section_id: str) -> str:
+    """The HTML of a section, with that id, from what `context_of` gives."""
+    return templates().get_template(f"sections/{name}.html").render(context, id=section_id)
+
+
+def context_of(view: View, data: Data) -> dict[str, Any]:
+    """What the templates of a view's sections know."""
+    window = figures.window_of(data["window"][0], view)
+    context: dict[str, Any] = {"view": view, "data": data, "window": window, "window_text": window.text}
+    context["objective_link"] = lambda name: view.link("slo", slo=name)
+    context["day"] = lambda text: formats.period_name(figures.instant(text), "day", window.zone)
+    context["at"] = lambda text: formats.instant(figures.instant(text) if text else None, view.zone)
+    if "kpis" in data:
+        context["kpis"] = figures.kpis(data["kpis"], window)
+        context["groups"] = {
+            "hooks": HOOK_KPIS, "rates": RATE_KPIS, "durations": DURATION_KPIS, "sizes": SIZE_KPIS, "api": API_KPIS,
+        }  # fmt: skip
+        context["kpi_chart"] = functools.partial(figures.kpi_chart, window=window)
+    if "activity" in data:
+        context["activity"] = figures.activity(data["activity"], window)
+    if "teams" in data:
+        context["team_rows"], context["team_chart"] = figures.teams(data["teams"], window)
+    if "burn_rates" in data:
+        context["burn_rows"] = figures.by_slo(data["burn_rates"])
+    if "burndown" in data:
+        context["burndown_chart"] = figures.burndown(data["burndown"], window)
+    return context

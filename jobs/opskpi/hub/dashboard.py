@@ -1,0 +1,288 @@
+"""The dashboard: pages made on the server, what changed pushed over a WebSocket, and the login before both."""
+
+import asyncio
+import hashlib
+import importlib.resources
+import mimetypes
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import psycopg
+from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from opskpi.dashboard import pages, pieces
+from opskpi.dashboard.view import PAGES, View, parse
+from opskpi.errors import OpsKpiError
+from opskpi.hub import problems
+from opskpi.hub.database import Caller, Database
+from opskpi.hub.live import Live
+from opskpi.hub.problems import Problem
+from opskpi.hub.sessions import Session, Sessions, require_same_origin
+
+# Nothing but our own files: no inline script or style, no other host.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+FORM_BYTES = 16 * 1024
+KEPT_S = 15
+KEPT_ANSWERS = 2000
+CALM_S = 0.25
+# Pages of one key that are pushed at the same moment ask for it once.
+RECALL_S = 1
+SESSION_ENDED = 4401
+SILENCE = "select public.silence_own_alerts(matcher => %s, until => %s, reason => %s)::text"
+
+router = APIRouter(include_in_schema=False)
+
+
+class Reader:
+    """Answers to pieces, each asked of the database once for all the pages of an org that show it."""
+
+    def __init__(self, database: Database, live: Live) -> None:
+        self._database = database
+        self._live = live
+        self._answers: dict[tuple[object, ...], tuple[float, asyncio.Task[pieces.Rows]]] = {}
+
+    async def read(self, caller: Caller, view: View) -> dict[str, pieces.Rows]:
+        """The answers to all pieces of a view, as the caller. Raises what the database does."""
+        wanted = pieces.of_view(view, None, datetime.now(UTC))
+        return {piece.name: await self._answer(caller, piece) for piece in wanted}
+
+    async def _answer(self, caller: Caller, piece: pieces.Piece) -> pieces.Rows:
+        # With the scopes, since functions may ask for them; with the version, so that nothing before a change is shown.
+        key = (caller.org_id, caller.scopes, self._live.version(caller.org_id), *piece.key)
+        kept = self._answers.get(key)
+        if kept is None or kept[0] < time.monotonic() or (kept[1].done() and kept[1].exception() is not None):
+            self._forget()
+            kept = (time.monotonic() + KEPT_S, asyncio.create_task(self._ask(caller, piece)))
+            self._answers[key] = kept
+        return await asyncio.shield(kept[1])
+
+    async def _ask(self, caller: Caller, piece: pieces.Piece) -> pieces.Rows:
+        return pieces.read(await self._database.ask_as(caller, piece.query, piece.parameters))
+
+    def _forget(self) -> None:
+        if len(self._answers) < KEPT_ANSWERS:
+            return
+        now = time.monotonic()
+        self._answers = {key: kept for key, kept in self._answers.items() if kept[0] > now}
+
+
+@router.get("/static/{name}")
+async def get_static(name: str, request: Request) -> Response:
+    """A file of ours: style, script, icon."""
+    folder = importlib.resources.files("opskpi.dashboard") / "static"
+    known = {file.name: file for file in folder.iterdir()}
+    if name not in known:
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such file")
+    content = known[name].read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = HEADERS | {"Cache-Control": "no-cache", "ETag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(content, headers=headers, media_type=mimetypes.guess_type(name)[0])
+
+
+@router.get("/login")
+async def get_login(request: Request) -> Response:
+    """The form that asks for a key."""
+    return _login_page(request, request.query_params.get("next", "/"), "")
+
+
+@router.post("/login")
+async def post_login(request: Request) -> Response:
+    """Take a key or token and start a session."""
+    sessions, address = _sessions(request), request.client.host if request.client else ""
+    try:
+        require_same_origin(request)
+        sessions.attempts.require_some_left(address)
+        said = await _form(request)
+        session = await sessions.begin(said.get("key", "").strip(), _database(request))
+    except (Problem, psycopg.Error, TimeoutError) as error:
+        return _failed(error)
+    where_to = said.get("next", "/")
+    if session is None:
+        sessions.attempts.failed(address)
+        fault = "This key is unknown, revoked, expired or lacks the scope read."
+        return _login_page(request, where_to, fault, HTTPStatus.UNAUTHORIZED)
+    answer = RedirectResponse(_own_path(where_to), HTTPStatus.SEE_OTHER, HEADERS)
+    # Behind a proxy that speaks TLS the browser says so.
+    sessions.remember(answer, session, secure=request.headers.get("origin", "").startswith("https://"))
+    return answer
+
+
+@router.post("/logout")
+async def post_logout(request: Request) -> Response:
+    """End the session of this browser."""
+    try:
+        await _own_form(request)
+    except (Problem, psycopg.Error, TimeoutError) as error:
+        return _failed(error)
+    answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER, HEADERS)
+    answer.delete_cookie("opskpi_session", path="/")
+    return answer
+
+
+@router.post("/alerts/silence")
+async def post_silence(request: Request) -> Response:
+    """Silence alerts of the reader's org, as `opskpi alert silence` does."""
+    try:
+        session, said = await _own_form(request)
+        zone = parse("alerts", {"tz": said.get("tz", "UTC")}).clock
+        until = datetime.fromisoformat(said.get("until", "")).replace(tzinfo=zone)
+        await _database(request).ask_as(
+            session.caller, SILENCE, [said.get("matcher", ""), until, said.get("reason", "")]
+        )
+    except ValueError:
+        return _failed(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "until is no instant", hint="Choose a day and a time."))
+    except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
+        return _failed(error)
+    _live(request).stored(session.caller.org_id)
+    return RedirectResponse("/alerts", HTTPStatus.SEE_OTHER, HEADERS)
+
+
+async def get_page(request: Request) -> Response:
+    """A page of the dashboard, as its URL says."""
+    page = request.url.path.strip("/") or "overview"
+    try:
+        session = await _sessions(request).find(request, _database(request))
+        if session is None:
+            where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+            return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
+        view = parse(page, request.query_params)
+        data = await _reader(request).read(session.caller, view)
+        text = pages.page(view, data, shown=pages.sections(view, data), reader=session.reader)
+    except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
+        return _failed(error)
+    return HTMLResponse(text, headers=HEADERS)
+
+
+for name in PAGES:
+    router.add_api_route("/" if name == "overview" else f"/{name}", get_page, include_in_schema=False)
+
+
+@router.websocket("/live/{page}")
+async def push(socket: WebSocket, page: str) -> None:
+    """Send the sections of a page whenever they change, each once."""
+    try:
+        require_same_origin(socket)
+        session = await _sessions(socket).find(socket, _database(socket))
+        view = parse(page, socket.query_params) if page in PAGES else None
+    except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
+        await socket.close(1008)
+        return
+    if session is None or view is None:
+        await socket.accept()
+        await socket.close(SESSION_ENDED if view else 1008)
+        return
+    await socket.accept()
+    pushing = asyncio.create_task(_push(socket, view, session))
+    try:
+        while True:
+            await socket.receive_text()
+    except (WebSocketDisconnect, RuntimeError, KeyError):
+        pushing.cancel()
+
+
+async def _push(socket: WebSocket, view: View, session: Session) -> None:
+    sent: dict[str, int] = {}
+    async with _live(socket).subscribed(session.caller) as changed:
+        while True:
+            try:
+                # Looked up again each time: a revoked key sees nothing new.
+                if await _sessions(socket).find(socket, _database(socket), kept_s=RECALL_S) is None:
+                    await socket.close(SESSION_ENDED)
+                    return
+                data = await _reader(socket).read(session.caller, view)
+                fresh = {
+                    section.id: section.html
+                    for section in pages.sections(view, data)
+                    if sent.get(section.id) != hash(section.html)
+                }
+                if fresh:
+                    await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": fresh})
+                    sent |= {name: hash(html) for name, html in fresh.items()}
+            except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
+                # The page stays as it is; what it shows says as of when.
+                await asyncio.sleep(1)
+            except (WebSocketDisconnect, RuntimeError):
+                return
+            await changed()
+            await asyncio.sleep(CALM_S)
+
+
+def _failed(error: Exception) -> Response:
+    """The page that says what went wrong and what to do."""
+    if isinstance(error, OpsKpiError):
+        error = Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, hint=error.hint)
+    problem = problems.as_problem(error)
+    title = HTTPStatus(problem.status).phrase
+    hint = problem.hint or ("Try again in a few seconds." if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else "")
+    text = pages.message(title, f"{problem.detail[:1].upper()}{problem.detail[1:]}.", hint)
+    return HTMLResponse(text, problem.status, HEADERS | dict(problem.headers))
+
+
+def _login_page(request: Request, where_to: str, fault: str, status: int = HTTPStatus.OK) -> Response:
+    text = pages.login(View(), fault=fault, where_to=_own_path(where_to), takes_tokens=_sessions(request).takes_tokens)
+    return HTMLResponse(text, status, HEADERS)
+
+
+async def _own_form(request: Request) -> tuple[Session, Mapping[str, str]]:
+    """The session and the fields of a form of ours. Raises Problem for any other."""
+    require_same_origin(request)
+    session = await _sessions(request).find(request, _database(request))
+    if session is None:
+        raise Problem(HTTPStatus.UNAUTHORIZED, "the session has ended", hint="Log in again and repeat it.")
+    said = await _form(request)
+    _sessions(request).require_own_form(session, said.get("token", ""))
+    return session, said
+
+
+async def _form(request: Request) -> dict[str, str]:
+    text = b""
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > FORM_BYTES:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
+    try:
+        said = dict(parse_qsl(text.decode("utf-8"), keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the form cannot be read") from None
+    if "\0" in "".join(said.values()):
+        raise Problem(HTTPStatus.BAD_REQUEST, "the form holds a NUL character")
+    return said
+
+
+def _own_path(text: str) -> str:
+    """A path of ours, whatever a link asked for."""
+    is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable()
+    return text if is_own else "/"
+
+
+def _database(connection: Any) -> Database:
+    return connection.app.state.database
+
+
+def _sessions(connection: Any) -> Sessions:
+    return connection.app.state.sessions
+
+
+def _live(connection: Any) -> Live:
+    return connection.app.state.live
+
+
+def _reader(connection: Any) -> Reader:
+    return connection.app.state.reader

@@ -1,0 +1,170 @@
+"""Says when what an org's pages show may have changed.
+
+At once for events that this hub stored; through NOTIFY for what another hub did; and by a look now and then for
+everything else: the jobs, plain inserts, a pooler that passes no notifications on.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID, uuid4
+
+import psycopg
+
+from opskpi import db
+from opskpi.hub.database import Caller, Database
+
+CHANNEL = "opskpi"
+ANNOUNCE_S = 0.5
+LOOK_S = 1.5
+LOOK_BESIDE_NOTIFICATIONS_S = 5
+LISTEN_TEST_S = 3
+RECONNECT_S = 2
+# Everything moves on with the clock: the window, what is stale, and whether the key of a session still lives.
+LONGEST_QUIET_S = 15
+
+MARKER = "select coalesce(ops.change_marker(), '')"
+ANNOUNCE = "select pg_notify(%s, org) from unnest(%s::text[]) as org"
+
+log = logging.getLogger("opskpi.hub")
+
+
+class Live:
+    """The news of one process. `version` of an org grows with every change; `changes` waits for the next."""
+
+    def __init__(self, database: Database, dsn: str) -> None:
+        self._database = database
+        self._dsn = dsn
+        self._versions: dict[UUID, int] = {}
+        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        self._readers: dict[UUID, Caller] = {}
+        self._markers: dict[UUID, str] = {}
+        self._unannounced: set[UUID] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._announcing = False
+        self._watching = False
+        self.is_listening = False
+
+    def version(self, org_id: UUID) -> int:
+        """A number that is another one after each change."""
+        return self._versions.get(org_id, 0)
+
+    def stored(self, org_id: UUID) -> None:
+        """Note that this hub stored something of an org, and tell other hubs soon."""
+        self._changed(org_id)
+        self._unannounced.add(org_id)
+        if not self._announcing:
+            self._announcing = True
+            self._start(self._announce)
+
+    @asynccontextmanager
+    async def subscribed(self, caller: Caller) -> AsyncIterator[Callable[[], Coroutine[None, None, None]]]:
+        """Within it, a function that returns after the next change of the caller's org, or a while without one."""
+        event = asyncio.Event()
+        self._waiting.setdefault(caller.org_id, set()).add(event)
+        self._readers[caller.org_id] = caller
+        if not self._watching:
+            self._watching = True
+            self._start(self._watch)
+
+        async def changed() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_QUIET_S):
+                    await event.wait()
+            event.clear()
+
+        try:
+            yield changed
+        finally:
+            self._waiting[caller.org_id].discard(event)
+            if not self._waiting[caller.org_id]:
+                for known in (self._waiting, self._readers, self._markers):
+                    known.pop(caller.org_id, None)
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _changed(self, org_id: UUID) -> None:
+        self._versions[org_id] = self.version(org_id) + 1
+        for event in self._waiting.get(org_id, ()):
+            event.set()
+
+    def _start(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        task = asyncio.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _announce(self) -> None:
+        # Once for all that came within half a second: a NOTIFY makes transactions commit one after another.
+        await asyncio.sleep(ANNOUNCE_S)
+        self._announcing = False
+        orgs, self._unannounced = self._unannounced, set()
+        try:
+            await self._database.tell(ANNOUNCE, [CHANNEL, [str(org) for org in orgs]])
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("other hubs were not told of new events: %s", error)
+
+    async def _watch(self) -> None:
+        """Look and listen as long as anybody waits."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_now_and_then())
+            group.create_task(self._listen())
+        self._watching = False
+        if self._waiting:
+            self._watching = True
+            self._start(self._watch)
+
+    async def _look_now_and_then(self) -> None:
+        while self._waiting:
+            for caller in list(self._readers.values()):
+                with suppress(psycopg.Error, TimeoutError):
+                    marker = await self._database.ask_as(caller, MARKER, [])
+                    if self._markers.setdefault(caller.org_id, marker) != marker:
+                        self._markers[caller.org_id] = marker
+                        self._changed(caller.org_id)
+            await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S if self.is_listening else LOOK_S)
+
+    async def _listen(self) -> None:
+        while self._waiting:
+            try:
+                await self._take_notifications()
+            except (psycopg.Error, OSError) as error:
+                log.warning("no notifications for now, the pages are kept fresh by looking: %s", error)
+            self.is_listening = False
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _take_notifications(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, prepare_threshold=None, application_name="opskpi hub live",
+            connect_timeout=db.CONNECT_TIMEOUT_S,
+        )  # fmt: skip
+        async with connection:
+            await connection.execute("listen opskpi")
+            if not await _hears(connection):
+                log.warning("this connection passes no notifications on; the pages are kept fresh by looking")
+                while self._waiting:
+                    await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S)
+                return
+            self.is_listening = True
+            while self._waiting:
+                async for notification in connection.notifies(timeout=LOOK_BESIDE_NOTIFICATIONS_S):
+                    with suppress(ValueError):
+                        self._changed(UUID(notification.payload))
+
+
+async def _hears(connection: psycopg.AsyncConnection) -> bool:
+    """Whether a notification comes back: a transaction pooler takes LISTEN and delivers nothing."""
+    word = f"test {uuid4()}"
+    try:
+        await connection.execute("select pg_notify(%s, %s)", [CHANNEL, word])
+        async for notification in connection.notifies(timeout=LISTEN_TEST_S):
+            if notification.payload == word:
+                return True
+    except psycopg.Error:
+        if connection.closed:
+            raise
+    return False

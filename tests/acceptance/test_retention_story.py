@@ -1,0 +1,181 @@
+"""Retention from a terminal, and what becomes of it when it is killed: the process, and the server's backend under it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from conftest import Cli, Connect
+from events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
+from opskpi import migrations, retention
+from postgres import Database, Server, running_server
+
+pytestmark = pytest.mark.database
+
+MONTHS = ("2026-01", "2026-02", "2026-03")
+STORED = "select event_type, event_timestamp from public.telemetry_events order by id"
+
+
+def fill(connection: Connection) -> None:
+    """Store and count three months of the past, whatever the clock says."""
+    for month in MONTHS:
+        connection.execute("select ops.create_partition(%s)", [f"{month}-01"])
+        add_event(connection, at=f"{month}-10T10:00Z", outcome="success", duration_ms=7)
+        add_event(connection, "hook_override", f"{month}-10T10:00Z", findings_count=1)
+    refresh(connection)
+
+
+@pytest.fixture
+def filled(database: Connection) -> Connection:
+    fill(database)
+    return database
+
+
+def test_the_rules_are_set_shown_and_applied(filled: Connection, cli: Cli):
+    assert "everything is kept for ever" in cli("retention").stdout
+    assert "90 days" in cli("retention", "set", "events", "90d").stdout
+    assert cli("retention", "set", "events", "forever", "--event-type", "hook_override").returncode == 0
+    shown = json.loads(cli("retention", "show", "--json").stdout)
+    assert shown["rules"] == [
+        {"kept": "events", "event_type": "", "age": "90 days"},
+        {"kept": "events", "event_type": "hook_override", "age": None},
+    ]
+    assert [(month["event_types"], month["events"]) for month in shown["months"]][:1] == [
+        (["hook_override", "slsa_provenance"], 2)
+    ]
+    before = states(filled)
+    planned = json.loads(cli("retention", "run", "--dry-run", "--json").stdout)
+    assert [row["removed"] for row in planned["freed"]] == [1, 1, 1]
+    assert len(rows(filled, "select from public.telemetry_events")) == 6
+    said = cli("retention", "run")
+    assert said.stdout.splitlines()[0] == (
+        "delete telemetry_events_2026_01: 1 events of type slsa_provenance, before 2026-02-01 00:00 UTC"
+    )
+    assert "nothing is older" in cli("retention", "run").stdout
+    assert states(filled) == before
+    assert cli("retention", "set", "events", "default", "--event-type", "hook_override").returncode == 0
+    assert [rule.event_type for rule in retention.rules(filled)] == [""]
+
+
+def test_run_does_it_too_and_says_so(filled: Connection, cli: Cli):
+    assert json.loads(cli("run", "--json").stdout)["retention"] == {"freed": [], "obstacles": []}
+    cli("retention", "set", "events", "90d")
+    said = cli("run").stdout
+    assert "drop   telemetry_events_2026_01: the whole month, 2 events, " in said
+    assert scalar(filled, "select count(*) from public.telemetry_events") == 0
+    assert "telemetry_events_2026" not in cli("run").stdout
+
+
+@pytest.mark.parametrize("waits_on", ["removed_months", "job_runs"])
+def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
+    filled: Connection, connect: Connect, migrated_database: Database, waits_on
+):
+    add_events(filled, 20_500, "workflow_run", "2026-02-11T10:00Z", outcome="success", workflow="w", duration_ms=1)
+    while refresh(filled).state == "more":
+        pass
+    for event_type in ("slsa_provenance", "workflow_run"):
+        filled.execute("select ops.set_retention('events', '90 days', %s)", [event_type])
+    before = states(filled)
+    filled.execute("select ops.retain(%s)", [AS_OF])
+    filled.execute("select ops.retain(%s)", [AS_OF])
+    left = scalar(filled, "select count(*) from public.telemetry_events")
+    blocker = connect(autocommit=False)
+    blocker.execute(f"lock table ops.{waits_on} in share mode".encode())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "opskpi", "retention", "run", "--dsn", migrated_database.dsn],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    waiting = "select pid from pg_stat_activity where application_name = 'opskpi' and wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 30
+    while not (found := rows(filled, waiting)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    # The backend learns of it when it next speaks to its client; it is ended here, in the middle of its step.
+    filled.execute("select pg_terminate_backend(%s)", [found[0][0]])
+    while rows(filled, "select from pg_stat_activity where application_name = 'opskpi'"):
+        assert time.monotonic() < deadline
+    blocker.rollback()
+    assert scalar(filled, "select count(*) from public.telemetry_events") == left
+    assert states(filled) == before
+    freed = retention.run(filled, as_of=AS_OF).freed
+    # March is not old enough, and overrides are kept.
+    assert sum(row.removed or 0 for row in freed) == left - len(MONTHS) - 1
+    assert retention.plan(filled, AS_OF) == []
+    assert states(filled) == before
+
+
+@pytest.fixture(scope="module")
+def mortal(server: Server) -> Iterator[Server]:
+    """Run a server whose backends may be killed: it starts all of them anew, those of other tests too."""
+    # A commit must outlive the crash, as it does on a server that is not for tests.
+    with running_server(server.version, {"synchronous_commit": "on"}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("waits_on", ["removed_events", "removed_months", "removed_periods", "job_runs"])
+def test_a_backend_that_is_killed_leaves_what_the_next_run_finishes(mortal: Server, waits_on):
+    name = f"killed_{waits_on}"
+    with psycopg.connect(mortal.dsn("postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    with (
+        closing(psycopg.connect(mortal.dsn(name), autocommit=True)) as connection,
+        closing(psycopg.connect(mortal.dsn(name), autocommit=True)) as victim,
+        closing(psycopg.connect(mortal.dsn(name))) as blocker,
+    ):
+        migrations.migrate(connection)
+        fill(connection)
+        connection.execute("select ops.set_retention('hours', '90 days')")
+        if waits_on != "removed_periods":
+            connection.execute("select ops.set_retention('events', '90 days')")
+        before = states(connection), rows(connection, STORED)
+        blocker.execute(sql.SQL("lock table ops.{} in share mode").format(sql.Identifier(waits_on)))
+
+        def retain() -> None:
+            with suppress(psycopg.Error):
+                victim.execute("select ops.retain(%s)", [AS_OF])
+
+        thread = threading.Thread(target=retain)
+        thread.start()
+        waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 30
+        while not rows(connection, waiting, victim.info.backend_pid):
+            assert time.monotonic() < deadline
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+        # Only when all are gone has the server begun to start them anew.
+        with suppress(psycopg.OperationalError):
+            while True:
+                connection.execute("select 1")
+                assert time.monotonic() < deadline
+    with reconnected(mortal.dsn(name)) as connection:
+        assert (states(connection), rows(connection, STORED)) == before
+        planned = retention.plan(connection, AS_OF)
+        assert planned
+        assert retention.run(connection, as_of=AS_OF).freed == planned
+        assert retention.plan(connection, AS_OF) == []
+        assert states(connection)["slis"] == before[0]["slis"]
+
+
+def reconnected(dsn: str) -> psycopg.Connection:
+    """Connect as soon as the server has come back."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return psycopg.connect(dsn, autocommit=True)
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

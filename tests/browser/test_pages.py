@@ -1,0 +1,262 @@
+"""The dashboard in a real browser: what a person sees, does and waits for."""
+
+import re
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+from psycopg.rows import scalar_row
+
+from browsers import SCREENSHOTS, OpenPage
+from hubs import Hub, hook_event, make_key, post, running_hub
+from opskpi.hub import keys
+from postgres import Database, free_port
+
+pytest_plugins = ["browser_fixtures"]
+
+PAGES = {
+    "overview": "/?range=30d",
+    "hooks": "/hooks?range=30d",
+    "supply-chain": "/supply-chain?range=30d",
+    "slo": "/slo?range=30d&slo=provenance_validation_availability",
+    "alerts": "/alerts",
+}
+NIL = UUID(int=0)
+
+
+def tile(page: Page, metric: str) -> str:
+    """The value in a KPI's tile."""
+    return page.locator(f'[data-metric="{metric}"] .value').inner_text()
+
+
+def scalar(connection: psycopg.Connection, query: str, *parameters: object) -> object:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(query.encode(), parameters).fetchone()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_the_demo_is_whole_quiet_accessible_and_from_this_host_alone(
+    open_hub: Hub, open_page: OpenPage, name: str, scheme: str
+) -> None:
+    watched = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    watched.go(open_hub.url + PAGES[name])
+    assert watched.page.locator("h1").inner_text()
+    assert watched.page.locator("main section").count() >= 3
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    watched.page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png", full_page=True)
+    violations = Axe().run(watched.page).response["violations"]
+    faults = [
+        (fault["id"], fault["nodes"][0]["html"]) for fault in violations if fault["impact"] in {"serious", "critical"}
+    ]
+    assert faults == []
+    assert watched.complaints == []
+    assert {url.split("/")[2] for url in watched.requests} == {open_hub.url.split("/")[2]}
+
+
+def test_a_filter_changes_the_numbers_to_what_sql_says_and_the_link_says_which(
+    open_hub: Hub, open_page: OpenPage, month_database: psycopg.Connection
+) -> None:
+    watched = open_page()
+    watched.go(f"{open_hub.url}/hooks?range=30d")
+    everything = tile(watched.page, "hook_executions_total")
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("Team", exact=True).select_option("payments")
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("Hook type", exact=True).select_option("pre-push")
+    counted = scalar(
+        month_database,
+        "select count(*) from telemetry_events as event join ops.agents as agent using (org_id, agent_id)"
+        " where event.event_type = 'hook_execution' and agent.team = 'payments' and event.metadata ->> 'hook_type' = 'pre-push'"
+        " and event.event_timestamp >= date_trunc('day', now() - interval '30 days', 'UTC')",
+    )
+    shown = tile(watched.page, "hook_executions_total")
+    assert shown == f"{counted:,} count"
+    assert shown != everything
+    assert "team=payments" in watched.page.url
+    # The link alone brings the same view to somebody else.
+    other = open_page()
+    other.go(watched.page.url)
+    assert tile(other.page, "hook_executions_total") == shown
+    assert other.page.get_by_label("Team", exact=True).input_value() == "payments"
+    assert watched.complaints == other.complaints == []
+
+
+def test_a_range_and_a_period_are_in_the_link_too(
+    open_hub: Hub, open_page: OpenPage, month_database: psycopg.Connection
+) -> None:
+    watched = open_page()
+    watched.go(f"{open_hub.url}/?range=custom&since=2000-01-01T00:00&until=2000-01-08T00:00")
+    expect(watched.page.locator("#tiles .empty")).to_contain_text("Choose a longer range")
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("Range", exact=True).select_option("7d")
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("By", exact=True).select_option("week")
+    assert "period=week" in watched.page.url
+    assert "since" not in watched.page.url
+    value = scalar(
+        month_database,
+        "select round(value, 2) from ops.kpi_window('week', now() - interval '7 days', now(), now())"
+        " where metric_name = 'error_rate' and part = 'whole'",
+    )
+    assert float(tile(watched.page, "error_rate").removesuffix(" %")) == float(str(value))
+
+
+def test_a_posted_event_appears_on_the_open_page_without_a_reload(
+    open_hub: Hub, open_page: OpenPage, month_database: psycopg.Connection
+) -> None:
+    watched = open_page()
+    watched.go(f"{open_hub.url}/hooks?range=24h")
+    before = int(tile(watched.page, "hook_executions_total").removesuffix(" count").replace(",", ""))
+    watched.page.evaluate("window.notReloaded = true")
+    table = watched.page.locator("details").first
+    table.locator("summary").click()
+    with open_hub.client(make_key(month_database, NIL)) as client:
+        post(client, [hook_event(NIL)])
+    expect(watched.page.locator('[data-metric="hook_executions_total"] .value')).to_have_text(
+        f"{before + 1:,} count", timeout=2000
+    )
+    assert watched.page.evaluate("window.notReloaded")
+    # What was opened stays open.
+    expect(watched.page.locator("details").first).to_have_attribute("open", "")
+    assert watched.complaints == []
+
+
+def test_a_page_finds_a_hub_again_that_was_away(
+    month: Database, month_database: psycopg.Connection, open_page: OpenPage, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    watched = open_page()
+    with running_hub(month.dsn, tmp_path, "--no-auth", "--port", port) as hub:
+        watched.go(f"{hub.url}/hooks?range=24h")
+        before = tile(watched.page, "hook_executions_total")
+    expect(watched.page.locator("#live")).to_have_text("not live, connecting again")
+    with (
+        running_hub(month.dsn, tmp_path, "--no-auth", "--port", port) as hub,
+        hub.client(make_key(month_database, NIL)) as client,
+    ):
+        post(client, [hook_event(NIL)])
+        expect(watched.page.locator("#live")).to_have_text("live", timeout=40_000)
+        expect(watched.page.locator('[data-metric="hook_executions_total"] .value')).not_to_have_text(before)
+
+
+def test_a_reader_logs_in_sees_the_own_org_and_leaves(
+    server_hub: Hub, open_page: OpenPage, hub_database: psycopg.Connection
+) -> None:
+    orgs = {name: uuid4() for name in ("quagga", "okapi")}
+    for name, org in orgs.items():
+        with server_hub.client(make_key(hub_database, org)) as client:
+            post(client, [hook_event(org, result="blocked", findings_summary={"pattern": f"{name}-pattern"})])
+    watched = open_page()
+    page = watched.page
+    page.goto(f"{server_hub.url}/hooks?range=24h")
+    key = make_key(hub_database, orgs["quagga"], "read")
+    page.get_by_label("API key").fill("opskpi_0123456789ab_wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_contain_text("unknown, revoked, expired or lacks the scope read")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector('#live[data-state="live"]')
+    assert page.url == f"{server_hub.url}/hooks?range=24h"
+    expect(page.locator("#patterns")).to_contain_text("quagga-pattern")
+    assert "okapi" not in page.content()
+    found = keys.parse(key)
+    assert found is not None
+    cookies = page.context.cookies()
+    assert [(cookie["name"], cookie["httpOnly"], cookie["sameSite"]) for cookie in cookies] == [
+        ("opskpi_session", True, "Lax")
+    ]
+    page.get_by_role("button", name="Log out").click()
+    page.goto(f"{server_hub.url}/hooks")
+    expect(page.get_by_label("API key")).to_be_visible()
+    # A session whose key is revoked leads to the login by itself.
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector('#live[data-state="live"]')
+    assert keys.revoke(hub_database, found.key_id)
+    with server_hub.client(make_key(hub_database, orgs["quagga"])) as client:
+        post(client, [hook_event(orgs["quagga"])])
+    expect(page.get_by_label("API key")).to_be_visible(timeout=30_000)
+
+
+def test_an_admin_silences_an_alert_on_the_page(
+    open_hub: Hub, open_page: OpenPage, month_database: psycopg.Connection
+) -> None:
+    watched = open_page(timezone_id="Asia/Tokyo")
+    watched.go(f"{open_hub.url}/alerts")
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("Clock", exact=True).select_option("Asia/Tokyo")
+    watched.page.get_by_label("Rule, objective").fill("provenance_validation_availability")
+    watched.page.get_by_label("Until (Asia/Tokyo)").fill("2099-01-01T09:00")
+    watched.page.get_by_label("Reason").fill("too far ahead")
+    watched.page.get_by_role("button", name="Silence").click()
+    expect(watched.page.locator("main")).to_contain_text("is too long")
+    watched.page.go_back()
+    until = str(
+        scalar(
+            month_database,
+            "select to_char((now() + interval '2 days') at time zone 'Asia/Tokyo', 'YYYY-MM-DD\"T\"09:00')",
+        )
+    )
+    watched.page.get_by_label("Rule, objective").fill("provenance_validation_availability")
+    watched.page.get_by_label("Until (Asia/Tokyo)").fill(until)
+    watched.page.get_by_label("Reason").fill("rebuilding")
+    watched.page.get_by_role("button", name="Silence").click()
+    expect(watched.page.locator("#silences")).to_contain_text("rebuilding")
+    stored = scalar(
+        month_database,
+        "select to_char(until at time zone 'UTC', 'HH24:MI') from v_ops_alert_silences where reason = 'rebuilding'",
+    )
+    assert stored == "00:00"
+
+
+def test_times_are_those_of_the_readers_clock_when_asked_for(open_hub: Hub, open_page: OpenPage) -> None:
+    watched = open_page(timezone_id="Asia/Tokyo")
+    watched.go(f"{open_hub.url}/?range=24h")
+    assert "UTC" in watched.page.locator("#freshness").inner_text()
+    with watched.page.expect_navigation():
+        watched.page.get_by_label("Clock", exact=True).select_option(label="local (Asia/Tokyo)")
+    assert "tz=Asia%2FTokyo" in watched.page.url
+    assert "Asia/Tokyo" in watched.page.locator("#freshness").inner_text()
+
+
+def test_a_page_is_used_with_the_keyboard_alone(open_hub: Hub, open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.go(f"{open_hub.url}/")
+    watched.page.keyboard.press("Tab")
+    expect(watched.page.get_by_text("Skip to the content")).to_be_focused()
+    watched.page.keyboard.press("Enter")
+    expect(watched.page.locator("main")).to_be_focused()
+    watched.page.get_by_label("Range", exact=True).focus()
+    with watched.page.expect_navigation():
+        watched.page.keyboard.press("ArrowDown")
+    assert "range=30d" in watched.page.url
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone(open_hub: Hub, open_page: OpenPage, name: str) -> None:
+    watched = open_page(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    watched.go(open_hub.url + PAGES[name])
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360
+    watched.page.screenshot(path=SCREENSHOTS / f"{name}-phone.png")
+
+
+def test_a_page_is_read_and_filtered_without_scripts(open_hub: Hub, open_page: OpenPage) -> None:
+    page = open_page(java_script_enabled=False).page
+    page.goto(f"{open_hub.url}/hooks")
+    page.get_by_label("Range", exact=True).select_option("30d")
+    page.get_by_role("button", name="Show").click()
+    assert "range=30d" in page.url
+    assert re.fullmatch(r"[\d,]+ count", tile(page, "hook_executions_total"))
+    assert page.locator("#hook-charts svg.chart").count() == 3
+
+
+def test_a_link_that_cannot_be_shown_says_what_to_do(open_hub: Hub, open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.page.goto(f"{open_hub.url}/?range=90d&period=hour")
+    expect(watched.page.locator("main")).to_contain_text("Choose a longer period or a shorter window")
+    watched.page.get_by_role("link", name="To the overview").click()
+    expect(watched.page.locator("h1")).to_have_text("Overview")

@@ -1,0 +1,184 @@
+"""Open pages are kept up to date over a WebSocket: fast, for their own org, by notifications or without, at the cost of one."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import scalar_row
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from hubs import Hub, hook_event, make_key, post, running_hub
+from opskpi.hub import keys
+
+pytest_plugins = ["hub_fixtures"]
+
+
+def log_in(hub: Hub, key: str) -> str:
+    """The cookie of a session."""
+    with hub.client() as browser:
+        browser.post("/login", data={"key": key})
+        return f"opskpi_session={browser.cookies['opskpi_session']}"
+
+
+@contextmanager
+def opened(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options: Any) -> Iterator[ClientConnection]:
+    """A page's WebSocket, after what it sends at first."""
+    url = hub.url.replace("http", "ws")
+    with connect(f"{url}/live/{path}", additional_headers={"Cookie": cookie}, origin=hub.url, **options) as socket:
+        first = json.loads(socket.recv(timeout=10))
+        assert "hook-tiles" in first["sections"]
+        yield socket
+
+
+def next_tile(socket: ClientConnection, *, within: float) -> str:
+    """The section of the tiles, as soon as one is pushed; what the clock alone changes may come before."""
+    deadline = time.monotonic() + within
+    while True:
+        pushed = json.loads(socket.recv(timeout=max(0.01, deadline - time.monotonic())))
+        if "hook-tiles" in pushed["sections"]:
+            return pushed["sections"]["hook-tiles"]
+
+
+def test_an_event_posted_to_the_hub_is_on_the_open_page_within_two_seconds(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    with (
+        opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket,
+        hub.client(make_key(hub_database, org)) as client,
+    ):
+        for number in (1, 2):
+            post(client, [hook_event(org)])
+            assert f"n = {number} " in next_tile(socket, within=2)
+
+
+def test_an_event_posted_to_one_process_is_on_a_page_of_another(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
+) -> None:
+    secret = {"OPSKPI_COOKIE_SECRET": "shared by both"}
+    with (
+        running_hub(hub.dsn, folder, env=secret) as one,
+        running_hub(hub.dsn, folder, "--workers", "2", env=secret) as other,
+        opened(one, log_in(other, make_key(hub_database, org, "read"))) as socket,
+        other.client(make_key(hub_database, org)) as client,
+    ):
+        post(client, [hook_event(org)])
+        assert "n = 1 " in next_tile(socket, within=2)
+
+
+def test_where_no_notification_arrives_the_page_is_kept_fresh_by_looking(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    with opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket:
+        hub_database.execute(
+            "insert into telemetry_events (event_type, org_id, metadata) values ('hook_execution', %s, %s)",
+            [org, json.dumps({"hook_type": "pre-commit", "result": "allowed", "duration_ms": 5})],
+        )
+        assert "n = 1 " in next_tile(socket, within=10)
+
+
+def test_a_page_hears_nothing_of_another_org(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
+    other = uuid4()
+    with (
+        opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket,
+        hub.client(make_key(hub_database, other)) as client,
+    ):
+        post(client, [hook_event(other)])
+        with pytest.raises(TimeoutError):
+            socket.recv(timeout=3)
+        with hub.client(make_key(hub_database, org)) as own:
+            post(own, [hook_event(org)])
+        assert str(other) not in next_tile(socket, within=2)
+
+
+def test_a_revoked_key_is_told_nothing_more(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
+    key = make_key(hub_database, org, "read")
+    with opened(hub, log_in(hub, key)) as socket, hub.client(make_key(hub_database, org)) as client:
+        known = keys.parse(key)
+        assert known is not None
+        assert keys.revoke(hub_database, known.key_id)
+        # A moment longer than a look-up may be shared by the pages of one key.
+        time.sleep(1.1)
+        post(client, [hook_event(org)])
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                assert "n = 1 " not in socket.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4401
+
+
+def test_without_a_session_nothing_is_pushed(hub: Hub) -> None:
+    url = hub.url.replace("http", "ws")
+    with connect(f"{url}/live/hooks", origin=hub.url) as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+
+
+@pytest.mark.parametrize("path", ["hooks?range=bogus", "nowhere"])
+def test_a_link_that_is_no_view_is_refused(hub: Hub, hub_database: psycopg.Connection, org: UUID, path: str) -> None:
+    cookie = log_in(hub, make_key(hub_database, org, "read"))
+    with pytest.raises((ConnectionClosed, InvalidStatus)), opened(hub, cookie, path):
+        pass
+
+
+def test_a_page_of_another_site_gets_no_socket(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
+    cookie = log_in(hub, make_key(hub_database, org, "read"))
+    url = hub.url.replace("http", "ws")
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{url}/live/hooks", additional_headers={"Cookie": cookie}, origin="https://evil.example").__enter__()
+    assert refused.value.response.status_code == 403
+
+
+def test_ten_open_pages_cost_the_database_no_more_than_one(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
+) -> None:
+    hub_database.execute("alter database hub set track_functions = 'all'")
+    key = make_key(hub_database, org, "read")
+    costs = {}
+    with running_hub(hub.dsn, folder) as own, own.client(make_key(hub_database, org)) as client:
+        cookie = log_in(own, key)
+        for pages in (1, 10):
+            with ExitStack() as stack:
+                sockets = [stack.enter_context(opened(own, cookie)) for _ in range(pages)]
+                costs[pages] = min(_cost(own, hub_database, client, org, sockets) for _ in range(3))
+    assert 1 <= costs[10] <= costs[1]
+
+
+def _cost(
+    hub: Hub, database: psycopg.Connection, client: httpx.Client, org: UUID, sockets: list[ClientConnection]
+) -> int:
+    """Calls of the function behind the tiles, from an event to its being on all pages."""
+    before = _calls(database)
+    post(client, [hook_event(org)])
+    for socket in sockets:
+        next_tile(socket, within=5)
+    return _settled(lambda: _calls(database)) - before
+
+
+def _calls(database: psycopg.Connection) -> int:
+    with database.cursor(row_factory=scalar_row) as cursor:
+        cursor.execute("select pg_stat_clear_snapshot()")
+        return int(
+            cursor.execute(
+                "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname = 'kpi_window'"
+            ).fetchone()
+            or 0
+        )
+
+
+def _settled(count: Callable[[], int]) -> int:
+    """A count that stays the same for a second and a half: statistics arrive late."""
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < 1.5:
+        time.sleep(0.1)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last
