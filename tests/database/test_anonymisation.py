@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import class_row
@@ -730,7 +730,12 @@ def test_twice_is_once_and_what_counts_stays_whatever_the_rules_and_the_document
                 return scalar(database, call, NIL, ANNA)
             return scalar(database, call, LATER)
 
-        step()
+        try:
+            step()
+        except psycopg.errors.DatabaseError as error:
+            # A document that names the agent where labels are read.
+            assume(error.sqlstate != "OP001" or not erasing)
+            raise
         once = rows(database, query)
         assert step() == 0
         assert rows(database, query) == once
@@ -945,9 +950,11 @@ def test_a_caller_adds_pseudonyms_of_the_own_org_and_no_other_agents(database, a
 
 
 def dump(server: Server, database: Database) -> str:
-    return subprocess.run(
+    """All rows as pg_dump writes them, without the token that each dump has of its own."""
+    text = subprocess.run(
         [server.bin_dir / "pg_dump", "--data-only", database.dsn], capture_output=True, encoding="utf-8", check=True
     ).stdout
+    return "\n".join(line for line in text.lower().splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
 def leave_traces(connection: Connection) -> None:
@@ -980,11 +987,11 @@ def test_after_an_erasure_a_dump_has_neither_the_agent_nor_its_reasons(
     database.execute("delete from ops.agents where org_id = %s", [ORG_B])
     database.execute("delete from ops.alerts where org_id = %s", [ORG_B])
     database.execute("delete from ops.alert_deliveries where org_id = %s", [ORG_B])
-    traced = dump(server, migrated_database).lower()
+    traced = dump(server, migrated_database)
     assert str(ANNA) in traced
     assert "secret reason" in traced
     expected = erase(database, ANNA, dry_run=True)
-    assert dump(server, migrated_database).lower() == traced or anonymised_before is not None
+    assert dump(server, migrated_database) == traced
     assert erase(database, ANNA) == expected
     assert expected.counts is not None
     assert {
@@ -995,7 +1002,7 @@ def test_after_an_erasure_a_dump_has_neither_the_agent_nor_its_reasons(
         "ops.job_runs",
         "ops.request_counts",
     } <= set(expected.counts)
-    text = dump(server, migrated_database).lower()
+    text = dump(server, migrated_database)
     assert str(ANNA) not in text
     assert str(pseudonym(ANNA, ORG_A)) not in text
     erased = scalar(database, "select ops.erased_agent_id(%s, 'red')", ORG_A)
@@ -1120,18 +1127,16 @@ def test_an_erasure_without_bounds_is_refused(database, arguments):
 
 def test_batches_of_an_erasure_leave_none_out_and_an_interrupted_one_is_finished_by_the_next(database):
     leave_traces(database)
-    first = erase(database, ANNA, max_events=3)
-    assert first.state == "more"
-    assert scalar(database, "select count(*) from ops.agents where org_id = %s and agent_id = %s", ORG_A, ANNA) == 1
+    refresh(database)
     before = states(database)
+    assert erase(database, ANNA, max_events=3).state == "more"
+    assert scalar(database, "select count(*) from ops.agents where org_id = %s and agent_id = %s", ORG_A, ANNA) == 1
     rebuild(database, "2020-01-01T00:00:00Z", "2030-01-01T00:00:00Z")
-    last_id, calls = 0, 0
-    while True:
-        report = erase(database, ANNA, after_id=last_id, max_events=3)
-        calls += 1
-        if report.state == "done":
-            break
-        last_id = report.last_id
+    assert states(database) == before
+    report, calls = erase(database, ANNA, max_events=3), 1
+    while report.state == "more":
+        report, calls = erase(database, ANNA, max_events=3, after_id=report.last_id), calls + 1
     assert calls > 5
+    rebuild(database, "2020-01-01T00:00:00Z", "2030-01-01T00:00:00Z")
+    assert states(database) == before
     assert erase(database, ANNA) == Batch("done", None, 0, 0, {})
-    assert before
