@@ -534,6 +534,9 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+COPIES = "from pg_stat_activity where query like 'copy (select%' and pid <> pg_backend_pid()"
+
+
 def part_of(folder: Path) -> list[Path]:
     return list(folder.glob(".events.*.part"))
 
@@ -552,10 +555,9 @@ def test_a_lost_connection_leaves_the_old_file_and_nothing_half(
     (tmp_path / name).write_text("old")
     with exporting(migrated_database, tmp_path, "--out", name) as process:
         suspended_midway(process, tmp_path)
-        ended = database.execute(
-            "select pg_terminate_backend(pid, 10000) from pg_stat_activity where query like 'copy (select%' and pid <> pg_backend_pid()"
-        ).fetchall()
+        ended = database.execute(f"select pg_terminate_backend(pid) {COPIES}").fetchall()
         assert ended == [(True,)]
+        eventually(lambda: not database.execute(f"select pid {COPIES}").fetchall())
         process.send_signal(signal.SIGCONT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 75
