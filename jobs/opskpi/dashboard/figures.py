@@ -21,7 +21,7 @@ PARTS = ("whole", "settled", "previous")
 class Window:
     """The whole periods that a page covers, each by its start, on the clocks of the reader.
 
-    `zone` is the one in which days begin, `clock` the one in which hours are written.
+    `zone` is the one in which days begin, `clock` the one in which hours are written; `settled` periods are over.
     """
 
     text: str
@@ -29,10 +29,16 @@ class Window:
     zone: str
     clock: str
     starts: Sequence[datetime]
+    settled: int
 
     def name(self, start: datetime) -> str:
         """What a period is called."""
         return formats.period_name(start, self.period, self.clock if self.period == "hour" else self.zone)
+
+    @property
+    def before(self) -> str:
+        """What the periods of the window that are over are compared with."""
+        return f"the {self.period} before" if self.settled == 1 else f"the {self.settled} {self.period}s before"
 
     @property
     def axis(self) -> charts.Axis:
@@ -48,13 +54,9 @@ def window_of(spans: Mapping[str, Any], view: View) -> Window:
     """The window of a view from the answer of `ops.period_window`."""
     start = formats.instant(instant(spans["window_start"]), view.zone)
     end = formats.instant(instant(spans["window_end"]), view.zone) if view.range == "custom" else "now"
-    return Window(
-        f"{start} to {end}",
-        view.effective_period(),
-        spans["zone"],
-        view.zone,
-        [instant(text) for text in spans["starts"]],
-    )
+    starts = [instant(text) for text in spans["starts"]]
+    settled = sum(start < instant(spans["settled_end"]) for start in starts)
+    return Window(f"{start} to {end}", view.effective_period(), spans["zone"], view.zone, starts, settled)
 
 
 def kpis(rows: Rows, window: Window) -> dict[str, Kpi]:
@@ -71,7 +73,7 @@ def kpis(rows: Rows, window: Window) -> dict[str, Kpi]:
                 "description": whole["description"],
                 "value": formats.in_unit(whole["value"], unit),
                 "samples": formats.count(whole["sample_count"]),
-                "change": _change(parts, "value", unit),
+                "change": _change(parts, "value", unit, window),
                 "points": parts["points"],
                 "spark": charts.sparkline(_values(parts["points"], "value", window)),
             }
@@ -121,7 +123,7 @@ def teams(rows: Rows, window: Window) -> tuple[list[dict[str, Any]], Figure | No
     """Each team over the window, with the change of its compliance, and the trend as lines."""
     found = {name: parts for name, parts in sorted(_by_subject(rows, "team").items()) if parts["whole"] is not None}
     shown = [
-        {"team": name, **parts["whole"], "change": _change(parts, "compliance_rate", "percent")}
+        {"team": name, **parts["whole"], "change": _change(parts, "compliance_rate", "percent", window)}
         for name, parts in found.items()
     ]
     if not shown:
@@ -169,9 +171,10 @@ def _by_subject(rows: Rows, name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _change(parts: Mapping[str, Any], name: str, unit: str) -> str:
+def _change(parts: Mapping[str, Any], name: str, unit: str, window: Window) -> str:
     settled, previous = parts["settled"], parts["previous"]
-    return formats.change(settled and settled[name], previous and previous[name], unit)
+    change = formats.change(settled and settled[name], previous and previous[name], unit)
+    return f"{change} against {window.before}" if change else ""
 
 
 def _values(points: Points, name: str, window: Window) -> list[float | None]:

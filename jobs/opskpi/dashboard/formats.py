@@ -102,7 +102,8 @@ def tick_name(start: datetime, period: str, zone: str) -> str:
 
 
 def _rounded(value: Decimal, digits: int) -> str:
-    rounded = value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
+    # Adding zero takes the sign from what was rounded to none.
+    rounded = value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN) + 0
     text = f"{rounded:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
