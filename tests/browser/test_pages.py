@@ -1,6 +1,9 @@
 """The dashboard in a real browser: what a person sees, does and waits for."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -11,7 +14,7 @@ from playwright.sync_api import Page, expect
 from psycopg.rows import scalar_row
 
 from browsers import SCREENSHOTS, OpenPage
-from hubs import Hub, hook_event, make_key, post, running_hub
+from hubs import JOBS, Hub, hook_event, make_key, post, running_hub
 from opskpi.hub import keys
 from postgres import Database, free_port
 
@@ -32,6 +35,14 @@ def tile(page: Page, metric: str) -> str:
     return page.locator(f'[data-metric="{metric}"] .value').inner_text()
 
 
+def serious_faults(page: Page) -> list[tuple[str, str]]:
+    """What axe-core finds that keeps people from using a page."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        (fault["id"], fault["nodes"][0]["html"]) for fault in violations if fault["impact"] in {"serious", "critical"}
+    ]
+
+
 def scalar(connection: psycopg.Connection, query: str, *parameters: object) -> object:
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query.encode(), parameters).fetchone()
@@ -48,11 +59,7 @@ def test_a_page_of_the_demo_is_whole_quiet_accessible_and_from_this_host_alone(
     assert watched.page.locator("main section").count() >= 3
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     watched.page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png", full_page=True)
-    violations = Axe().run(watched.page).response["violations"]
-    faults = [
-        (fault["id"], fault["nodes"][0]["html"]) for fault in violations if fault["impact"] in {"serious", "critical"}
-    ]
-    assert faults == []
+    assert serious_faults(watched.page) == []
     assert watched.complaints == []
     assert {url.split("/")[2] for url in watched.requests} == {open_hub.url.split("/")[2]}
 
@@ -260,3 +267,25 @@ def test_a_link_that_cannot_be_shown_says_what_to_do(open_hub: Hub, open_page: O
     expect(watched.page.locator("main")).to_contain_text("Choose a longer period or a shorter window")
     watched.page.get_by_role("link", name="To the overview").click()
     expect(watched.page.locator("h1")).to_have_text("Overview")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_is_one_file_that_asks_for_nothing(
+    month: Database, open_page: OpenPage, tmp_path: Path, scheme: str
+) -> None:
+    file = tmp_path / "report.html"
+    written = subprocess.run(
+        [sys.executable, "-m", "opskpi", "report", "--dsn", month.dsn, "--range", "30d", "--out", str(file)],
+        env=os.environ | {"PYTHONPATH": str(JOBS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert written.returncode == 0, written.stderr
+    watched = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    watched.page.goto(file.as_uri())
+    expect(watched.page.locator("svg.chart").first).to_be_visible()
+    watched.page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png", full_page=True)
+    assert serious_faults(watched.page) == []
+    assert watched.complaints == []
+    assert watched.requests == [file.as_uri()]
