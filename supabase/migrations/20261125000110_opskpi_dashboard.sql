@@ -816,6 +816,8 @@ as $$
 #variable_conflict use_column
 declare
   owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
   asked ops.slo_versions;
   sli ops.slis;
   from_bucket constant timestamptz := date_bin('5 minutes', newest_burners.since, timestamptz '1969-12-29 00:00+00');
@@ -835,7 +837,13 @@ begin
   select known.* into strict sli from ops.slis as known where known.sli_id = asked.sli_id;
 
   return query
-  with slices as materialized (
+  with exclusions as materialized (
+    select exclusion.since, exclusion.until
+    from ops.slo_exclusions as exclusion
+    where exclusion.org_id = owner_id
+      and exclusion.slo_name = asked.slo_name
+  ),
+  slices as materialized (
     select
       coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
       sum(bucket.total - bucket.good) as bad,
@@ -845,7 +853,12 @@ begin
       and bucket.sli_id = asked.sli_id
       and bucket.bucket_start >= from_bucket
       and bucket.bucket_start < to_bucket
-      and not ops.is_excluded(bucket.org_id, asked.slo_name, bucket.bucket_start)
+      and not exists (
+        select
+        from exclusions
+        where exclusions.since < bucket.bucket_start + interval '5 minutes'
+          and exclusions.until > bucket.bucket_start
+      )
     group by 1
   ),
   account as (
@@ -864,7 +877,7 @@ begin
       where sli.objective <> 'availability'
         and event.org_id = owner_id
         and event.event_type = sli.event_type
-        and event.id <= ops.cursor_id()
+        and event.id <= counted_until
         and event.event_timestamp >= from_bucket
         and event.event_timestamp < least(to_bucket, sli.filled_until)
         and case sli.objective
@@ -904,7 +917,12 @@ begin
     on slices.slice_start
       = coalesce(date_bin(asked.time_slice, newest.counted_at, timestamptz '1969-12-29 00:00+00'), from_bucket)
   where (asked.time_slice is null or slices.total - slices.bad < asked.slice_target * slices.total)
-    and not ops.is_excluded(owner_id, asked.slo_name, date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00'))
+    and not exists (
+      select
+      from exclusions
+      where exclusions.since < date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+        and exclusions.until > date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00')
+    )
   order by newest.counted_at desc;
 end;
 $$;
