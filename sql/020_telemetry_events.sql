@@ -109,12 +109,24 @@ alter table ops.agents enable row level security;
 
 create function ops.assign_team(org_id uuid, agent_id uuid, team text)
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = ''
-begin atomic
+as $$
+begin
+  if exists (
+    select
+    from ops.agents as erased
+    where erased.org_id = assign_team.org_id
+      and erased.agent_id = assign_team.agent_id
+      and erased.agent_id = ops.erased_agent_id(erased.org_id, erased.team)
+      and erased.team is distinct from assign_team.team
+  ) then
+    raise exception 'agent % stands for all erased agents of its team', assign_team.agent_id
+      using errcode = 'OP001', hint = 'It stays where it is: their events are counted there.';
+  end if;
   insert into ops.agents as agent (org_id, agent_id, team)
-  values (org_id, agent_id, team)
+  values (assign_team.org_id, assign_team.agent_id, assign_team.team)
   on conflict on constraint agents_pkey do update set
     team = excluded.team,
     updated_at = now()
@@ -127,6 +139,7 @@ begin atomic
     and pseudonym.agent_id = ops.agent_pseudonym(ops.anonymisation_pads(), assign_team.org_id, assign_team.agent_id::text)
     and pseudonym.team is distinct from assign_team.team;
 end;
+$$;
 comment on function ops.assign_team(uuid, uuid, text) is
   'Puts an agent into a team (null: into none), from the next refresh on, and its pseudonym with it where the anonymisation key is set; opskpi rebuild applies it to the past.';
 

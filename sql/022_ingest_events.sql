@@ -342,6 +342,11 @@ begin
     raise exception 'events must be a JSON array'
       using errcode = 'OP001', hint = 'Send [{"event_type": …, "payload": {…}}, …].';
   end if;
+  if current_setting('transaction_isolation') <> 'read committed'
+    and exists (select from ops.retention_rules as rule where rule.kept = 'events' and rule.age is not null) then
+    raise exception 'ingest_events needs read committed where events have an age, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'An older snapshot does not know which events are gone, and would count a repeated one again.';
+  end if;
   select * into strict caller from ops.ingesting_caller();
   if caller.is_bound then
     -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.

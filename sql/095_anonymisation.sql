@@ -136,6 +136,9 @@ as $$
 declare
   counting text;
 begin
+  if coalesce(set_anonymisation_rule.event_type, '') <> '' then
+    perform ops.require_rule_for('events', set_anonymisation_rule.event_type);
+  end if;
   begin
     insert into ops.anonymisation_rules as rule (rule_name, event_type, path, matching, action, on_ingest, is_enabled)
     values (

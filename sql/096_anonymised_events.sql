@@ -520,9 +520,12 @@ declare
   pseudonyms ops.pseudonym[];
   events ops.anonymisable[];
 begin
-  if before is null or max_events is null or max_events < 1 then
+  if (before between timestamptz '1970-01-01 00:00+00' and timestamptz '2200-01-01 00:00+00' and max_events >= 1) is not true then
     raise exception 'what to anonymise is not said: before %, max_events %', before, max_events
-      using errcode = 'OP001', hint = 'Pass an instant, and a batch of 1 or more.';
+      using errcode = 'OP001', hint = 'Pass an instant between 1970 and 2200, and a batch of 1 or more.';
+  end if;
+  if only_event_type is not null and after_id = 0 then
+    perform ops.require_rule_for('events', only_event_type);
   end if;
   -- Nothing is counted, rebuilt or deleted meanwhile, so that what is counted now is what was read.
   if not dry_run and not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then

@@ -87,9 +87,16 @@ class Scope:
 def key(environ: Mapping[str, str] | None = None) -> str | None:
     """The key of the pseudonyms, from OPSKPI_ANONYMISATION_KEY; None when it is not set.
 
-    Raises OpsKpiError, exit code 78, when it is too short to keep anyone from guessing it.
+    Raises OpsKpiError, exit code 78, when it is too short to keep anyone from guessing it, or no text.
     """
     found = (os.environ if environ is None else environ).get(KEY_VARIABLE)
+    # Bytes that are no text stand as half surrogates in it; the database could not take them.
+    if found and any("\ud800" <= character <= "\udfff" for character in found):
+        raise OpsKpiError(
+            f"{KEY_VARIABLE} is no text in UTF-8",
+            "Use a text, as `openssl rand -hex 32` makes.",
+            ExitCode.CONFIGURATION,
+        )
     if found and len(found) < SHORTEST_KEY:
         raise OpsKpiError(
             f"{KEY_VARIABLE} has fewer than {SHORTEST_KEY} characters",
@@ -117,13 +124,20 @@ def anonymise(
     A run that was killed is finished by the next. `on_progress` gets the events looked at so far. Raises OpsKpiError:
     TRY_LATER while another job does not end, CONFIGURATION for a rule that needs the key when there is none.
     """
-    run_id = None if dry_run else _begin(connection, "rules", scope)
     query = (
         "select state, last_id, looked_at, changed, counts from ops.anonymise_events(before => %(before)s,"
         " only_org_id => %(org_id)s, only_event_type => %(event_type)s, after_id => %(after_id)s,"
         " max_events => %(batch)s, dry_run => %(dry_run)s, anonymisation_id => %(run_id)s)"
     )
     arguments = {"before": scope.before, "org_id": scope.org_id, "event_type": scope.event_type}
+    run_id = None
+    if not dry_run:
+        # What is refused is no run, and leaves no row in the log.
+        with connection.transaction():
+            pass_key(connection)
+            first = {"after_id": 0, "batch": 1, "dry_run": True, "run_id": None}
+            connection.execute(query, arguments | first)
+        run_id = _begin(connection, "rules", scope)
     return _loop(connection, query, arguments | {"dry_run": dry_run, "run_id": run_id}, on_progress)
 
 

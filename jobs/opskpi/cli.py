@@ -287,8 +287,9 @@ def main() -> NoReturn:
         _fail(error)
     except psycopg.Error as error:
         _fail(explain(error))
-    except UnicodeEncodeError as error:
-        _fail(OpsKpiError(f"{error.object!r} is no text in UTF-8", exit_code=ExitCode.BAD_ARGUMENT))
+    except UnicodeEncodeError:
+        # Not what it is: it may be a password or a key.
+        _fail(OpsKpiError("an argument or a variable is no text in UTF-8", exit_code=ExitCode.BAD_ARGUMENT))
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

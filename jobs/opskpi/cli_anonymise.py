@@ -26,7 +26,10 @@ class InstantOrAge(click.ParamType):
             age: timedelta = Duration().convert(value, param, ctx)
             return datetime.now(UTC) - age
         found: datetime = INSTANT.convert(value, param, ctx)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        try:
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{value!r} is beyond the calendar", param, ctx)
 
 
 @click.group(name="anonymise", invoke_without_command=True)
@@ -128,6 +131,7 @@ def set_command(
     Example:
       opskpi anonymise rule set tickets --path '$.**' --matching 'JIRA-[0-9]+' --action hmac --on-ingest
     """
+    has_key = anonymisation.key() is not None
     wanted = anonymisation.Rule(rule_name, event_type, path, matching, action, on_ingest, not disabled)
     with options.connect() as connection:
         anonymisation.set_rule(connection, wanted)
@@ -135,7 +139,7 @@ def set_command(
         console.show_json(wanted)
     else:
         console.show(f"{rule_name} is set" + (", for events that come in, too" if on_ingest else ""))
-    if on_ingest and action == "hmac" and anonymisation.key() is None:
+    if on_ingest and action == "hmac" and not has_key:
         console.notice(f"whatever stores events needs {anonymisation.KEY_VARIABLE} now; without it none of these")
 
 

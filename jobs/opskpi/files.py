@@ -15,7 +15,10 @@ def write_whole(path: Path, text: str) -> None:
     A file that is there keeps its permissions, a link its place. Raises OpsKpiError: BAD_ARGUMENT when there cannot
     be such a file, TRY_LATER when it cannot be written to its end.
     """
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise OpsKpiError(f"{path} leads nowhere: {error}", exit_code=ExitCode.BAD_ARGUMENT) from None
     mode = _replaced_mode(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -542,8 +542,13 @@ class _Import:
     def _create_partitions(self, batch: _Batch) -> None:
         for month in self._months_to_create(batch):
             with self._connection.transaction():
-                first_day = f"{month}-01"
-                self._connection.execute("select ops.create_partition(month => %s::date)", [first_day])
+                first_day = date.fromisoformat(f"{month}-01")
+                # A month of which all was removed is not made anew for events that are refused.
+                self._connection.execute(
+                    "select ops.create_partition(month => %(month)s)"
+                    " where not ops.is_removed_month(month => %(month)s)",
+                    {"month": first_day},
+                )
             self._months.add(month)
 
     def _note_progress(self, storing: _Storing, accepted: int, duplicate: int, refused: int) -> None:

@@ -1496,6 +1496,47 @@ end;
 $$;
 comment on function ops.require_rule_for(text, text) is 'Refuses what no retention rule can be about; a kind of event is described, has occurred or has a rule.';
 
+create function ops.keep_time_zone()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if new.value is distinct from old.value
+    and (exists (select from ops.removed_events) or exists (select from ops.removed_periods)) then
+    raise exception 'the time zone stays %: events were removed, and what they were counted into cannot be cut anew', old.value
+      using errcode = 'OP001', hint = 'A time zone is for good once retention has removed something; choose it before.';
+  end if;
+  return new;
+end;
+$$;
+comment on function ops.keep_time_zone() is 'Trigger: days of another zone would stand beside those that no rebuild can make again.';
+
+create trigger settings_keep_time_zone
+before update on ops.settings
+for each row
+when (old.name = 'time_zone')
+execute function ops.keep_time_zone();
+
+create function ops.is_removed_month(month date)
+returns boolean
+language sql
+stable
+set search_path = ''
+return exists (select from ops.removed_events)
+  and not exists (
+    select
+    from ops.event_types as kind
+    where not exists (
+      select
+      from ops.removed_events as removed
+      where removed.event_type = kind.event_type
+        and removed.removed_until >= (date_trunc('month', is_removed_month.month::timestamp) + interval '1 month') at time zone 'UTC'
+    )
+  );
+comment on function ops.is_removed_month(date) is 'Whether ingest_events refuses whatever is of this month (UTC), of each kind that is described.';
+
 create function ops.event_months()
 returns table (relation regclass, name text, is_default boolean, month_start timestamptz, month_end timestamptz)
 language sql
@@ -1962,6 +2003,8 @@ revoke execute on function
   ops.set_retention(text, interval, text),
   ops.unset_retention(text, text),
   ops.require_rule_for(text, text),
+  ops.keep_time_zone(),
+  ops.is_removed_month(date),
   ops.event_months(),
   ops.stored_types(regclass, timestamptz, timestamptz),
   ops.owns_events(),
@@ -1989,6 +2032,8 @@ begin
     ops.set_retention(text, interval, text),
     ops.unset_retention(text, text),
     ops.require_rule_for(text, text),
+    ops.keep_time_zone(),
+    ops.is_removed_month(date),
     ops.event_months(),
     ops.stored_types(regclass, timestamptz, timestamptz),
     ops.owns_events(),

@@ -184,12 +184,24 @@ $$;
 
 create or replace function ops.assign_team(org_id uuid, agent_id uuid, team text)
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = ''
-begin atomic
+as $$
+begin
+  if exists (
+    select
+    from ops.agents as erased
+    where erased.org_id = assign_team.org_id
+      and erased.agent_id = assign_team.agent_id
+      and erased.agent_id = ops.erased_agent_id(erased.org_id, erased.team)
+      and erased.team is distinct from assign_team.team
+  ) then
+    raise exception 'agent % stands for all erased agents of its team', assign_team.agent_id
+      using errcode = 'OP001', hint = 'It stays where it is: their events are counted there.';
+  end if;
   insert into ops.agents as agent (org_id, agent_id, team)
-  values (org_id, agent_id, team)
+  values (assign_team.org_id, assign_team.agent_id, assign_team.team)
   on conflict on constraint agents_pkey do update set
     team = excluded.team,
     updated_at = now()
@@ -202,6 +214,7 @@ begin atomic
     and pseudonym.agent_id = ops.agent_pseudonym(ops.anonymisation_pads(), assign_team.org_id, assign_team.agent_id::text)
     and pseudonym.team is distinct from assign_team.team;
 end;
+$$;
 comment on function ops.assign_team(uuid, uuid, text) is
   'Puts an agent into a team (null: into none), from the next refresh on, and its pseudonym with it where the anonymisation key is set; opskpi rebuild applies it to the past.';
 
@@ -1077,9 +1090,12 @@ declare
   pseudonyms ops.pseudonym[];
   events ops.anonymisable[];
 begin
-  if before is null or max_events is null or max_events < 1 then
+  if (before between timestamptz '1970-01-01 00:00+00' and timestamptz '2200-01-01 00:00+00' and max_events >= 1) is not true then
     raise exception 'what to anonymise is not said: before %, max_events %', before, max_events
-      using errcode = 'OP001', hint = 'Pass an instant, and a batch of 1 or more.';
+      using errcode = 'OP001', hint = 'Pass an instant between 1970 and 2200, and a batch of 1 or more.';
+  end if;
+  if only_event_type is not null and after_id = 0 then
+    perform ops.require_rule_for('events', only_event_type);
   end if;
   -- Nothing is counted, rebuilt or deleted meanwhile, so that what is counted now is what was read.
   if not dry_run and not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then
@@ -1407,6 +1423,9 @@ as $$
 declare
   counting text;
 begin
+  if coalesce(set_anonymisation_rule.event_type, '') <> '' then
+    perform ops.require_rule_for('events', set_anonymisation_rule.event_type);
+  end if;
   begin
     insert into ops.anonymisation_rules as rule (rule_name, event_type, path, matching, action, on_ingest, is_enabled)
     values (
@@ -1585,6 +1604,11 @@ begin
   if events is null or json_typeof(events) <> 'array' then
     raise exception 'events must be a JSON array'
       using errcode = 'OP001', hint = 'Send [{"event_type": …, "payload": {…}}, …].';
+  end if;
+  if current_setting('transaction_isolation') <> 'read committed'
+    and exists (select from ops.retention_rules as rule where rule.kept = 'events' and rule.age is not null) then
+    raise exception 'ingest_events needs read committed where events have an age, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'An older snapshot does not know which events are gone, and would count a repeated one again.';
   end if;
   select * into strict caller from ops.ingesting_caller();
   if caller.is_bound then

@@ -867,3 +867,35 @@ def test_an_ingest_that_is_under_way_is_waited_for(filled, connect: Connect):
     assert retain(filled)[0] == "blocked"
     sender.commit()
     assert retain(filled)[0] == "freed"
+
+
+def test_a_sender_whose_snapshot_is_older_than_a_removal_is_refused(filled: Connection, connect: Connect) -> None:
+    keep(filled, "events", "60 days")
+    sender = connect(autocommit=False)
+    sender.execute("set transaction isolation level repeatable read")
+    sender.execute("select 1")
+    run(filled)
+    with refused("OP002"):
+        ingest(sender, repeatable("2026-01-10T12:00Z"))
+    sender.rollback()
+
+
+def test_the_time_zone_stays_once_something_was_removed(filled: Connection) -> None:
+    change: LiteralString = "update ops.settings set value = 'Asia/Kolkata' where name = 'time_zone'"
+    filled.execute(change)
+    filled.execute("update ops.settings set value = 'UTC' where name = 'time_zone'")
+    keep(filled, "events", "60 days")
+    run(filled)
+    with refused("OP001"):
+        filled.execute(change)
+    filled.execute("update ops.settings set value = '10 minutes' where name = 'refresh_interval'")
+
+
+def test_a_removed_month_is_known_as_such_and_no_other(filled: Connection) -> None:
+    query: LiteralString = "select ops.is_removed_month(%s)"
+    assert not scalar(filled, query, "2026-01-01")
+    filled.execute(
+        "insert into ops.removed_events (event_type, removed_until) select event_type, '2026-02-01Z' from ops.event_types"
+    )
+    assert scalar(filled, query, "2026-01-01")
+    assert not scalar(filled, query, "2026-02-01")

@@ -331,3 +331,48 @@ def test_a_refresh_that_never_ends_is_told_after_a_while(database, connect, monk
     with pytest.raises(OpsKpiError) as caught:
         anonymisation.erase(database, NIL, ANNA)
     assert caught.value.exit_code == ExitCode.TRY_LATER
+
+
+@pytest.mark.parametrize("arguments", [("--before", "2026-06-01"), ("--agent", str(ANNA))])
+def test_a_key_that_is_no_text_is_refused_and_never_shown(cli: Cli, arguments: tuple[str, ...]) -> None:
+    answer = cli("anonymise", *arguments, env={"OPSKPI_ANONYMISATION_KEY": "secret\udcff\udcfe and long enough"})
+    assert answer.returncode == 78
+    assert "secret" not in answer.stderr
+    assert "UTF-8" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--before", "9999-12-31T23:59:59-01:00"),
+        ("--before", "2300-01-01"),
+        ("--before", "2026-01-01", "--event-type", "nope"),
+        ("rule", "set", "mine", "--path", "$.x", "--action", "remove", "--event-type", "nope"),
+    ],
+    ids=" ".join,
+)
+def test_what_nothing_can_be_meant_by_is_refused_and_leaves_no_trace(
+    cli: Cli, database: psycopg.Connection, arguments: tuple[str, ...]
+) -> None:
+    fill(database)
+    answer = cli("anonymise", *arguments, env=KEY)
+    assert answer.returncode == 64, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answered(cli("anonymise", "log", "--json")) == []
+    assert rows(database, "select from ops.anonymisation_rules where rule_name = 'mine'") == []
+
+
+def test_a_rule_with_a_key_that_is_too_short_is_not_set(cli: Cli, database: psycopg.Connection) -> None:
+    wanted = ("rule", "set", "mine", "--path", "$.x", "--action", "hmac", "--on-ingest")
+    answer = cli("anonymise", *wanted, env={"OPSKPI_ANONYMISATION_KEY": "short"})
+    assert answer.returncode == 78
+    assert rows(database, "select from ops.anonymisation_rules where rule_name = 'mine'") == []
+
+
+def test_the_erased_of_a_team_stay_in_it(database: psycopg.Connection) -> None:
+    fill(database)
+    anonymisation.erase(database, NIL, ANNA)
+    erased = scalar(database, "select ops.erased_agent_id(%s, 'red')", NIL)
+    with refused("OP001"):
+        database.execute("select ops.assign_team(%s, %s, 'blue')", [NIL, erased])
+    database.execute("select ops.assign_team(%s, %s, 'red')", [NIL, erased])

@@ -679,3 +679,10 @@ def test_a_bar_shows_the_progress_on_a_terminal_and_nothing_of_it_is_in_the_outp
     assert b"exporting events" in shown
     assert b"20000/?" in shown
     assert len([json.loads(line) for line in lines]) == 20_000
+
+
+def test_a_link_that_leads_to_itself_is_no_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    answer = cli("export", "events", "--out", str(tmp_path / "loop.csv"))
+    assert answer.returncode == 64
+    assert "Traceback" not in answer.stderr

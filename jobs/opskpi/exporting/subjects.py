@@ -193,6 +193,6 @@ def _in_utc(name: str, instant: datetime) -> datetime:
 
 def _label(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    if not (key and equals):
+    if not (key and equals) or not text.isprintable():
         raise OpsKpiError(f"{text!r} is no label", "Write KEY=VALUE, such as team=payments.", ExitCode.BAD_ARGUMENT)
     return key, value
