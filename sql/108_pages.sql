@@ -386,13 +386,18 @@ return (
     ' ',
     ops.cursor_id(),
     (
-      select max(event.id)
+      -- Their number, too: one that commits late may have a lower id.
+      select max(event.id) || '/' || count(*)
       from public.telemetry_events as event
       where event.id > (select ops.cursor_id())
         and event.org_id = caller.org_id
     ),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
-    (select max(audit.updated_at) from public.slsa_audit_metrics as audit where audit.org_id = caller.org_id)
+    (
+      select max(audit.updated_at) || '/' || count(*)
+      from public.slsa_audit_metrics as audit
+      where audit.org_id = caller.org_id
+    )
   )
   from (select ops.caller_org(change_marker.org_id) as org_id offset 0) as caller
 );

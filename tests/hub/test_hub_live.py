@@ -81,11 +81,53 @@ def test_where_no_notification_arrives_the_page_is_kept_fresh_by_looking(
     hub: Hub, hub_database: psycopg.Connection, org: UUID
 ) -> None:
     with opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket:
-        hub_database.execute(
-            "insert into telemetry_events (event_type, org_id, metadata) values ('hook_execution', %s, %s)",
-            [org, json.dumps({"hook_type": "pre-commit", "result": "allowed", "duration_ms": 5})],
-        )
+        insert_hook(hub_database, org)
         assert "n = 1 " in next_tile(socket, within=10)
+
+
+def test_a_page_that_is_opened_again_is_kept_fresh_as_before(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
+) -> None:
+    with running_hub(hub.dsn, folder) as own:
+        cookie = log_in(own, make_key(hub_database, org, "read"))
+        with opened(own, cookie):
+            pass
+        with opened(own, cookie) as socket:
+            # By looking: nobody tells of a plain insert.
+            insert_hook(hub_database, org)
+            assert "n = 1 " in next_tile(socket, within=10)
+
+
+def test_an_event_that_commits_after_a_later_one_is_shown(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    with psycopg.connect(hub.dsn) as slow, opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket:
+        insert_hook(slow, org)
+        insert_hook(hub_database, org)
+        assert "n = 1 " in next_tile(socket, within=10)
+        slow.commit()
+        assert "n = 2 " in next_tile(socket, within=10)
+
+
+def test_a_page_of_another_hub_is_no_older_than_a_moment(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
+) -> None:
+    secret = {"OPSKPI_COOKIE_SECRET": "shared by both"}
+    with running_hub(hub.dsn, folder, env=secret) as other, other.client(make_key(hub_database, org)) as reader:
+        reader.cookies.set("opskpi_session", log_in(other, make_key(hub_database, org, "read")).partition("=")[2])
+        assert "n = 1 " not in reader.get("/hooks?range=24h").text
+        with hub.client(make_key(hub_database, org)) as client:
+            post(client, [hook_event(org)])
+        deadline = time.monotonic() + 5
+        while "n = 1 " not in reader.get("/hooks?range=24h").text:
+            assert time.monotonic() < deadline
+
+
+def insert_hook(connection: psycopg.Connection, org: UUID) -> None:
+    connection.execute(
+        "insert into telemetry_events (event_type, org_id, metadata) values ('hook_execution', %s, %s)",
+        [org, json.dumps({"hook_type": "pre-commit", "result": "allowed", "duration_ms": 5})],
+    )
 
 
 def test_a_page_hears_nothing_of_another_org(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:

@@ -159,6 +159,14 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def at(text: str | None, zone: str) -> str:
+    """An instant for people; what no calendar holds is none."""
+    try:
+        return formats.instant(instant(text) if text else None, zone)
+    except (ValueError, OverflowError):
+        return formats.NOTHING
+
+
 def _by_subject(rows: Rows, name: str) -> dict[str, dict[str, Any]]:
     """What rows say of each subject: by period, and over the window and its parts, None where nothing is said."""
     found: dict[str, dict[str, Any]] = {}

@@ -111,7 +111,7 @@ def context_of(view: View, data: Data) -> dict[str, Any]:
     context: dict[str, Any] = {"view": view, "data": data, "window": window, "window_text": window.text}
     context["objective_link"] = lambda name: view.link("slo", slo=name)
     context["day"] = lambda text: formats.period_name(figures.instant(text), "day", window.zone)
-    context["at"] = lambda text: formats.instant(figures.instant(text) if text else None, view.zone)
+    context["at"] = functools.partial(figures.at, zone=view.zone)
     if "kpis" in data:
         context["kpis"] = figures.kpis(data["kpis"], window)
         context["groups"] = {

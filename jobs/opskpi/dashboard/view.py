@@ -1,5 +1,6 @@
 """What a page shows, as its URL says it: range, period, filters, time zone and theme. A view is a link."""
 
+import unicodedata
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -94,9 +95,10 @@ def parse(page: str, said: Mapping[str, str]) -> View:
     known = {"tz", *(field.name for field in fields(View))} - {"page", "zone"}
     if unknown := sorted(set(said) - known):
         raise _refused(unknown[0], "is no filter of this page", f"Filters are {', '.join(sorted(known))}.")
-    chosen = {name: text.strip() for name, text in said.items() if text.strip()}
+    # Names are as events have them, white space and all.
+    chosen = {name: text for name, text in said.items() if text.strip()}
     for name, text in chosen.items():
-        if len(text) > LONGEST_FILTER or not text.isprintable():
+        if len(text) > LONGEST_FILTER or any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
             raise _refused(name, "is too long or holds control characters", "Choose one of the list.")
     view = View(
         page=page,

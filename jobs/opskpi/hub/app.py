@@ -33,6 +33,7 @@ from opskpi.hub.database import Database
 from opskpi.hub.live import Live
 from opskpi.hub.readiness import Readiness
 from opskpi.hub.sessions import Sessions
+from opskpi.hub.sharing import Reader
 
 TELEMETRY_BYTES = 1024 * 1024
 POLICY_BYTES = 64 * 1024
@@ -181,7 +182,7 @@ def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.W
         app.state.webhook = webhook
         app.state.sessions = sessions
         app.state.live = Live(database, dsn)
-        app.state.reader = dashboard.Reader(database, app.state.live)
+        app.state.reader = Reader(database, app.state.live, connections)
         app.state.scrapes = metrics.Scrapes(database)
         await database.open()
         yield

@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import importlib.resources
+import logging
 import mimetypes
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -15,14 +16,16 @@ import psycopg
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from opskpi.dashboard import pages, pieces
+from opskpi.dashboard import pages
+from opskpi.dashboard.pages import Section
 from opskpi.dashboard.view import PAGES, View, parse
 from opskpi.errors import OpsKpiError
 from opskpi.hub import problems
-from opskpi.hub.database import Caller, Database
+from opskpi.hub.database import Database
 from opskpi.hub.live import Live
 from opskpi.hub.problems import Problem
 from opskpi.hub.sessions import Session, Sessions, require_same_origin
+from opskpi.hub.sharing import Answers, Reader, parsed
 
 # Nothing but our own files: no inline script or style, no other host.
 CONTENT_SECURITY_POLICY = (
@@ -37,48 +40,18 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 FORM_BYTES = 16 * 1024
-KEPT_S = 15
-KEPT_ANSWERS = 2000
-CALM_S = 0.25
+# A page changes once a second at most, and waits a moment for what comes together.
+CALM_S = 0.75
+GATHER_S = 0.25
+# Who takes nothing for so long is gone.
+STALL_S = 30
 # Pages of one key that are pushed at the same moment ask for it once.
 RECALL_S = 1
 SESSION_ENDED = 4401
 SILENCE = "select public.silence_own_alerts(matcher => %s, until => %s, reason => %s)::text"
 
+log = logging.getLogger("opskpi.hub")
 router = APIRouter(include_in_schema=False)
-
-
-class Reader:
-    """Answers to pieces, each asked of the database once for all the pages of an org that show it."""
-
-    def __init__(self, database: Database, live: Live) -> None:
-        self._database = database
-        self._live = live
-        self._answers: dict[tuple[object, ...], tuple[float, asyncio.Task[pieces.Rows]]] = {}
-
-    async def read(self, caller: Caller, view: View) -> dict[str, pieces.Rows]:
-        """The answers to all pieces of a view, as the caller. Raises what the database does."""
-        wanted = pieces.of_view(view, None, datetime.now(UTC))
-        return {piece.name: await self._answer(caller, piece) for piece in wanted}
-
-    async def _answer(self, caller: Caller, piece: pieces.Piece) -> pieces.Rows:
-        # With the scopes, since functions may ask for them; with the version, so that nothing before a change is shown.
-        key = (caller.org_id, caller.scopes, self._live.version(caller.org_id), *piece.key)
-        kept = self._answers.get(key)
-        if kept is None or kept[0] < time.monotonic() or (kept[1].done() and kept[1].exception() is not None):
-            self._forget()
-            kept = (time.monotonic() + KEPT_S, asyncio.create_task(self._ask(caller, piece)))
-            self._answers[key] = kept
-        return await asyncio.shield(kept[1])
-
-    async def _ask(self, caller: Caller, piece: pieces.Piece) -> pieces.Rows:
-        return pieces.read(await self._database.ask_as(caller, piece.query, piece.parameters))
-
-    def _forget(self) -> None:
-        if len(self._answers) < KEPT_ANSWERS:
-            return
-        now = time.monotonic()
-        self._answers = {key: kept for key, kept in self._answers.items() if kept[0] > now}
 
 
 @router.get("/static/{name}")
@@ -108,14 +81,16 @@ async def post_login(request: Request) -> Response:
     sessions, address = _sessions(request), request.client.host if request.client else ""
     try:
         require_same_origin(request)
-        sessions.attempts.require_some_left(address)
         said = await _form(request)
         session = await sessions.begin(said.get("key", "").strip(), _database(request))
+        if session is None:
+            # Never a key that is right: behind a proxy all come from one address, and one of them fails on purpose.
+            sessions.attempts.require_some_left(address)
+            sessions.attempts.failed(address)
     except (Problem, psycopg.Error, TimeoutError) as error:
         return _failed(error)
     where_to = said.get("next", "/")
     if session is None:
-        sessions.attempts.failed(address)
         fault = "This key is unknown, revoked, expired or lacks the scope read."
         return _login_page(request, where_to, fault, HTTPStatus.UNAUTHORIZED)
     answer = RedirectResponse(_own_path(where_to), HTTPStatus.SEE_OTHER, HEADERS)
@@ -163,8 +138,9 @@ async def get_page(request: Request) -> Response:
             where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
             return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
         view = parse(page, request.query_params)
-        data = await _reader(request).read(session.caller, view)
-        text = pages.page(view, data, shown=pages.sections(view, data), reader=session.reader)
+        answers, shown = await _reader(request).shown(session.caller, view)
+        # In a thread: whoever sends telemetry must not wait for a page.
+        text = await asyncio.to_thread(_page, view, answers, shown, session)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         return _failed(error)
     return HTMLResponse(text, headers=HEADERS)
@@ -199,29 +175,46 @@ async def push(socket: WebSocket, page: str) -> None:
 
 async def _push(socket: WebSocket, view: View, session: Session) -> None:
     sent: dict[str, int] = {}
-    async with _live(socket).subscribed(session.caller) as changed:
-        while True:
-            try:
-                # Looked up again each time: a revoked key sees nothing new.
-                if await _sessions(socket).find(socket, _database(socket), kept_s=RECALL_S) is None:
-                    await socket.close(SESSION_ENDED)
-                    return
-                data = await _reader(socket).read(session.caller, view)
-                fresh = {
-                    section.id: section.html
-                    for section in pages.sections(view, data)
-                    if sent.get(section.id) != hash(section.html)
-                }
-                if fresh:
-                    await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": fresh})
-                    sent |= {name: hash(html) for name, html in fresh.items()}
-            except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
-                # The page stays as it is; what it shows says as of when.
-                await asyncio.sleep(1)
-            except (WebSocketDisconnect, RuntimeError):
-                return
-            await changed()
-            await asyncio.sleep(CALM_S)
+    try:
+        async with _live(socket).subscribed(session.caller) as changed:
+            while await _push_once(socket, view, session, sent):
+                await asyncio.sleep(CALM_S)
+                await changed()
+                await asyncio.sleep(GATHER_S)
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):
+        # It went away, or reads nothing.
+        with suppress(RuntimeError, TimeoutError):
+            async with asyncio.timeout(1):
+                await socket.close(1008)
+    except Problem:
+        await socket.close(1013)
+    except Exception:
+        # The page connects again; were the socket left open, it would look alive and hear nothing.
+        log.exception("a page cannot be kept up to date")
+        await socket.close(1011)
+
+
+async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict[str, int]) -> bool:
+    """Send what is not sent yet; False when the session has ended."""
+    try:
+        # Looked up again each time: a revoked key sees nothing new.
+        if await _sessions(socket).find(socket, _database(socket), kept_s=RECALL_S) is None:
+            await socket.close(SESSION_ENDED)
+            return False
+        _, shown = await _reader(socket).shown(session.caller, view)
+    except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
+        # The page stays as it is; what it shows says as of when.
+        return True
+    fresh = {section.id: section.html for section in shown if sent.get(section.id) != hash(section.html)}
+    if fresh:
+        async with asyncio.timeout(STALL_S):
+            await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": fresh})
+        sent |= {name: hash(html) for name, html in fresh.items()}
+    return True
+
+
+def _page(view: View, answers: Answers, shown: list[Section], session: Session) -> str:
+    return pages.page(view, parsed(answers), shown=shown, reader=session.reader)
 
 
 def _failed(error: Exception) -> Response:

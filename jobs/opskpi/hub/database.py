@@ -104,6 +104,11 @@ class Database:
         # They hold a connection for long, and whoever sends telemetry must always find one.
         self._exports_left = min(connections - 1, max(1, connections // 4))
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are at most."""
+        return self._pool.max_size
+
     async def open(self) -> None:
         """Begin to connect; a database that is away is waited for by whoever asks."""
         await self._pool.open()
@@ -137,7 +142,7 @@ class Database:
     async def _found(self, key_id: str) -> AsyncIterator[tuple[Connection, KnownKey | None]]:
         """A connection, and what the database tells about the key of that id."""
         async with asyncio.timeout(POOL_WAIT_S + CALL_S):
-            for _ in range(self._pool.max_size):
+            for _ in range(self._pool.max_size + 1):
                 async with self._pool.connection() as connection:
                     try:
                         known = await _find(connection, key_id)
@@ -189,7 +194,7 @@ class Database:
     @asynccontextmanager
     async def _begun(self, caller: Caller) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
         """A connection in a transaction of the caller's, with the time that exports have, and UTC."""
-        for _ in range(self._pool.max_size):
+        for _ in range(self._pool.max_size + 1):
             async with self._pool.connection() as connection:
                 try:
                     async with connection.pipeline():

@@ -5,6 +5,7 @@ everything else: the jobs, plain inserts, a pooler that passes no notifications 
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ import psycopg
 
 from opskpi import db
 from opskpi.hub.database import Caller, Database
+from opskpi.hub.problems import unavailable
 
 CHANNEL = "opskpi"
 ANNOUNCE_S = 0.5
@@ -21,17 +23,18 @@ LOOK_S = 1.5
 LOOK_BESIDE_NOTIFICATIONS_S = 5
 LISTEN_TEST_S = 3
 RECONNECT_S = 2
+MOST_PAGES = 500
 # Everything moves on with the clock: the window, what is stale, and whether the key of a session still lives.
 LONGEST_QUIET_S = 15
 
 MARKER = "select coalesce(ops.change_marker(), '')"
-ANNOUNCE = "select pg_notify(%s, org) from unnest(%s::text[]) as org"
+ANNOUNCE = "select pg_notify(%s, sign) from unnest(%s::text[]) as sign"
 
 log = logging.getLogger("opskpi.hub")
 
 
 class Live:
-    """The news of one process. `version` of an org grows with every change; `changes` waits for the next."""
+    """The news of one process: `version` of an org grows with every change, `subscribed` waits for the next."""
 
     def __init__(self, database: Database, dsn: str) -> None:
         self._database = database
@@ -44,11 +47,15 @@ class Live:
         self._tasks: set[asyncio.Task[None]] = set()
         self._announcing = False
         self._watching = False
-        self.is_listening = False
+        self._is_listening = False
 
     def version(self, org_id: UUID) -> int:
-        """A number that is another one after each change."""
+        """A number that is another one after each change that this process knows of."""
         return self._versions.get(org_id, 0)
+
+    def hears_of(self, org_id: UUID) -> bool:
+        """Whether a change made elsewhere is known here at once; if not, what was read may be old the next moment."""
+        return self._is_listening and org_id in self._waiting
 
     def stored(self, org_id: UUID) -> None:
         """Note that this hub stored something of an org, and tell other hubs soon."""
@@ -60,21 +67,32 @@ class Live:
 
     @asynccontextmanager
     async def subscribed(self, caller: Caller) -> AsyncIterator[Callable[[], Coroutine[None, None, None]]]:
-        """Within it, a function that returns after the next change of the caller's org, or a while without one."""
+        """Within it, a function that returns after the next change of the caller's org, or a while without one.
+
+        Raises Problem, 503, while as many pages of the org are open as there may be.
+        """
         event = asyncio.Event()
+        if len(self._waiting.get(caller.org_id, ())) >= MOST_PAGES:
+            raise unavailable("as many pages of this organisation are open as one process takes")
+        is_first = caller.org_id not in self._waiting
         self._waiting.setdefault(caller.org_id, set()).add(event)
         self._readers[caller.org_id] = caller
-        if not self._watching:
-            self._watching = True
-            self._start(self._watch)
-
-        async def changed() -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_QUIET_S):
-                    await event.wait()
-            event.clear()
-
         try:
+            if is_first:
+                # What was read while nobody listened may be old; what changes from now on is noticed.
+                self._changed(caller.org_id)
+                await self._look(caller)
+            if not self._watching:
+                self._watching = True
+                self._start(self._look_now_and_then)
+                self._start(self._listen)
+
+            async def changed() -> None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LONGEST_QUIET_S):
+                        await event.wait()
+                event.clear()
+
             yield changed
         finally:
             self._waiting[caller.org_id].discard(event)
@@ -104,37 +122,35 @@ class Live:
         self._announcing = False
         orgs, self._unannounced = self._unannounced, set()
         try:
-            await self._database.tell(ANNOUNCE, [CHANNEL, [str(org) for org in orgs]])
+            await self._database.tell(ANNOUNCE, [CHANNEL, [_sign_of(org) for org in orgs]])
         except (psycopg.Error, TimeoutError) as error:
             log.warning("other hubs were not told of new events: %s", error)
 
-    async def _watch(self) -> None:
-        """Look and listen as long as anybody waits."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_now_and_then())
-            group.create_task(self._listen())
-        self._watching = False
-        if self._waiting:
-            self._watching = True
-            self._start(self._watch)
-
     async def _look_now_and_then(self) -> None:
-        while self._waiting:
+        # Until the process ends: to stop it with the last page and start it with the next would be two races.
+        while True:
             for caller in list(self._readers.values()):
-                with suppress(psycopg.Error, TimeoutError):
-                    marker = await self._database.ask_as(caller, MARKER, [])
-                    if self._markers.setdefault(caller.org_id, marker) != marker:
-                        self._markers[caller.org_id] = marker
-                        self._changed(caller.org_id)
-            await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S if self.is_listening else LOOK_S)
+                await self._look(caller)
+            await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S if self._is_listening else LOOK_S)
+
+    async def _look(self, caller: Caller) -> None:
+        try:
+            marker = await self._database.ask_as(caller, MARKER, [])
+        except (psycopg.Error, TimeoutError):
+            return
+        if caller.org_id in self._waiting and self._markers.setdefault(caller.org_id, marker) != marker:
+            self._markers[caller.org_id] = marker
+            self._changed(caller.org_id)
 
     async def _listen(self) -> None:
-        while self._waiting:
-            try:
-                await self._take_notifications()
-            except (psycopg.Error, OSError) as error:
-                log.warning("no notifications for now, the pages are kept fresh by looking: %s", error)
-            self.is_listening = False
+        while True:
+            if self._waiting:
+                try:
+                    await self._take_notifications()
+                except (psycopg.Error, OSError) as error:
+                    log.warning("no notifications for now, the pages are kept fresh by looking: %s", error)
+                finally:
+                    self._is_listening = False
             await asyncio.sleep(RECONNECT_S)
 
     async def _take_notifications(self) -> None:
@@ -149,11 +165,19 @@ class Live:
                 while self._waiting:
                     await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S)
                 return
-            self.is_listening = True
+            # Whatever was announced before is behind us.
+            self._is_listening = True
+            for org_id in self._waiting:
+                self._changed(org_id)
             while self._waiting:
                 async for notification in connection.notifies(timeout=LOOK_BESIDE_NOTIFICATIONS_S):
-                    with suppress(ValueError):
-                        self._changed(UUID(notification.payload))
+                    for org_id in [org_id for org_id in self._waiting if _sign_of(org_id) == notification.payload]:
+                        self._changed(org_id)
+
+
+def _sign_of(org_id: UUID) -> str:
+    """What stands for an org where every login of the database may listen."""
+    return hashlib.sha256(f"opskpi live {org_id}".encode()).hexdigest()[:32]
 
 
 async def _hears(connection: psycopg.AsyncConnection) -> bool:

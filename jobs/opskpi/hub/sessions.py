@@ -195,7 +195,7 @@ class Sessions:
 
     def require_own_form(self, session: Session, token: str) -> None:
         """Raise Problem, 403, unless the form came from a page of this session."""
-        if not hmac.compare_digest(session.form_token, token):
+        if not hmac.compare_digest(session.form_token.encode(), token.encode()):
             raise Problem(403, "the form is not of this session", hint="Load the page again and repeat it.")
 
     async def _caller(self, said: Mapping[str, Any], database: Database, kept_s: float) -> Caller | None:
@@ -221,6 +221,9 @@ def require_same_origin(connection: HTTPConnection) -> None:
     """Raise Problem, 403, for what a page of another site sends; browsers say where a request comes from."""
     site = connection.headers.get("sec-fetch-site")
     origin = connection.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != connection.headers.get("host")
+    try:
+        foreign = origin is not None and urlsplit(origin).netloc != connection.headers.get("host")
+    except ValueError:
+        foreign = True
     if site not in {None, "same-origin", "none"} or (foreign and site != "same-origin"):
         raise Problem(403, "this was sent by a page of another site", hint="Open the hub's own page and repeat it.")
