@@ -24,9 +24,9 @@ QUIET = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Run one headless Chromium for the session."""
+    """Run one headless Chromium for a file; longer, its event loop would be in the way of tests that run their own."""
     if CHROMIUM is None:
         unavailable("no Chromium is installed (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:

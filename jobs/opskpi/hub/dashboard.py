@@ -202,8 +202,9 @@ async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict
             await socket.close(SESSION_ENDED)
             return False
         _, shown = await _reader(socket).shown(session.caller, view)
-    except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
+    except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         # The page stays as it is; what it shows says as of when.
+        problems.as_problem(error)
         return True
     fresh = {section.id: section.html for section in shown if sent.get(section.id) != hash(section.html)}
     if fresh:
