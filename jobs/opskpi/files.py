@@ -3,14 +3,24 @@
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
 
+Write = Callable[[bytes], object]
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file all or nothing, on the disk for good: what was there stays until the new one is whole.
+    """Write a text as a file, as `whole_file` does."""
+    with whole_file(path) as write:
+        write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Write]:
+    """Write beside the file, and put it in its place at the end, on the disk for good; until then all stays as it was.
 
     A file that is there keeps its permissions, a link its place. Raises OpsKpiError: BAD_ARGUMENT when there cannot
     be such a file, TRY_LATER when it cannot be written to its end.
@@ -26,21 +36,27 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         raise _impossible(path, error) from error
     try:
-        with open(number, "wb") as file:  # noqa: PTH123 - a number, not a path
+        try:
             if mode is not None:
                 os.fchmod(number, mode)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(number)
-        part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise OpsKpiError(
-            f"{path} cannot be written: {error.strerror or error}", "Nothing was changed there.", ExitCode.TRY_LATER
-        ) from error
+            with _unwritable(path):
+                yield lambda data: write_all(number, data)
+                os.fsync(number)
+        finally:
+            os.close(number)
+        with _unwritable(path):
+            part.replace(path)
+            _sync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+
+
+def write_all(number: int, data: bytes) -> None:
+    """Write all of the bytes to a file's number, however little it takes at once."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(number, remaining) :]
 
 
 def _replaced_mode(path: Path) -> int | None:
@@ -60,6 +76,16 @@ def _impossible(path: Path, error: OSError) -> OpsKpiError:
     if not path.parent.is_dir():
         return OpsKpiError(f"there is no folder {path.parent}", "Make it, or choose another.", ExitCode.BAD_ARGUMENT)
     return OpsKpiError(f"there cannot be a file {path}: {error.strerror}", exit_code=ExitCode.BAD_ARGUMENT)
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OpsKpiError(
+            f"{path} cannot be written: {error.strerror or error}", "Nothing was changed there.", ExitCode.TRY_LATER
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

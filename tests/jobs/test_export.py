@@ -421,7 +421,7 @@ def test_the_ending_of_the_file_says_the_format(
         (("kpis", "--period", "decade"), "decade"),
         (("events", "--out", "events.xlsx"), "events.xlsx"),
         (("events", "--out", "events.parquet.gz"), "compressed already"),
-        (("events", "--out", "no/such/folder/events.csv"), "No such file"),
+        (("events", "--out", "no/such/folder/events.csv"), "there is no folder"),
         (("events", "--out", "."), "names no format"),
         (("events", "--format", "csv", "--out", "/dev/null"), "no regular file"),
         (("events", "--json"), "--out"),
@@ -607,7 +607,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(
     with exporting(migrated_database, tmp_path, "--out", name, preexec_fn=limit) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert said.decode().startswith(f"opskpi: the export cannot be written to {tmp_path / name}: File too large")
+    assert said.decode().startswith(f"opskpi: {tmp_path / name} cannot be written: File too large")
     assert ((tmp_path / name).read_text(), part_of(tmp_path)) == ("old", [])
 
 

@@ -10,7 +10,7 @@ from psycopg.abc import Buffer
 
 from opskpi import db
 from opskpi.exporting import statements
-from opskpi.exporting.files import Write, standard_output, whole_file
+from opskpi.exporting.files import Write, packed_file, standard_output
 from opskpi.exporting.formats import Format
 from opskpi.exporting.parquet import GROUP_BYTES, Encoder
 from opskpi.exporting.subjects import Subject
@@ -57,7 +57,7 @@ def to_file(
     Raises OpsKpiError when the file or, in Parquet, a value cannot be written; psycopg.Error for what the server
     reports, and 42501 for a role that would see a part of the rows only.
     """
-    with whole_file(file, zipped=zipped) as write:
+    with packed_file(file, zipped=zipped) as write:
         rows = _export(connection, selection, write, on_progress)
     return Summary(selection.subject.name, selection.format.value, rows, file.stat().st_size, file)
 
