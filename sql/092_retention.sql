@@ -61,7 +61,7 @@ volatile
 set search_path = ''
 as $$
 declare
-  least_age constant interval := case set_retention.kept when 'events' then '1 day' else '31 days' end;
+  least_age constant interval := case set_retention.kept when 'events' then interval '1 day' else interval '31 days' end;
 begin
   perform ops.require_rule_for(set_retention.kept, set_retention.event_type);
   if set_retention.age < least_age or set_retention.age > interval '100 years' then

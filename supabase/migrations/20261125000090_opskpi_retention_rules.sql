@@ -1438,7 +1438,7 @@ volatile
 set search_path = ''
 as $$
 declare
-  least_age constant interval := case set_retention.kept when 'events' then '1 day' else '31 days' end;
+  least_age constant interval := case set_retention.kept when 'events' then interval '1 day' else interval '31 days' end;
 begin
   perform ops.require_rule_for(set_retention.kept, set_retention.event_type);
   if set_retention.age < least_age or set_retention.age > interval '100 years' then
@@ -2196,7 +2196,7 @@ set search_path = ''
 as $$
 declare
   -- A bounded stretch, whole in all four tables, so that what is left is as if there had never been more.
-  stretch constant interval := case expired.name when 'hour' then '1 day' when 'day' then '32 days' when 'week' then '70 days' else '370 days' end;
+  stretch constant interval := case expired.name when 'hour' then interval '1 day' when 'day' then interval '32 days' when 'week' then interval '70 days' else interval '370 days' end;
   stretch_end constant timestamptz := least(expired.until, ops.period_start(expired.name, expired.since + stretch, ops.time_zone()));
 begin
   expired.removed := ops.count_periods(expired.name, expired.since, stretch_end);
