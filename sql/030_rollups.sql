@@ -1,4 +1,4 @@
--- What the events add up to: series, their counts per hour, day, week and month, histograms for percentiles, blocked patterns.
+-- What the events add up to: series, and their counts per hour, day, week and month.
 -- Each function here turns new events into a delta; the delta is added to what is stored, and added again to nothing else.
 
 create table ops.series (
@@ -42,48 +42,6 @@ comment on column ops.rollups.value_sum is 'Sum of the values, exact, in the uni
 comment on column ops.rollups.value_min is 'Smallest value, in the unit of the event type.';
 comment on column ops.rollups.value_max is 'Largest value, in the unit of the event type.';
 alter table ops.rollups enable row level security;
-
-create table ops.histograms (
-  org_id uuid not null,
-  period text not null,
-  period_start timestamptz not null,
-  event_type text not null,
-  labels jsonb not null,
-  counts bigint[] not null,
-  constraint histograms_pkey primary key (org_id, period, period_start, event_type, labels),
-  constraint histograms_period_check check (period in ('hour', 'day', 'week', 'month'))
-)
-with (fillfactor = 50);
-comment on table ops.histograms is 'One row a KPI grouping and period: how many values fell into each logarithmic bin.';
-comment on column ops.histograms.org_id is 'The tenant.';
-comment on column ops.histograms.period is 'hour, day, week (ISO, from Monday) or month.';
-comment on column ops.histograms.period_start is 'First instant of the period.';
-comment on column ops.histograms.event_type is 'The kind of event.';
-comment on column ops.histograms.labels is 'The grouping: {} for all, {"team": …} and so on for a breakdown.';
-comment on column ops.histograms.counts is
-  'Values (count) by bin, the subscript being the bin: bin n holds 0.001 × 1.0198^(n-1) < value <= 0.001 × 1.0198^n, bin 0 all below; null is none.';
-alter table ops.histograms enable row level security;
-
-create table ops.blocked_patterns (
-  org_id uuid not null,
-  period text not null,
-  period_start timestamptz not null,
-  hook_type text not null,
-  pattern text not null,
-  blocked_count bigint not null,
-  team text not null default '',
-  constraint blocked_patterns_pkey primary key (org_id, period, period_start, hook_type, pattern, team),
-  constraint blocked_patterns_period_check check (period in ('hour', 'day', 'week', 'month'))
-);
-comment on table ops.blocked_patterns is 'One row a finding pattern, hook type, team and period: how often it blocked.';
-comment on column ops.blocked_patterns.org_id is 'The tenant.';
-comment on column ops.blocked_patterns.period is 'hour, day, week (ISO, from Monday) or month.';
-comment on column ops.blocked_patterns.period_start is 'First instant of the period.';
-comment on column ops.blocked_patterns.hook_type is 'The hook; empty when the event names none.';
-comment on column ops.blocked_patterns.pattern is 'The pattern that blocked.';
-comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (count).';
-comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
-alter table ops.blocked_patterns enable row level security;
 
 create table ops.removed_periods (
   period text not null,
@@ -150,28 +108,6 @@ create type ops.rollup_delta as (
   value_max numeric
 );
 comment on type ops.rollup_delta is 'What is to be added to one row of ops.rollups; negative where a changed audit leaves its place.';
-
-create type ops.histogram_delta as (
-  org_id uuid,
-  event_type text,
-  labels jsonb,
-  period text,
-  period_start timestamptz,
-  bins integer[],
-  counts bigint[]
-);
-comment on type ops.histogram_delta is 'What is to be added to one row of ops.histograms: counts[i] values in bins[i].';
-
-create type ops.pattern_delta as (
-  org_id uuid,
-  hook_type text,
-  pattern text,
-  period text,
-  period_start timestamptz,
-  blocked_count bigint,
-  team text
-);
-comment on type ops.pattern_delta is 'What is to be added to one row of ops.blocked_patterns.';
 
 create view ops.histogram_groups
 with (security_invoker = true)
@@ -382,201 +318,6 @@ begin atomic
 end;
 comment on function ops.rollup_deltas(ops.event_delta[]) is 'What counted events add to the hours, days, weeks and months of their series, but for those that retention removed.';
 
-create function ops.histogram_deltas(events ops.event_delta[])
-returns setof ops.histogram_delta
-language sql
-stable
-set search_path = ''
--- The planner takes the array for a few rows; Postgres 15 then loops over all pairs (133 s where hashing takes 1 s).
-set enable_nestloop = off
--- And sorts 50,000 rows by text and jsonb, which takes four times as long as hashing them.
-set enable_sort = off
-begin atomic
-  with binned as (
-    select event.org_id, event.event_type, event.labels, event.hour_start, event.bin, event.value_count
-    from unnest(histogram_deltas.events) as event
-    where event.bin is not null
-  ),
-  grouped as (
-    -- Labels are folded into their groupings before the periods multiply the rows.
-    select
-      binned.org_id,
-      binned.event_type,
-      breakdown.name as breakdown,
-      case when breakdown.name is null then '{}' else jsonb_build_object(breakdown.name, binned.labels -> breakdown.name) end as labels,
-      binned.hour_start,
-      binned.bin,
-      sum(binned.value_count)::bigint as value_count
-    from binned
-    join (select distinct kept.event_type, kept.breakdown as name from ops.histogram_groups as kept) as breakdown
-      on breakdown.event_type = binned.event_type
-    where breakdown.name is null
-      or binned.labels ? breakdown.name
-    group by 1, 2, 3, 4, 5, 6
-  ),
-  -- Materialized, so that the calendar is asked once an hour and not once a row.
-  spans as materialized (
-    select span.hour_start, span.period, span.period_start
-    from (
-      select
-        distinct_hour.hour_start,
-        period.name as period,
-        ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
-      from (select distinct grouped.hour_start from grouped) as distinct_hour
-      cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-      offset 0
-    ) as span
-    left join ops.removed_periods as removed
-      on removed.period = span.period
-    where coalesce(span.period_start >= removed.removed_until, true)
-  ),
-  spanned as (
-    select
-      grouped.org_id,
-      grouped.event_type,
-      grouped.labels,
-      spans.period,
-      spans.period_start,
-      grouped.bin,
-      sum(grouped.value_count)::bigint as value_count
-    from grouped
-    join spans
-      on spans.hour_start = grouped.hour_start
-    join ops.histogram_groups as kept
-      on kept.event_type = grouped.event_type
-      and kept.breakdown is not distinct from grouped.breakdown
-      and kept.period = spans.period
-    group by 1, 2, 3, 4, 5, 6
-  )
-  select
-    spanned.org_id,
-    spanned.event_type,
-    spanned.labels,
-    spanned.period,
-    spanned.period_start,
-    array_agg(spanned.bin),
-    array_agg(spanned.value_count)
-  from spanned
-  group by 1, 2, 3, 4, 5;
-end;
-comment on function ops.histogram_deltas(ops.event_delta[]) is 'What counted events add to the histograms of the KPI groupings, but for periods that retention removed.';
-
-create function ops.merge_histogram(stored bigint[], bins integer[], counts bigint[])
-returns bigint[]
-language plpgsql
-immutable
-set search_path = ''
-as $$
-declare
-  merged bigint[] := coalesce(stored, '{}');
-begin
-  -- Assigning beyond the bounds extends the array with nulls, which take no room.
-  for place in 1 .. coalesce(cardinality(bins), 0) loop
-    merged[bins[place]] := coalesce(merged[bins[place]], 0) + counts[place];
-  end loop;
-  return merged;
-end;
-$$;
-comment on function ops.merge_histogram(bigint[], integer[], bigint[]) is
-  'The stored histogram (null: none) with counts[i] values more in bin bins[i].';
-
-create function ops.histogram_quantile(counts bigint[], quantile numeric, total bigint)
-returns numeric
-language plpgsql
-immutable
-set search_path = ''
-as $$
-declare
-  above bigint := 0;
-  rank bigint := ceil(quantile * total);
-begin
-  if coalesce(total, 0) = 0 or coalesce(cardinality(counts), 0) = 0 then
-    return null;
-  end if;
-  -- From the top, because the percentiles that people ask for are near it: 2.5 µs, 70 µs with window functions.
-  for bin in reverse array_upper(counts, 1) .. array_lower(counts, 1) loop
-    above := above + coalesce(counts[bin], 0);
-    if total - above < rank then
-      return case
-        when bin = 0 then 0
-        else round((0.002 * 1.0198::double precision ^ bin / 2.0198)::numeric, 6)
-      end;
-    end if;
-  end loop;
-  return null;
-end;
-$$;
-comment on function ops.histogram_quantile(bigint[], numeric, bigint) is
-  'The value that percentile_disc(quantile) would give over the total of the histogram, within 1 %; 0 for values up to 0.001; null for an empty one.';
-
-create function ops.count_patterns(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
-returns setof ops.pattern_delta
-language plpgsql
-stable
-set search_path = ''
-set plan_cache_mode = force_custom_plan
--- Compiling these plans takes a hundred times as long as running them.
-set jit = off
-as $$
-begin
-  return query
-  with blocked as (
-    select
-      event.org_id,
-      coalesce(left(event.metadata ->> 'hook_type', 100), '') as hook_type,
-      found.pattern,
-      event.hour_start,
-      coalesce(event.team, '') as team,
-      count(*) as blocked_count
-    from ops.labelled_events as event
-    cross join lateral (
-      select left(event.metadata #>> '{findings_summary,pattern}', 100) as pattern
-      union
-      select left(listed.pattern #>> '{}', 100)
-      from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') as listed (pattern)
-    ) as found
-    where event.id > after_id
-      and event.id <= until_id
-      and event.event_timestamp >= since
-      and event.event_timestamp < until
-      and event.event_type = 'hook_execution'
-      and event.metadata ->> 'result' = 'blocked'
-      and found.pattern is not null
-    group by 1, 2, 3, 4, 5
-  )
-  select span.org_id, span.hook_type, span.pattern, span.period, span.period_start, span.blocked_count, span.team
-  from (
-    select
-      blocked.org_id,
-      blocked.hook_type,
-      blocked.pattern,
-      period.name as period,
-      ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
-      sum(blocked.blocked_count)::bigint as blocked_count,
-      blocked.team
-    from blocked
-    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-    group by 1, 2, 3, 4, 5, 7
-  ) as span
-  left join ops.removed_periods as removed
-    on removed.period = span.period
-  where coalesce(span.period_start >= removed.removed_until, true);
-end;
-$$;
-comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
-  'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and .patterns.';
-
-create view ops.blocked_pattern_parts
-with (security_invoker = true)
-as
-select stored.org_id, stored.period, stored.period_start, stored.hook_type, stored.pattern, stored.team, stored.blocked_count
-from ops.blocked_patterns as stored
-union all
-select fresh.org_id, fresh.period, fresh.period_start, fresh.hook_type, fresh.pattern, fresh.team, fresh.blocked_count
-from ops.count_patterns(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh;
-comment on view ops.blocked_pattern_parts is
-  'Parts that add up to how often a pattern blocked: what is stored, and the events behind the cursor beside it.';
-
 create function ops.add_rollups(deltas ops.rollup_delta[])
 returns void
 language sql
@@ -629,71 +370,10 @@ begin atomic
 end;
 comment on function ops.add_rollups(ops.rollup_delta[]) is 'Adds a delta to the rollups; only refresh and rebuild call it, once a delta.';
 
-create function ops.merged_histograms(deltas ops.histogram_delta[])
-returns setof ops.histograms
-language sql
-stable
-set search_path = ''
-begin atomic
-  select
-    delta.org_id,
-    delta.period,
-    delta.period_start,
-    delta.event_type,
-    delta.labels,
-    ops.merge_histogram(stored.counts, delta.bins, delta.counts)
-  from unnest(merged_histograms.deltas) as delta
-  left join lateral (
-    select histogram.counts
-    from ops.histograms as histogram
-    where histogram.org_id = delta.org_id
-      and histogram.period = delta.period
-      and histogram.period_start = delta.period_start
-      and histogram.event_type = delta.event_type
-      and histogram.labels = delta.labels
-    limit 1
-  ) as stored on true;
-end;
-comment on function ops.merged_histograms(ops.histogram_delta[]) is 'The stored histograms that a delta changes, with the delta added; nothing is written.';
-
-create function ops.write_histograms(merged ops.histograms[])
-returns void
-language sql
-volatile
-set search_path = ''
-begin atomic
-  insert into ops.histograms as histogram (org_id, period, period_start, event_type, labels, counts)
-  select changed.org_id, changed.period, changed.period_start, changed.event_type, changed.labels, changed.counts
-  from unnest(write_histograms.merged) as changed
-  on conflict on constraint histograms_pkey do update set counts = excluded.counts;
-end;
-comment on function ops.write_histograms(ops.histograms[]) is 'Writes histograms over what is stored; only refresh and rebuild call it.';
-
-create function ops.add_patterns(deltas ops.pattern_delta[])
-returns void
-language sql
-volatile
-set search_path = ''
-begin atomic
-  insert into ops.blocked_patterns as stored (org_id, period, period_start, hook_type, pattern, team, blocked_count)
-  select delta.org_id, delta.period, delta.period_start, delta.hook_type, delta.pattern, delta.team, delta.blocked_count
-  from unnest(add_patterns.deltas) as delta
-  on conflict on constraint blocked_patterns_pkey do update set
-    blocked_count = stored.blocked_count + excluded.blocked_count;
-end;
-comment on function ops.add_patterns(ops.pattern_delta[]) is 'Adds a delta to the blocked patterns; only refresh and rebuild call it, once a delta.';
-
 revoke execute on function
   ops.count_events(bigint, bigint, timestamptz, timestamptz),
   ops.rollup_deltas(ops.event_delta[]),
-  ops.histogram_deltas(ops.event_delta[]),
-  ops.merge_histogram(bigint[], integer[], bigint[]),
-  ops.histogram_quantile(bigint[], numeric, bigint),
-  ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
   ops.add_rollups(ops.rollup_delta[]),
-  ops.write_histograms(ops.histograms[]),
-  ops.merged_histograms(ops.histogram_delta[]),
-  ops.add_patterns(ops.pattern_delta[]),
   ops.cursor_id()
 from public;
 
@@ -705,9 +385,6 @@ begin
   revoke all on
     ops.series,
     ops.rollups,
-    ops.histograms,
-    ops.blocked_patterns,
-    ops.blocked_pattern_parts,
     ops.removed_periods,
     ops.cursors,
     ops.histogram_groups,
@@ -716,9 +393,6 @@ begin
   grant select on
     ops.series,
     ops.rollups,
-    ops.histograms,
-    ops.blocked_patterns,
-    ops.blocked_pattern_parts,
     ops.removed_periods,
     ops.cursors,
     ops.histogram_groups,
@@ -730,31 +404,15 @@ begin
     using (org_id = (select ops.current_org_id()));
   create policy rollups_select_own_org on ops.rollups for select to authenticated
     using (org_id = (select ops.current_org_id()));
-  create policy histograms_select_own_org on ops.histograms for select to authenticated
-    using (org_id = (select ops.current_org_id()));
-  create policy blocked_patterns_select_own_org on ops.blocked_patterns for select to authenticated
-    using (org_id = (select ops.current_org_id()));
   revoke execute on function
     ops.count_events(bigint, bigint, timestamptz, timestamptz),
     ops.rollup_deltas(ops.event_delta[]),
-    ops.histogram_deltas(ops.event_delta[]),
-    ops.merge_histogram(bigint[], integer[], bigint[]),
-    ops.histogram_quantile(bigint[], numeric, bigint),
-    ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
     ops.add_rollups(ops.rollup_delta[]),
-    ops.write_histograms(ops.histograms[]),
-    ops.merged_histograms(ops.histogram_delta[]),
-    ops.add_patterns(ops.pattern_delta[]),
     ops.cursor_id()
   from anon, authenticated, service_role;
   grant execute on function
     ops.count_events(bigint, bigint, timestamptz, timestamptz),
     ops.rollup_deltas(ops.event_delta[]),
-    ops.histogram_deltas(ops.event_delta[]),
-    ops.merged_histograms(ops.histogram_delta[]),
-    ops.merge_histogram(bigint[], integer[], bigint[]),
-    ops.histogram_quantile(bigint[], numeric, bigint),
-    ops.count_patterns(bigint, bigint, timestamptz, timestamptz),
     ops.cursor_id()
   to authenticated, service_role;
 end;
