@@ -89,7 +89,7 @@ set search_path = ''
 return pg_has_role((select class.relowner from pg_catalog.pg_class as class where class.oid = 'public.telemetry_events'::regclass), 'usage');
 comment on function ops.owns_events() is 'Whether the caller may make and drop partitions of the events.';
 
-create function ops.has_uncounted_events(relation regclass, since timestamptz, until timestamptz)
+create function ops.has_uncounted_events(relation regclass, since timestamptz, until timestamptz, event_type text default null)
 returns boolean
 language plpgsql
 stable
@@ -100,16 +100,19 @@ declare
 begin
   execute format(
     'select exists (
-       select from %s as event where event.id > $1 and event.event_timestamp >= $2 and event.event_timestamp < $3
+       select
+       from %s as event
+       where event.id > $1 and event.event_timestamp >= $2 and event.event_timestamp < $3 and ($4 is null or event.event_type = $4)
      )',
     relation
   )
   into answer
-  using ops.cursor_id(), since, until;
+  using ops.cursor_id(), since, until, event_type;
   return answer;
 end;
 $$;
-comment on function ops.has_uncounted_events(regclass, timestamptz, timestamptz) is 'Whether a partition has events of a time that no refresh has counted.';
+comment on function ops.has_uncounted_events(regclass, timestamptz, timestamptz, text) is
+  'Whether a partition has events of a time, of one kind if named, that no refresh has counted.';
 
 create function ops.expired_months(as_of timestamptz)
 returns table (
@@ -423,21 +426,25 @@ declare
   old_month record;
 begin
   for old_month in select month.* from ops.expired_months(as_of) as month order by month.month_start, month.name loop
-    obstacle := case
-      when old_month.is_whole and not ops.owns_events() then 'only the owner of the events can drop a month of them'
-      when ops.has_uncounted_events(old_month.relation, old_month.month_start, old_month.month_end) then 'it has events that are not counted yet'
-    end;
     if old_month.is_whole then
       return query
       select
         'events', 'drop', old_month.name, null::text, old_month.month_start, old_month.month_end,
         ops.events_dropped(old_month.relation, old_month.expired, old_month.month_start, old_month.month_end),
-        pg_total_relation_size(old_month.relation), obstacle;
+        pg_total_relation_size(old_month.relation),
+        case
+          when not ops.owns_events() then 'only the owner of the events can drop a month of them'
+          when ops.has_uncounted_events(old_month.relation, old_month.month_start, old_month.month_end) then 'it has events that are not counted yet'
+        end;
     else
       return query
       select
         'events', 'delete', old_month.name, kind.event_type, old_month.month_start, old_month.month_end,
-        ops.events_left(array[kind.event_type], old_month.month_start, old_month.month_end), null::bigint, obstacle
+        ops.events_left(array[kind.event_type], old_month.month_start, old_month.month_end), null::bigint,
+        case
+          when ops.has_uncounted_events(old_month.relation, old_month.month_start, old_month.month_end, kind.event_type)
+            then 'it has events that are not counted yet'
+        end
       from unnest(old_month.expired) as kind (event_type);
     end if;
   end loop;
@@ -459,13 +466,13 @@ begin
 end;
 $$;
 comment on function ops.retention_plan(timestamptz) is
-  'What the rules would remove as of an instant, oldest first, and what is in the way; nothing is changed. Of periods and alerts that is what is there now.';
+  'What the rules would remove as of an instant, oldest first, and what is in the way; nothing is changed. An obstacle keeps a partition whole, of rows only those that are not counted yet. Of periods and alerts that is what is there now.';
 
 revoke execute on function
   ops.event_months(),
   ops.stored_types(regclass, timestamptz, timestamptz),
   ops.owns_events(),
-  ops.has_uncounted_events(regclass, timestamptz, timestamptz),
+  ops.has_uncounted_events(regclass, timestamptz, timestamptz, text),
   ops.expired_months(timestamptz),
   ops.events_left(text[], timestamptz, timestamptz),
   ops.events_dropped(regclass, text[], timestamptz, timestamptz),
@@ -485,7 +492,7 @@ begin
     ops.event_months(),
     ops.stored_types(regclass, timestamptz, timestamptz),
     ops.owns_events(),
-    ops.has_uncounted_events(regclass, timestamptz, timestamptz),
+    ops.has_uncounted_events(regclass, timestamptz, timestamptz, text),
     ops.expired_months(timestamptz),
     ops.events_left(text[], timestamptz, timestamptz),
     ops.events_dropped(regclass, text[], timestamptz, timestamptz),

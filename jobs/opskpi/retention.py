@@ -44,7 +44,7 @@ class Removal:
     """A thing that is removed or would be.
 
     `action` is drop for a partition and delete for rows, `removed` counts events or rows (None where only a scan could
-    tell), `bytes` went back to the disk, `obstacle` says what keeps it.
+    tell), `bytes` went back to the disk, `obstacle` says what keeps a partition, or the rest of the rows.
     """
 
     kept: str
@@ -177,7 +177,9 @@ def in_words(removal: Removal) -> str:
         text = f"periods of one {removal.name}: {count} rows"
     if removal.until and removal.action != "drop":
         text += f", before {removal.until:%Y-%m-%d %H:%M} UTC"
-    return text + (f"; not now: {removal.obstacle}" if removal.obstacle else "")
+    if removal.obstacle:
+        text += f"; {'not now' if removal.action == 'drop' else 'the rest not now'}: {removal.obstacle}"
+    return text
 
 
 def _retain_once(

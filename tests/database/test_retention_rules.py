@@ -296,6 +296,18 @@ def test_an_event_that_is_not_counted_yet_is_not_removed(filled, event_type):
     assert rows(filled, "select from public.telemetry_events where id = %s", late) == []
 
 
+def test_a_dry_run_says_not_yet_only_of_the_types_that_have_uncounted_events(filled):
+    for kind in ("audit_observer", "slsa_provenance"):
+        keep(filled, "events", "100 days", kind)
+    add_event(filled, at="2026-01-20T00:00Z", outcome="failure", tag="late")
+    planned = [(row.event_type, row.removed, row.obstacle is not None) for row in retention.plan(filled, AS_OF)]
+    assert planned == [("audit_observer", 2, False), ("slsa_provenance", 2, True)]
+    assert [(row.event_type, row.removed) for row in retention.run(filled, as_of=AS_OF).freed] == [
+        ("audit_observer", 2),
+        ("slsa_provenance", 2),
+    ]
+
+
 def test_a_writer_with_an_open_transaction_in_the_month_delays_it(filled, connect):
     keep(filled, "events", "100 days")
     writer = connect(autocommit=False)

@@ -37,8 +37,10 @@ def test_what_is_no_age_is_refused(text):
 def test_a_removal_is_one_line():
     dropped = Removal("events", "drop", "telemetry_events_2026_01", None, None, None, 1234567, 2_500_000, None)
     assert in_words(dropped) == "telemetry_events_2026_01: the whole month, 1,234,567 events, 2.5 MB"
-    blocked = Removal("events", "delete", "telemetry_events_2026_01", "x", None, None, None, None, "why")
-    assert in_words(blocked) == "telemetry_events_2026_01: an unknown number of events of type x; not now: why"
+    blocked = Removal("events", "drop", "telemetry_events_2026_01", None, None, None, None, None, "why")
+    assert in_words(blocked) == "telemetry_events_2026_01: the whole month, an unknown number of events; not now: why"
+    partly = Removal("events", "delete", "telemetry_events_2026_01", "x", None, None, 2, None, "why")
+    assert in_words(partly) == "telemetry_events_2026_01: 2 events of type x; the rest not now: why"
 
 
 @pytest.fixture
