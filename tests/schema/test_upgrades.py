@@ -1,0 +1,105 @@
+"""A database that was in use at an older version ends, after the upgrade, as one that was never older."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from conftest import CreateDatabase
+from events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
+from opskpi import migrations
+from postgres import Database
+
+# The last migration of each version that was published.
+PUBLISHED = ("20261121000900", "20261122000010", "20261122000090", "20261125000120")
+AGENT = UUID("11111111-1111-4111-8111-111111111111")
+BEFORE, AFTER = ("2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01"), ("2026-03-02", "2026-02-27")
+SINCE, UNTIL = "2026-02-01T00:00Z", "2026-04-01T00:00Z"
+OWN_OBJECTIVE = {
+    "slo_name": "fast_deploys",
+    "service": "shop",
+    "objective": "latency",
+    "description": "deploys are fast",
+    "event_type": "workflow_run",
+    "target": "0.9",
+    "threshold_ms": 100,
+}
+
+
+@pytest.fixture
+def database(create_database: CreateDatabase) -> Iterator[Connection]:
+    """Connect to a database without any migration."""
+    with psycopg.connect(create_database().dsn, autocommit=True) as connection:
+        yield connection
+
+
+def begin(connection: Connection) -> None:
+    """Make what a user makes once: a team, and an objective of the own."""
+    add_row(connection, "agents", org_id=NIL, agent_id=AGENT, team="payments")
+    add_row(connection, "slos", **OWN_OBJECTIVE)
+
+
+def use(connection: Connection, days: tuple[str, ...]) -> None:
+    """Store what days bring (runs that fail and succeed, hooks of a team, audits) and count it."""
+    for day in days:
+        for hour in range(0, 24, 5):
+            at, outcome = f"{day}T{hour:02}:10Z", "failure" if hour % 10 == 5 else "success"
+            for event_type in ("workflow_run", "slsa_provenance"):
+                add_event(
+                    connection,
+                    event_type,
+                    at,
+                    tag=f"{day}-{hour // 10}",
+                    outcome=outcome,
+                    workflow="deploy",
+                    duration_ms=hour * 10 + 1,
+                )
+            add_event(
+                connection,
+                "hook_execution",
+                at,
+                agent_id=AGENT,
+                hook_type="pre-push",
+                result="blocked",
+                duration_ms=hour,
+                findings_summary={"pattern": f"p{hour}"},
+            )
+        add_audit(connection, int(day[-2:]) + 100 * (days is AFTER), f"{day}T12:00Z", validation_status="failure")
+    refresh(connection)
+
+
+@pytest.mark.parametrize("version", PUBLISHED)
+def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
+    database: Connection,
+    template: Database,
+    create_database: CreateDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+) -> None:
+    older = [migration for migration in migrations.shipped() if migration.version <= version]
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "shipped", lambda: older)
+        migrations.migrate(database)
+    begin(database)
+    use(database, BEFORE)
+    add_event(database, at="2026-02-26T03:00Z", outcome="failure", duration_ms=5, tag="stored before, counted after")
+    migrations.migrate(database)
+    use(database, AFTER)
+    with psycopg.connect(create_database(template).dsn, autocommit=True) as never_older:
+        begin(never_older)
+        use(never_older, BEFORE)
+        add_event(
+            never_older, at="2026-02-26T03:00Z", outcome="failure", duration_ms=5, tag="stored before, counted after"
+        )
+        use(never_older, AFTER)
+        counted = states(database)
+        assert counted == states(never_older)
+        for slo in ("fast_deploys", "provenance_generation_availability", "provenance_generation_error_rate"):
+            columns = ("status", "good", "total", "budget_left", "good_unadjusted")
+            found, wanted = (
+                evaluate(each, slo, *columns, as_of="2026-03-03T00:00Z") for each in (database, never_older)
+            )
+            assert found == wanted
+    rebuild(database, SINCE, UNTIL)
+    assert states(database) == counted
