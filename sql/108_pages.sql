@@ -236,52 +236,77 @@ begin
     where exclusion.org_id = owner_id
       and exclusion.slo_name = asked.slo_name
   ),
-  slices as materialized (
-    select
-      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), from_bucket) as slice_start,
-      sum(bucket.total - bucket.good) as bad,
-      sum(bucket.total) as total
-    from ops.sli_counts as bucket
-    where bucket.org_id = owner_id
-      and bucket.sli_id = asked.sli_id
-      and bucket.bucket_start >= from_bucket
-      and bucket.bucket_start < to_bucket
-      and not exists (
-        select
-        from exclusions
-        where exclusions.since < bucket.bucket_start + interval '5 minutes'
-          and exclusions.until > bucket.bucket_start
-      )
-    group by 1
+  account as materialized (
+    select summed.total
+    from ops.sum_slos(array[row(owner_id, asked.slo_name, asked.version, from_bucket, to_bucket)::ops.slo_span]) as summed
   ),
-  account as (
-    select case when asked.time_slice is null then sum(slices.total) else count(*) filter (where slices.total > 0) end as total
-    from slices
+  -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
+  burned as materialized (
+    select newest.bucket_start, newest.share, sum(newest.bad) over (order by newest.bucket_start desc) - newest.bad as newer
+    from (
+      select bucket.bucket_start, bucket.total - bucket.good as bad, coalesce(slice.share, 1) as share
+      from ops.sli_counts as bucket
+      -- A slice is one loss, which its events share.
+      left join lateral (
+        select case when sum(part.good) < asked.slice_target * sum(part.total) then 1 / (sum(part.total) - sum(part.good)) end as share
+        from ops.sli_counts as part
+        where part.org_id = owner_id
+          and part.sli_id = asked.sli_id
+          and part.bucket_start >= greatest(from_bucket, date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'))
+          and part.bucket_start
+            < least(to_bucket, date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00') + asked.time_slice)
+          and not exists (
+            select
+            from exclusions
+            where exclusions.since < part.bucket_start + interval '5 minutes'
+              and exclusions.until > part.bucket_start
+          )
+      ) as slice
+        on asked.time_slice is not null
+      where bucket.org_id = owner_id
+        and bucket.sli_id = asked.sli_id
+        and bucket.bucket_start >= from_bucket
+        and bucket.bucket_start < to_bucket
+        and bucket.total > bucket.good
+        and (asked.time_slice is null or slice.share is not null)
+        and not exists (
+          select
+          from exclusions
+          where exclusions.since < bucket.bucket_start + interval '5 minutes'
+            and exclusions.until > bucket.bucket_start
+        )
+      order by bucket.bucket_start desc
+      limit newest_burners.max_events
+    ) as newest
   ),
   newest as (
-    (
+    select found.*, burned.share
+    from burned
+    cross join lateral (
       select
         event.event_timestamp as counted_at,
         event.run_id,
         event.tag,
         case sli.objective when 'latency' then format('took %s ms, the limit is %s ms', event.duration_ms, sli.threshold_ms) else 'failed' end
           as reason
-      from public.telemetry_events as event
+      from (
+        select stored.*
+        from public.telemetry_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        -- A barrier: the planner would also read the index on the kind, which is all events of that kind, each time.
+        offset 0
+      ) as event
       where sli.objective <> 'availability'
-        and event.org_id = owner_id
         and event.event_type = sli.event_type
         and event.id <= counted_until
-        and event.event_timestamp >= from_bucket
-        and event.event_timestamp < least(to_bucket, sli.filled_until)
+        and event.event_timestamp < sli.filled_until
         and case sli.objective
           when 'latency' then event.outcome = 'success' and event.duration_ms >= sli.threshold_ms
           else event.outcome = 'failure'
         end
-      order by event.event_timestamp desc
-      limit newest_burners.max_events
-    )
-    union all
-    (
+      union all
       select
         unit.first_attempt_at,
         case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
@@ -292,35 +317,22 @@ begin
         and unit.org_id = owner_id
         and unit.event_type = sli.event_type
         and not unit.succeeded
-        and unit.first_attempt_at >= from_bucket
-        and unit.first_attempt_at < to_bucket
-      order by unit.first_attempt_at desc
-      limit newest_burners.max_events
-    )
+        and unit.first_attempt_at >= burned.bucket_start
+        and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
+      offset 0
+    ) as found
+    where burned.newer < newest_burners.max_events
+    order by found.counted_at desc
+    limit newest_burners.max_events
   )
-  select
-    newest.counted_at,
-    newest.run_id,
-    newest.tag,
-    newest.reason,
-    case when asked.time_slice is null then 1 else 1 / slices.bad end / (account.total * (1 - asked.target))
+  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share / (account.total * (1 - asked.target))
   from newest
   cross join account
-  join slices
-    on slices.slice_start
-      = coalesce(date_bin(asked.time_slice, newest.counted_at, timestamptz '1969-12-29 00:00+00'), from_bucket)
-  where (asked.time_slice is null or slices.total - slices.bad < asked.slice_target * slices.total)
-    and not exists (
-      select
-      from exclusions
-      where exclusions.since < date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
-        and exclusions.until > date_bin('5 minutes', newest.counted_at, timestamptz '1969-12-29 00:00+00')
-    )
   order by newest.counted_at desc;
 end;
 $$;
 comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid) is
-  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost does not grow with the range.';
+  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
 
 create function ops.filter_choices(org_id uuid default null)
 returns table (filter text, choice text)

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opskpi.dashboard import charts, figures, formats
-from opskpi.dashboard.pieces import FILTERS, Rows
+from opskpi.dashboard.pieces import EVENTS_EXPLAINED, FILTERS, Rows
 from opskpi.dashboard.view import PAGES, PERIODS, RANGE_NAMES, THEMES, View
 
 Data = Mapping[str, Rows]
@@ -61,6 +61,7 @@ def templates() -> Environment:
     environment.globals.update(
         formats=formats, charts=charts, zip=zip, version=metadata.version("opskpi"), COLOURS=charts.COLOURS,
         PAGES=PAGES, RANGES=RANGE_NAMES, PERIODS=PERIODS, THEMES=THEMES, FILTERS=FILTERS,
+        events_explained=EVENTS_EXPLAINED,
     )  # fmt: skip
     return environment
 
