@@ -22,11 +22,12 @@ from psycopg import sql
 from psycopg.rows import scalar_row
 from pyarrow import parquet
 
+from conftest import janitor
 from events import add_audit, ingest, refresh
 from hubs import JOBS, TELEMETRY, Hub, hook_event, make_key, problem, running_hub
 from opskpi.hub import acceptance, streams
 from opskpi.hub.streams import Stream
-from postgres import Database
+from postgres import Database, Server
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -79,16 +80,31 @@ def put(connection: psycopg.Connection, org: UUID, secret: str, run: int) -> Non
     connection.execute("update public.slsa_audit_metrics set tag = %s where audit_run_id = %s", [secret, run])
 
 
+@pytest.fixture(scope="module")
+def exporting_hub(server: Server, template: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """Run a hub over two orgs, half of whose events are counted already; tests that use it only read."""
+    with janitor(server, "exporting_hub", template=template.name):
+        with psycopg.connect(server.dsn("exporting_hub"), autocommit=True) as database:
+            for half in range(2):
+                put(database, OURS, "ourword", 1 + half)
+                put(database, THEIRS, "theirword", 3 + half)
+                if not half:
+                    refresh(database)
+        with running_hub(server.dsn("exporting_hub"), tmp_path_factory.mktemp("exporting-hub")) as hub:
+            yield hub
+
+
 @pytest.fixture
-def two_orgs(migrated_database: Database, database: psycopg.Connection, folder: Path) -> Iterator[tuple[Hub, str, str]]:
-    """Run a hub over two orgs, half of whose events are counted already; with a key of each."""
-    for half in range(2):
-        put(database, OURS, "ourword", 1 + half)
-        put(database, THEIRS, "theirword", 3 + half)
-        if not half:
-            refresh(database)
-    with running_hub(migrated_database.dsn, folder) as hub:
-        yield hub, make_key(database, OURS, "read"), make_key(database, THEIRS, "read")
+def exported(exporting_hub: Hub) -> Iterator[psycopg.Connection]:
+    """Connect to the database of that hub as its owner."""
+    with psycopg.connect(exporting_hub.dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def two_orgs(exporting_hub: Hub, exported: psycopg.Connection) -> tuple[Hub, str, str]:
+    """Return that hub, with a key of each org."""
+    return exporting_hub, make_key(exported, OURS, "read"), make_key(exported, THEIRS, "read")
 
 
 def raw(hub: Hub, path: str, key: str, *headers: str) -> bytes:
@@ -147,7 +163,7 @@ def test_filters_are_values_and_no_sql(two_orgs: tuple[Hub, str, str]) -> None:
 
 
 def test_every_format_has_the_rows_of_the_database(
-    two_orgs: tuple[Hub, str, str], database: psycopg.Connection
+    two_orgs: tuple[Hub, str, str], exported: psycopg.Connection
 ) -> None:
     hub, ours, _ = two_orgs
     wanted = {
@@ -158,7 +174,7 @@ def test_every_format_has_the_rows_of_the_database(
     }
     with hub.client(ours) as client:
         for subject, relation in wanted.items():
-            [(count,)] = database.execute(f"select count(*) from {relation}", [OURS]).fetchall()  # type: ignore[arg-type]
+            [(count,)] = exported.execute(f"select count(*) from {relation}", [OURS]).fetchall()  # type: ignore[arg-type]
             for media_type in (JSONL, NDJSON, CSV, PARQUET):
                 answer = client.get(path_of(subject), headers={"Accept": media_type})
                 assert len(read(answer)) == count > 0
@@ -169,9 +185,9 @@ def test_every_format_has_the_rows_of_the_database(
                 assert answer.headers["content-disposition"] == f'attachment; filename="opskpi-{subject}.{ending}"'
 
 
-def test_what_the_hub_exports_it_takes_back(two_orgs: tuple[Hub, str, str], database: psycopg.Connection) -> None:
+def test_what_the_hub_exports_it_takes_back(two_orgs: tuple[Hub, str, str], exported: psycopg.Connection) -> None:
     hub, ours, _ = two_orgs
-    with hub.client(ours) as client, hub.client(make_key(database, OURS, "ingest")) as sender:
+    with hub.client(ours) as client, hub.client(make_key(exported, OURS, "ingest")) as sender:
         answer = sender.post(TELEMETRY, json=read(client.get(path_of("events"))))
     assert (answer.json()["accepted"], answer.json()["duplicate"], answer.json()["refused"]) == (0, 20, [])
 
