@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opskpi import documents
-from opskpi.documents import KEPT_OF_A_LONG_EVENT, LONGEST_EVENT, open_document
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.ingestion import documents
+from opskpi.ingestion.documents import KEPT_OF_A_LONG_EVENT, LONGEST_EVENT, open_document
 
 CHUNKS = [3, 4, 5, 7, 64, 1 << 18]
 

@@ -16,10 +16,11 @@ import pytest
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row, tuple_row
 
-from opskpi import ingest as ingesting
-from opskpi import lanes
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.ingest import BATCH_RECORDS, Refusal, Summary, ingest
+from opskpi.ingest import Refusal, Summary, ingest
+from opskpi.ingestion import batches, lanes, storing
+from opskpi.ingestion.batches import BATCH_RECORDS
+from opskpi.ingestion.storing import REFUSALS_KEPT
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 EVENTS = 3 * BATCH_RECORDS
@@ -415,8 +416,8 @@ def batches_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make batches small, and the time they wait for their turn short: `batches_of(2)`."""
 
     def make_small(records: int) -> None:
-        monkeypatch.setattr(ingesting, "BATCH_RECORDS", records)
-        monkeypatch.setattr(ingesting, "PATIENCE_S", 0.1)
+        monkeypatch.setattr(batches, "BATCH_RECORDS", records)
+        monkeypatch.setattr(storing, "PATIENCE_S", 0.1)
 
     return make_small
 
@@ -490,8 +491,8 @@ def test_a_deadlock_of_two_batches_ends_well_whichever_is_the_victim(
 
 def test_an_event_in_many_batches_at_once_is_stored_once(database, connect, file, batches_of, monkeypatch):
     batches_of(3)
-    monkeypatch.setattr(ingesting, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(ingesting, "FIRST_BATCHES_ALONE", 1)
+    monkeypatch.setattr(storing, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(storing, "FIRST_BATCHES_ALONE", 1)
     drawn = random.Random(1)  # noqa: S311
     write_lines(file, *[known_event(number, drawn.randrange(5)) for number in range(300)])
     summary = run_on_two_lanes(database, connect, file)
@@ -515,7 +516,7 @@ def test_two_lanes_store_and_say_what_one_lane_does(database, connect, file, bat
     database.execute("truncate public.telemetry_events")
     assert (run_on_two_lanes(database, connect, file), database.execute(query).fetchall(), refused_rows(file)) == alone
     assert alone[0].accepted > 0 < alone[0].duplicate
-    assert alone[0].refused > ingesting.REFUSALS_KEPT
+    assert alone[0].refused > REFUSALS_KEPT
 
 
 def test_refused_lines_stay_in_the_order_of_the_file_when_a_later_batch_is_done_first(
