@@ -13,6 +13,7 @@ import psycopg
 from opskpi import console, db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
 
+PERIODS = ("hour", "day", "week", "month")
 INSTANT = click.DateTime(
     ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z"]
 )

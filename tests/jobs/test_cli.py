@@ -12,6 +12,7 @@ import click
 import psycopg
 import pytest
 
+from opskpi.cli import COMMANDS
 from opskpi.cli import cli as commands
 from postgres import Database
 
@@ -48,10 +49,17 @@ ANSWERING = (
 )
 
 
+def command_of(name: str) -> click.Command:
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None
+    assert command.name == name
+    return command
+
+
 def every_command() -> dict[str, click.Command]:
     """Return each command by what a user types after `opskpi`."""
     found: dict[str, click.Command] = {}
-    waiting = dict(commands.commands)
+    waiting = {name: command_of(name) for name in COMMANDS}
     while waiting:
         name, command = waiting.popitem()
         found[name] = command

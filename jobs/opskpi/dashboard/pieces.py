@@ -14,7 +14,7 @@ from uuid import UUID
 from opskpi.dashboard.view import View
 
 Rows = list[dict[str, Any]]
-EVENTS_EXPLAINED = 50
+EVENTS_EXPLAINED = 30
 ALERTS_SHOWN = 200
 
 WINDOW: LiteralString = (
