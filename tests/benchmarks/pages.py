@@ -20,7 +20,7 @@ from run import NOW, database, draw, report  # noqa: E402
 
 from opskpi.dashboard import pieces  # noqa: E402
 from opskpi.dashboard.view import PAGES, View  # noqa: E402
-from postgres import running_server  # noqa: E402
+from support.postgres import running_server  # noqa: E402
 
 FEW = 100_000
 ROUNDS = 15

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import slos  # noqa: E402
 
 from opskpi import ingest, migrations  # noqa: E402
-from postgres import Server, running_server  # noqa: E402
+from support.postgres import Server, running_server  # noqa: E402
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
 NEW_EVENTS = 100_000

@@ -12,9 +12,9 @@ from psycopg import sql
 from psycopg.rows import scalar_row
 from psycopg.types.json import Jsonb
 
-from conftest import CreateDatabase
 from opskpi import migrations
-from postgres import Database, Server, running_server
+from support.fixtures import CreateDatabase
+from support.postgres import Database, Server, running_server
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PRELUDE = CHECKOUT / "jobs" / "opskpi" / "prelude.sql"
