@@ -10,7 +10,7 @@ import click
 
 from opskpi import console
 from opskpi.alerting import weekly
-from opskpi.dashboard import view
+from opskpi.dashboard import layout, view
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
 from opskpi.options import Options, add_options, command
@@ -90,7 +90,7 @@ def report(options: Options, *, out: Path, org_id: UUID, **said: str) -> None:
                 "until": until,
                 "period": chosen.effective_period(),
                 "filters": chosen.labels("team", "hook_type", "workflow", "event_type"),
-                "pages": list(view.PAGES),
+                "pages": list(layout.PAGES),
                 "burndowns": list(answers.burndowns),
             }
         )
