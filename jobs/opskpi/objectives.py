@@ -11,9 +11,10 @@ import psycopg
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi import db, openslo
+from opskpi import openslo
+from opskpi.counting.refresh import stored_range
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.refresh import stored_range
+from opskpi.postgres import connecting
 
 STEP = timedelta(minutes=5)
 # What `simulate` leaves out.
@@ -123,7 +124,7 @@ def channel_names(connection: psycopg.Connection) -> list[str]:
 def stored(connection: psycopg.Connection) -> openslo.Definitions:
     """All definitions as they stand."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    with db.unfiltered(connection), connection.cursor(row_factory=dict_row) as cursor:
+    with connecting.unfiltered(connection), connection.cursor(row_factory=dict_row) as cursor:
         for kind, query in STORED.items():
             rows[kind] = cursor.execute(query).fetchall()
             for row in rows[kind]:

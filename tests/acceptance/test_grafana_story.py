@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from conftest import janitor
 from events import add_audit, add_event, add_row, refresh, rows
-from opskpi import demo
+from opskpi.demo import story
 from opskpi.grafana import files
 from postgres import Database, Server
 
@@ -64,7 +64,7 @@ def sample(server: Server, template: Database) -> Iterator[Database]:
             connection.execute(
                 "update ops.kpi_definitions set breakdowns = '{workflow}' where metric_name = 'workflow_run_p95_duration_ms'"
             )
-            demo.run(server.dsn(name), quiet=True)
+            story.run(server.dsn(name), quiet=True)
             add_strangers(connection)
             add_row(connection, "alert_channels", channel_name="ops", kind="webhook", **{"secret_env": "OPS_URL"})
             refresh(connection, as_of=datetime.now(UTC), max_wait="10 s")

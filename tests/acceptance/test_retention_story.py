@@ -16,7 +16,8 @@ from psycopg import sql
 
 from conftest import Cli, Connect
 from events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
-from opskpi import migrations, retention
+from opskpi.postgres import migrations
+from opskpi.upkeep import retention
 from postgres import Database, Server, running_server
 
 pytestmark = pytest.mark.database

@@ -15,7 +15,7 @@ from psycopg.rows import scalar_row
 
 from browsers import SCREENSHOTS, OpenPage
 from hubs import JOBS, Hub, hook_event, make_key, post, running_hub
-from opskpi.hub import keys
+from opskpi.access import keys
 from postgres import Database, free_port
 
 pytest_plugins = ["browser_fixtures"]

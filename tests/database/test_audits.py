@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from events import AS_OF, add_audit, kpis, rebuild, refresh, rows, states
-from opskpi import migrations
+from opskpi.postgres import migrations
 from oracle import assert_exact
 
 pytestmark = pytest.mark.database

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import CreateDatabase, janitor, shared_folder
 from events import Connection, refresh, rows, scalar, states
-from opskpi.ingest import ingest
+from opskpi.ingestion.files import ingest
 from postgres import Database, Server
 
 pytestmark = pytest.mark.database

@@ -34,8 +34,8 @@ from events import (
     scalar,
     states,
 )
-from opskpi import retention
-from opskpi.retention import Removal
+from opskpi.upkeep import retention
+from opskpi.upkeep.retention import Removal
 
 pytestmark = pytest.mark.database
 

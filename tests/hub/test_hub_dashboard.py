@@ -18,8 +18,8 @@ from jwt.algorithms import ECAlgorithm
 from psycopg.rows import scalar_row
 
 from hubs import Hub, hook_event, make_key, post, running_hub
+from opskpi.access import keys
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hub import keys
 from opskpi.hub.sessions import Tokens
 from postgres import Database
 

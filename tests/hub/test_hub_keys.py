@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from hubs import JOBS, METRICS, POLICY, TELEMETRY, TODAY, Hub, hook_event, make_key, metrics, post, problem, stored
-from opskpi.hub import keys
+from opskpi.access import keys
 
 pytest_plugins = ["hub_fixtures"]
 

@@ -17,7 +17,7 @@ from websockets.sync.connection import Connection
 from websockets.typing import Origin
 
 from hubs import Hub, hook_event, make_key, post, running_hub
-from opskpi.hub import keys
+from opskpi.access import keys
 from postgres import Database
 
 pytest_plugins = ["hub_fixtures"]

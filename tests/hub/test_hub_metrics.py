@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from conftest import ActingAs, CreateDatabase
 from events import add_audit, add_event, add_row, refresh, scalar
 from hubs import Hub, make_key, problem, running_hub
-from opskpi.hub import keys
+from opskpi.access import keys
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.metrics import STATUSES, Scrapes, render
 from postgres import Database as Copy

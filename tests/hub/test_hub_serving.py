@@ -19,9 +19,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
-from opskpi import migrations
-from opskpi.cluster import Cluster
-from opskpi.server import unprivileged_user
+from opskpi.postgres import migrations
+from opskpi.postgres.cluster import Cluster
+from opskpi.postgres.embedded import unprivileged_user
 from postgres import Database, running_server
 
 pytest_plugins = ["hub_fixtures"]

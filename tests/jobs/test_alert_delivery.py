@@ -31,9 +31,9 @@ LONGEST_BACKOFF = timedelta(hours=1)
 WORKER = """
 import os, signal, sys
 from datetime import datetime
-from opskpi import db
 from opskpi.alerting import channels
 from opskpi.alerting.delivery import deliver
+from opskpi.postgres import connecting
 
 dsn, as_of, moment = sys.argv[1:]
 
@@ -48,7 +48,7 @@ def send(delivery, environ):
         die()
     return outcome
 
-with db.connect(dsn) as connection:
+with connecting.connect(dsn) as connection:
     deliver(connection, environ=os.environ, as_of=datetime.fromisoformat(as_of), on_sent=die, send=send)
 """
 

@@ -13,9 +13,9 @@ import pytest
 
 from conftest import Cli
 from events import add_audit, add_event, rows, scalar
-from opskpi.cli import cli as commands
-from opskpi.console import NIL_ORG
+from opskpi.commands.main import cli as commands
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.orgs import NIL_ORG
 from opskpi.provenance import recording
 from provenances import ARTIFACT, COMMIT, RUN_ID, SHA256, SOURCE, Sigstore, envelope, statement_v1
 

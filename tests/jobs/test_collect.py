@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import ActingAs, Cli
 from events import refresh, rows, scalar
-from opskpi.cli import cli as commands
+from opskpi.commands.main import cli as commands
 from opskpi.errors import OpsKpiError
 from opskpi.github import reading
 from postgres import Database

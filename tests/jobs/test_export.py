@@ -29,12 +29,12 @@ from pyarrow import parquet
 
 from conftest import CreateDatabase
 from events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
-from opskpi import ingest as importing
 from opskpi.errors import OpsKpiError
 from opskpi.exporting import subjects, writing
 from opskpi.exporting.formats import Format
 from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, SUBJECTS, Subject
 from opskpi.exporting.writing import Selection
+from opskpi.ingestion import files as importing
 from postgres import Database
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"

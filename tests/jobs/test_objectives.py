@@ -14,6 +14,7 @@ from psycopg import conninfo
 from opskpi import console, objectives, openslo
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo import Definitions, Rule, Slo
+from opskpi.orgs import NIL_ORG
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SINCE = datetime(2026, 3, 10, tzinfo=UTC)
@@ -104,7 +105,7 @@ def test_a_file_that_cannot_be_written_whole_keeps_what_was_there(cli: Cli, tmp_
 
 
 def test_a_name_from_a_stranger_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    costs = [objectives.Fired(console.NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
+    costs = [objectives.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
     console.show_rows("[bold]title", costs, "nothing")
     shown = capsys.readouterr().out
     assert "\x1b]0" not in shown

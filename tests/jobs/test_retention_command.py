@@ -5,9 +5,9 @@ import pytest
 
 from conftest import Cli, Connect
 from events import AS_OF, Connection, add_event, refresh, rows
-from opskpi import retention
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.retention import Removal, in_words, parsed_age
+from opskpi.upkeep import retention
+from opskpi.upkeep.retention import Removal, in_words, parsed_age
 
 MONTHS = ("2026-01", "2026-02", "2026-03")
 

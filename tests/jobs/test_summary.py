@@ -473,7 +473,7 @@ DYING = """
 import os, signal, sys
 from opskpi.alerting import evaluation
 evaluation.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from opskpi.cli import main
+from opskpi.commands.main import main
 main()
 """
 

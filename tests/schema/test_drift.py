@@ -12,11 +12,11 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from conftest import CreateDatabase
-from opskpi import migrations
+from opskpi.postgres import migrations
 from postgres import Database, Server, running_server
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PRELUDE = CHECKOUT / "jobs" / "opskpi" / "prelude.sql"
+PRELUDE = CHECKOUT / "jobs" / "opskpi" / "postgres" / "prelude.sql"
 # Each dump has its own token, so that psql refuses what was slipped into it.
 TOKEN = re.compile(r"^\\(un)?restrict .*$", re.MULTILINE)
 

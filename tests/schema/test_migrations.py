@@ -14,9 +14,9 @@ import pytest
 from psycopg import conninfo, sql
 
 from conftest import CreateDatabase
-from opskpi import db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.migrations import Migration
+from opskpi.postgres import connecting, migrations
+from opskpi.postgres.migrations import Migration
 from postgres import Database, Server, running_server
 
 PRELUDE = Path(migrations.__file__).with_name("prelude.sql")
@@ -113,7 +113,7 @@ def open_database() -> Iterator[Callable[..., psycopg.Connection]]:
     with ExitStack() as opened:
 
         def connect(database: Database, **parameters: str) -> psycopg.Connection:
-            connection = db.connect(conninfo.make_conninfo(database.dsn, **parameters))
+            connection = connecting.connect(conninfo.make_conninfo(database.dsn, **parameters))
             opened.callback(connection.close)
             return connection
 

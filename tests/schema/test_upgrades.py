@@ -8,7 +8,7 @@ import pytest
 
 from conftest import CreateDatabase
 from events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
-from opskpi import migrations
+from opskpi.postgres import migrations
 from postgres import Database
 
 # The last migration of each version that was published.

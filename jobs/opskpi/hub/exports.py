@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from opskpi.access.keys import ApiKey
 from opskpi.errors import OpsKpiError
 from opskpi.exporting import formats, statements, subjects
 from opskpi.exporting.formats import Format
@@ -22,7 +23,6 @@ from opskpi.hub.answers import Json, Name, Org, written_as
 from opskpi.hub.answers import problems as described
 from opskpi.hub.bearer import Key
 from opskpi.hub.database import Database
-from opskpi.hub.keys import ApiKey
 from opskpi.hub.problems import Problem
 from opskpi.hub.streams import Stream
 
