@@ -25,7 +25,7 @@ from pyarrow import parquet
 from conftest import janitor
 from events import add_audit, ingest, refresh
 from hubs import JOBS, TELEMETRY, Hub, hook_event, make_key, problem, running_hub
-from opskpi.hub import acceptance, streams
+from opskpi.hub import content_negotiation, streams
 from opskpi.hub.streams import Stream
 from postgres import Database, Server
 
@@ -293,7 +293,7 @@ def test_a_key_is_needed_with_the_scope_read_and_only_get_is_taken(
     ],
 )
 def test_the_format_is_the_one_that_is_wanted_most(accepted: list[str], chosen: str | None) -> None:
-    assert acceptance.choose([JSONL, NDJSON, CSV, PARQUET], accepted) == chosen
+    assert content_negotiation.choose([JSONL, NDJSON, CSV, PARQUET], accepted) == chosen
 
 
 def test_what_is_not_offered_is_406_and_says_what_is(two_orgs: tuple[Hub, str, str]) -> None:

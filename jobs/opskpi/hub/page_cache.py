@@ -35,7 +35,7 @@ class _Kept:
     size: int = 0
 
 
-class Reader:
+class PageCache:
     """What the pages show, asked of the database by at most half of `connections`, and half of those for one org."""
 
     def __init__(self, database: Database, live: Live, connections: int) -> None:
