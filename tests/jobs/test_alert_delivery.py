@@ -31,7 +31,7 @@ LONGEST_BACKOFF = timedelta(hours=1)
 WORKER = """
 import os, signal, sys
 from datetime import datetime
-from opskpi.alerting import channels
+from opskpi.alerting.channels import registry
 from opskpi.alerting.delivery import deliver
 from opskpi.postgres import connecting
 
@@ -43,7 +43,7 @@ def die(*_):
 def send(delivery, environ):
     if moment == "before the send":
         die()
-    outcome = channels.send(delivery, environ)
+    outcome = registry.send(delivery, environ)
     if moment == "before it is settled":
         die()
     return outcome

@@ -18,7 +18,8 @@ from psycopg.types.json import Jsonb
 
 from conftest import Cli, Connect
 from events import NIL, Connection, add_channel, add_event, add_events, add_row, rows, scalar
-from opskpi.alerting import messages, slack, wording
+from opskpi.alerting import messages, wording
+from opskpi.alerting.channels import slack
 from opskpi.alerting.delivery import deliver
 from opskpi.errors import ExitCode
 from receivers import HttpTarget, http_target, smtp_server

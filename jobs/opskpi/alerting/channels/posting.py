@@ -1,12 +1,6 @@
-"""Slack's incoming webhooks and generic webhooks, signed after https://www.standardwebhooks.com."""
+"""One HTTP request for a message, and what its answer means."""
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
-import json
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -14,7 +8,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from opskpi.alerting import messages, slack
 from opskpi.alerting.outcomes import (
     Delivery,
     Misconfigured,
@@ -30,50 +23,10 @@ from opskpi.alerting.outcomes import (
 LONGEST_WAIT = timedelta(days=1)
 
 
-def send_slack(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
-    """Post to the incoming webhook whose address `secret_env` names."""
-    body = json.dumps(slack.payload(delivery.message)).encode("ascii")
-    return _post(delivery, environ, timeouts, body, {})
-
-
-def send_webhook(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
-    """Post the message as JSON, signed when the setting `signing_env` names a secret."""
-    body = messages.webhook_body(delivery.message, delivery.delivery_id)
-    headers = {"webhook-id": delivery.stable_id, "webhook-timestamp": str(int(time.time()))}
-    if delivery.setting("signing_env") is not None:
-        key = _signing_key(secret(environ, delivery.setting("signing_env")))
-        signed = b".".join((headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body))
-        digest = hmac.new(key, signed, hashlib.sha256).digest()
-        headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode('ascii')}"
-    return _post(delivery, environ, timeouts, body, headers)
-
-
-def retry_after(header: str | None, now: datetime) -> timedelta | None:
-    """The wait that a Retry-After header asks for, in seconds or as HTTP date, at least 0 and at most a day."""
-    value = (header or "").strip()
-    if value.isascii() and value.isdigit():
-        return timedelta(seconds=int(value)) if len(value) < 6 else LONGEST_WAIT
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    wait = until.replace(tzinfo=until.tzinfo or UTC) - now
-    return min(max(wait, timedelta()), LONGEST_WAIT)
-
-
-def _signing_key(value: str) -> bytes:
-    prefix, found, encoded = value.partition("whsec_")
-    if prefix or not found:
-        return value.encode()
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise Misconfigured("the signing secret is not base64 after whsec_") from None
-
-
-def _post(
+def post(
     delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts, body: bytes, headers: Mapping[str, str]
 ) -> Outcome:
+    """Post a body as JSON to the address that `secret_env` names."""
     address = secret(environ, delivery.secret_env)
     malformed = f"environment variable {delivery.secret_env} holds no http or https URL"
     try:
@@ -91,6 +44,19 @@ def _post(
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         # Their texts may quote the URL.
         return Retry(None, f"the request failed: {type(error).__name__}")
+
+
+def retry_after(header: str | None, now: datetime) -> timedelta | None:
+    """The wait that a Retry-After header asks for, in seconds or as HTTP date, at least 0 and at most a day."""
+    value = (header or "").strip()
+    if value.isascii() and value.isdigit():
+        return timedelta(seconds=int(value)) if len(value) < 6 else LONGEST_WAIT
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    wait = until.replace(tzinfo=until.tzinfo or UTC) - now
+    return min(max(wait, timedelta()), LONGEST_WAIT)
 
 
 async def _exchange(

@@ -1,7 +1,12 @@
 """A message in Slack's own markup, within what Slack accepts and without anything a user's text could trigger."""
 
+import json
+from collections.abc import Mapping
+
 from opskpi.alerting import messages
+from opskpi.alerting.channels.posting import post
 from opskpi.alerting.messages import Message, Section
+from opskpi.alerting.outcomes import Delivery, Outcome, Timeouts
 from opskpi.alerting.summaries import Part
 
 # Slack refuses a section above 3,000 characters, more than 50 blocks and, without saying so, 13,200 characters in all:
@@ -13,6 +18,12 @@ BLOCK_OVERHEAD = 80
 # Four parts of a summary fit into one message.
 PART_LIMIT = 2200
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "'"})
+
+
+def send_slack(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+    """Post to the incoming webhook whose address `secret_env` names."""
+    body = json.dumps(payload(delivery.message)).encode("ascii")
+    return post(delivery, environ, timeouts, body, {})
 
 
 def payload(message: Message) -> dict[str, object]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from opskpi.alerting import messages
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Sent, Timeouts, secret
-from opskpi.alerting.over_http import send_slack, send_webhook
-from opskpi.alerting.over_smtp import send_email
+from opskpi.alerting.channels.apprise import send_apprise
+from opskpi.alerting.channels.email import send_email
+from opskpi.alerting.channels.slack import send_slack
+from opskpi.alerting.channels.webhook import send_webhook
+from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Timeouts
 
 Send = Callable[[Delivery, Mapping[str, str], Timeouts], Outcome]
 
@@ -38,27 +39,6 @@ def send(delivery: Delivery, environ: Mapping[str, str], *, timeouts: Timeouts =
         # The text of an unknown error may quote a secret; its place does not.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Retry(None, f"unexpected {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}")
-
-
-def send_apprise(delivery: Delivery, environ: Mapping[str, str], _timeouts: Timeouts) -> Outcome:
-    """Send through the library apprise, which keeps its own time limits (its URL parameters `cto` and `rto`)."""
-    address = secret(environ, delivery.secret_env)
-    try:
-        import apprise  # noqa: PLC0415 - an extra that few install, and slow to import
-    except ImportError:
-        return Refused("the library apprise is missing; install opskpi[alerts]")
-    target = apprise.Apprise()
-    if not target.add(address):
-        raise Misconfigured(f"environment variable {delivery.secret_env} holds no URL that apprise knows")
-    firing, resolved = messages.sections(delivery.message)
-    kind = apprise.NotifyType.WARNING if firing else apprise.NotifyType.INFO
-    accepted = target.notify(
-        title=messages.title(delivery.message),
-        body=messages.text(delivery.message).partition("\n")[2].strip() or "no alerts",
-        notify_type=apprise.NotifyType.SUCCESS if resolved and not firing else kind,
-        body_format=apprise.NotifyFormat.TEXT,
-    )
-    return Sent() if accepted else Retry(None, "apprise could not deliver it")
 
 
 @contextmanager
