@@ -6,12 +6,15 @@ from uuid import UUID
 
 import click
 
-from opskpi import console, objectives, openslo
+from opskpi import console, openslo
 from opskpi.clocks import days_before, parse_range
 from opskpi.commands.options import Options, add_options, command, user_name
 from opskpi.commands.types import INSTANT
+from opskpi.counting import history
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
+from opskpi.objectives import reporting
+from opskpi.openslo import applying, simulating
 from opskpi.orgs import NIL_ORG
 from opskpi.status import reading, showing
 
@@ -50,11 +53,11 @@ def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
       opskpi slo apply --dry-run slos.yaml
     """
     with options.connect() as connection:
-        definitions = openslo.read(_paths(files), known_channels=objectives.channel_names(connection))
-        changes = objectives.apply(connection, definitions, dry_run=dry_run)
+        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        changes = applying.apply(connection, definitions, dry_run=dry_run)
         if not dry_run:
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
-                objectives.fill(connection, bar.update)
+                history.fill(connection, bar.update)
     if options.as_json:
         console.show_json(changes)
         return
@@ -76,7 +79,7 @@ def export(options: Options, out: Path | None) -> None:
       opskpi slo export --out slos.yaml
     """
     with options.connect() as connection:
-        definitions = objectives.stored(connection)
+        definitions = applying.stored(connection)
     if options.as_json:
         console.show_json(openslo.as_json(definitions))
     elif out:
@@ -101,7 +104,7 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
     until = until or datetime.now(UTC)
     since, until = parse_range(since or days_before(until, 30), until)
     with options.connect() as connection:
-        costs = objectives.explain(connection, name, since, until, org)
+        costs = reporting.explain(connection, name, since, until, org)
     if options.as_json:
         console.show_json(costs)
         return
@@ -130,7 +133,7 @@ def exclude(
     """
     since, until = parse_range(since, until)
     with options.connect() as connection:
-        number = objectives.exclude(connection, objectives.Exclusion(name, since, until, reason, author, org))
+        number = reporting.exclude(connection, reporting.Exclusion(name, since, until, reason, author, org))
     if options.as_json:
         console.show_json({"exclusion": number})
     else:
@@ -154,9 +157,9 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
         options.connect() as connection,
         console.progress("trying days", days, quiet=options.as_json) as bar,
     ):
-        definitions = openslo.read(_paths(files), known_channels=objectives.channel_names(connection))
-        fired = objectives.simulate(connection, definitions, since, until, bar.update)
-    untried = [rule.rule_name for rule in definitions.rules if rule.kind in objectives.UNTRIED or rule.event_type]
+        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        fired = simulating.simulate(connection, definitions, since, until, bar.update)
+    untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]
     if untried:
         console.notice(f"not tried, since they are about no objective: {', '.join(untried)}")
     if options.as_json:
