@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from opskpi.alerting import messages, slack, wording
+from opskpi.alerting import messages, wording
+from opskpi.alerting.channels import slack
 from opskpi.alerting.delivery import deliver
 from opskpi.errors import ExitCode
 from support.events import NIL, Connection, add_channel, add_event, add_events, add_row, rows, scalar
@@ -473,7 +474,7 @@ DYING = """
 import os, signal, sys
 from opskpi.alerting import evaluation
 evaluation.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from opskpi.cli import main
+from opskpi.commands.main import main
 main()
 """
 

@@ -426,7 +426,7 @@ def test_what_the_address_of_a_page_would_refuse_is_refused(cli: Cli, tmp_path, 
 
 
 def test_without_jinja_it_says_what_to_install(migrated_database):
-    code = "import sys; sys.modules['jinja2'] = None; from opskpi.cli import main; main()"
+    code = "import sys; sys.modules['jinja2'] = None; from opskpi.commands.main import main; main()"
     told = subprocess.run(
         [sys.executable, "-c", code, "report", "--dsn", migrated_database.dsn],
         env={"PYTHONPATH": str(Path(report.__file__).parents[2])},
@@ -440,7 +440,7 @@ def test_without_jinja_it_says_what_to_install(migrated_database):
 
 
 def test_jinja_is_needed_by_nothing_but_the_report():
-    code = "import sys; sys.modules['jinja2'] = sys.modules['markupsafe'] = None; import opskpi.cli"
+    code = "import sys; sys.modules['jinja2'] = sys.modules['markupsafe'] = None; import opskpi.commands.main"
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(Path(report.__file__).parents[2])}, check=True)
 
 

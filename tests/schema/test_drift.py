@@ -12,12 +12,12 @@ from psycopg import sql
 from psycopg.rows import scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi import migrations
+from opskpi.postgres import migrations
 from support.fixtures import CreateDatabase
 from support.postgres import Database, Server, running_server
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PRELUDE = CHECKOUT / "jobs" / "opskpi" / "prelude.sql"
+PRELUDE = CHECKOUT / "jobs" / "opskpi" / "postgres" / "prelude.sql"
 # Each dump has its own token, so that psql refuses what was slipped into it.
 TOKEN = re.compile(r"^\\(un)?restrict .*$", re.MULTILINE)
 HEADING = re.compile(r"^--\n-- Name: .*; Type: (.*); Schema: .*\n--$", re.MULTILINE)

@@ -8,7 +8,7 @@ import os
 import sys
 
 from opskpi import __main__ as opskpi_main
-from opskpi import cli, cli_hook
+from opskpi.commands import hook, main
 
 
 def run(order: dict) -> None:
@@ -23,7 +23,7 @@ def run(order: dict) -> None:
     opskpi_main.main()
 
 
-PRELOADED = (cli, cli_hook)
+PRELOADED = (main, hook)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

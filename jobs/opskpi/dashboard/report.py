@@ -14,12 +14,12 @@ import psycopg
 from markupsafe import Markup
 from psycopg.rows import scalar_row
 
-from opskpi import db
 from opskpi.dashboard import figures, formats, pages, pieces
 from opskpi.dashboard.layout import FRESHNESS, PAGES
 from opskpi.dashboard.pages import Data
 from opskpi.dashboard.pieces import Rows
 from opskpi.dashboard.view import View
+from opskpi.postgres import connecting
 
 Ask = Callable[[LiteralString, Mapping[str, object]], Rows]
 NIL_ORG = UUID(int=0)
@@ -72,7 +72,7 @@ def read(connection: psycopg.Connection, view: View, org_id: UUID) -> Answers:
     """
     connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
     try:
-        with db.unfiltered(connection), connection.cursor(row_factory=scalar_row) as cursor:
+        with connecting.unfiltered(connection), connection.cursor(row_factory=scalar_row) as cursor:
 
             def ask(query: LiteralString, parameters: Mapping[str, object]) -> Rows:
                 return pieces.read(str(cursor.execute(query, parameters).fetchone()))
