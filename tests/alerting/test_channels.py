@@ -88,7 +88,7 @@ def delivery(kind: str, /, **changed: Any) -> Delivery:
         org_id=UUID(int=0),
         channel_name="ops",
         channel_kind=kind,
-        secret_env="OPS_SECRET",  # noqa: S106
+        secret_env="OPS_SECRET",
         settings={"to": ["ops@example.com"], "from": "Alerts <alerts@example.com>"} if kind == "email" else None,
         group_key="checkout",
         created_at=CREATED_AT,

@@ -354,7 +354,7 @@ def test_each_kind_of_channel_hears_of_the_week_and_hears_it_once(shop, cli: Cli
 
 def test_a_mailbox_hears_of_the_week(shop, cli: Cli):
     settings = Jsonb({"to": ["ops@example.com"], "from": "kpi@example.com"})
-    add_channel(shop, "mail", kind="email", secret_env="MAIL_URL", settings=settings)  # noqa: S106
+    add_channel(shop, "mail", kind="email", secret_env="MAIL_URL", settings=settings)
     with smtp_server() as inbox:
         environ = {"MAIL_URL": f"smtp://127.0.0.1:{inbox.port}?starttls=no"}
         told = cli("report", "weekly", "--to", "mail", "--week", WEEK, env=environ)

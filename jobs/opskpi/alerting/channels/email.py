@@ -11,6 +11,7 @@ from email.utils import format_datetime, parseaddr
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from opskpi.alerting import messages, wording
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import (
     Delivery,
     Misconfigured,
@@ -25,6 +26,13 @@ from opskpi.alerting.outcomes import (
     trusted,
 )
 
+ADDRESS = "smtp://user:password@host:587, or smtps://…"
+SETTINGS = (
+    Setting(
+        "to", "addresses", "addresses", missing="mail needs the annotation opskpi.dev/to, addresses separated by commas"
+    ),
+    Setting("from", "address", "address"),
+)
 Replies = Mapping[str, tuple[int, bytes]]
 
 
@@ -45,7 +53,7 @@ class Mailbox:
         return (self.user, self.password, f"\0{self.user}\0{self.password}")
 
 
-def send_email(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
     """Hand the message in for the addresses of the setting `to`; sent when the server takes it for at least one."""
     mailbox = _mailbox(secret(environ, delivery.secret_env), str(delivery.secret_env))
     wanted = delivery.setting("to")
