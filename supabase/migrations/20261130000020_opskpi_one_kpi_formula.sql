@@ -1,4 +1,5 @@
 -- One formula for every KPI: changed_ratios, kpi_parts and kpi_window follow kpi_groups, kpi_figures and measured_value.
+-- The pass and the rebuild are cut into named steps; locks, snapshots and writes keep their order.
 
 create type ops.kpi_sum as (
   org_id uuid,
@@ -221,6 +222,365 @@ begin atomic
 end;
 comment on function ops.changed_ratios(ops.rollup_delta[]) is
   'The ratios, averages and counts that a delta changes, computed from the rollups and that delta; one row a KPI, period and breakdown.';
+
+create function ops.require_refreshable(max_ids bigint)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'refresh needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
+  if max_ids is null or max_ids < 1 then
+    raise exception 'a refresh of % ids would never end', max_ids
+      using errcode = 'OP001', hint = 'Pass max_ids of 1 or more.';
+  end if;
+end;
+$$;
+comment on function ops.require_refreshable(bigint) is
+  'Refuses a refresh of no ids, and one in a transaction whose statements do not see what others commit meanwhile.';
+
+create function ops.pass_end(after_id bigint, safe_id bigint, max_ids bigint)
+returns bigint
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if safe_id - after_id <= max_ids then
+    return safe_id;
+  end if;
+  -- By events and not by ids, since a restored sequence may have a gap of millions.
+  return coalesce(
+    (
+      select event.id
+      from public.telemetry_events as event
+      where event.id > after_id
+        and event.id <= safe_id
+      order by event.id
+      offset max_ids - 1
+      limit 1
+    ),
+    safe_id
+  );
+end;
+$$;
+comment on function ops.pass_end(bigint, bigint, bigint) is
+  'The id up to which one pass counts: the safe one, or the id of the last of max_ids events after the cursor.';
+
+create function ops.report_refresh(events ops.event_delta[], kpi_rows jsonb, cursor_id bigint, safe_id bigint)
+returns ops.refresh_report
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  report ops.refresh_report;
+begin
+  report.events := coalesce((select sum(event.event_count) from unnest(events) as event where event.event_type <> 'slsa_audit_metrics'), 0);
+  report.cursor_id := cursor_id;
+  report.behind := (select case when sequence.is_called then sequence.last_value else 0 end from public.telemetry_events_id_seq as sequence)
+    - cursor_id;
+  report.hour_rows := coalesce((kpi_rows ->> 'hour')::bigint, 0);
+  report.day_rows := coalesce((kpi_rows ->> 'day')::bigint, 0);
+  report.week_rows := coalesce((kpi_rows ->> 'week')::bigint, 0);
+  report.month_rows := coalesce((kpi_rows ->> 'month')::bigint, 0);
+  report.state := case
+    when cursor_id < safe_id then 'more'
+    when exists (select from ops.cursors where cursors.name = 'telemetry_events' and cursors.fence_id is not null) then 'waiting'
+    else 'done'
+  end;
+  if report.state = 'waiting' then
+    report.message := 'a transaction that writes events stayed open; what it and later ones wrote is counted by a later run';
+  end if;
+  return report;
+end;
+$$;
+comment on function ops.report_refresh(ops.event_delta[], jsonb, bigint, bigint) is
+  'The report of a pass that counted up to cursor_id: events, KPI rows by period, and whether safe ids are left to count.';
+
+create or replace function ops.refresh(max_wait interval default '5 seconds', max_ids bigint default 200000, as_of timestamptz default now())
+returns ops.refresh_report
+language plpgsql
+volatile
+set search_path = ''
+-- Hashing 200,000 events takes less than this; with the default of 4 MB they are sorted on disk, which takes three times as long.
+set work_mem = '64MB'
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  report ops.refresh_report;
+  started_at timestamptz := clock_timestamp();
+  after_id bigint;
+  safe_id bigint;
+  until_id bigint;
+  events ops.event_delta[] := '{}'::ops.event_delta[];
+  audits ops.event_delta[];
+  kpi_rows jsonb := '{}'::jsonb;
+begin
+  perform ops.require_refreshable(max_ids);
+  if not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then
+    report.state := 'busy';
+    report.message := 'another refresh is running';
+    return report;
+  end if;
+
+  insert into ops.cursors (name) values ('telemetry_events') on conflict on constraint cursors_pkey do nothing;
+  safe_id := ops.take_fence(max_wait);
+  select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
+  -- Deltas are exact only against counts that hold everything before them.
+  perform ops.fill_slis();
+  until_id := ops.pass_end(after_id, safe_id, max_ids);
+
+  if until_id > after_id then
+    events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
+  end if;
+  audits := array(select audit from ops.take_audit_changes() as audit);
+  if cardinality(audits) > 0 then
+    events := events || audits;
+  end if;
+  if cardinality(events) > 0 then
+    kpi_rows := ops.apply_events(events, as_of);
+  end if;
+  if until_id > after_id then
+    perform ops.move_cursor(after_id, until_id);
+  end if;
+  perform ops.close_periods(as_of);
+
+  report := ops.report_refresh(events, kpi_rows, greatest(after_id, until_id), safe_id);
+  insert into ops.job_runs (job, started_at, finished_at, outcome, events, kpi_rows, message)
+  values (
+    'refresh',
+    started_at,
+    clock_timestamp(),
+    case when report.state = 'waiting' then 'waiting' else 'success' end,
+    report.events,
+    report.hour_rows + report.day_rows + report.week_rows + report.month_rows,
+    report.message
+  );
+  return report;
+end;
+$$;
+comment on function ops.refresh(interval, bigint, timestamptz) is
+  'Counts every event committed since the last call exactly once, max_ids of them at most, rewrites the KPIs they touch and moves the cursor, all in one transaction. Never blocks a writer.';
+
+create function ops.take_audit_changes()
+returns setof ops.event_delta
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  taken constant bigint[] := array(select change.audit_change_id from ops.audit_changes as change);
+begin
+  if cardinality(taken) > 0 then
+    -- Counted after the changes were listed: a change that commits in between is counted now and adds nothing next time.
+    return query select change.* from ops.count_audit_changes() as change;
+    delete from ops.audit_changes as change where change.audit_change_id = any (taken);
+  end if;
+end;
+$$;
+comment on function ops.take_audit_changes() is
+  'Empties the list of audits that changed since the last refresh and returns what they add to their series; only refresh calls it.';
+
+create function ops.move_cursor(after_id bigint, until_id bigint)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
+  perform ops.apply_attempts(after_id, until_id);
+  perform ops.note_agents(after_id, until_id);
+  update ops.cursors set last_id = until_id, moved_at = clock_timestamp() where cursors.name = 'telemetry_events';
+end;
+$$;
+comment on function ops.move_cursor(bigint, bigint) is
+  'Counts the blocked patterns, attempts and agents of new events and moves the cursor past the events; only refresh calls it.';
+
+create function ops.require_rebuild_range(since timestamptz, until timestamptz)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  if since is null or until is null or since >= until or since < timestamptz '1970-01-01 00:00+00' or until > timestamptz '2200-01-01 00:00+00' then
+    raise exception 'the range to rebuild is empty or out of bounds: % to %', since, until
+      using errcode = 'OP001', hint = 'Pass since before until, between 1970 and 2200; the range is half-open.';
+  end if;
+end;
+$$;
+comment on function ops.require_rebuild_range(timestamptz, timestamptz) is 'Refuses a rebuild of an empty or unbounded range.';
+
+create function ops.require_stored_events(since timestamptz)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if since < ops.rebuildable_from() then
+    raise exception 'events from before % have been removed, so what was counted of them cannot be counted again',
+      (select max(removed.removed_until) from ops.removed_events as removed)
+      using errcode = 'OP001',
+        hint = format(
+          'The first instant whose hour, day, week and month have all their events is %s.',
+          to_char(ops.rebuildable_from() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        );
+  end if;
+end;
+$$;
+comment on function ops.require_stored_events(timestamptz) is
+  'Refuses a rebuild that starts in an hour, day, week or month of which retention removed events.';
+
+create or replace function ops.rebuild(since timestamptz, until timestamptz, as_of timestamptz default now(), recount_units boolean default true)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+set work_mem = '64MB'
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  started_at timestamptz := clock_timestamp();
+  last_id bigint;
+  scanned_until timestamptz;
+  scan_end timestamptz;
+  chunk record;
+  counted bigint := 0;
+begin
+  perform ops.require_rebuild_range(since, until);
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  perform ops.require_stored_events(since);
+  -- Audits change, so they must stand still between their last refresh and their recount.
+  lock table public.slsa_audit_metrics in share mode;
+  perform ops.refresh(interval '0', as_of => as_of);
+  last_id := ops.cursor_id();
+
+  perform ops.forget_span(since, until);
+  select min(span.span_start), max(span.span_end)
+  into scanned_until, scan_end
+  from ops.rebuild_spans(since, until) as span;
+  loop
+    select * into chunk from ops.next_chunk(scanned_until, scan_end);
+    exit when not found;
+    counted := counted + ops.recount_chunk(chunk.chunk_start, chunk.chunk_end, last_id, since, until);
+    scanned_until := chunk.chunk_end;
+  end loop;
+  perform ops.rebuild_kpis(since, until, as_of);
+  perform ops.rebuild_slis(since, until, last_id, recount_units);
+  insert into ops.job_runs (job, started_at, finished_at, outcome, events, message)
+  values ('rebuild', started_at, clock_timestamp(), 'success', counted, format('%s to %s', since, until));
+  return counted;
+end;
+$$;
+comment on function ops.rebuild(timestamptz, timestamptz, timestamptz, boolean) is
+  'Recomputes every hour, day, week and month that the half-open range touches from the events and audits; returns how many it read. The result equals what the increments give. recount_units false leaves availability to a later call.';
+
+create function ops.next_chunk(since timestamptz, until timestamptz)
+returns table (chunk_start timestamptz, chunk_end timestamptz)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  next_hour timestamptz;
+begin
+  -- From event to event, so that years without one cost nothing.
+  select ops.period_start('hour', min(upcoming.first_at), ops.time_zone())
+  into next_hour
+  from (
+    select min(event.event_timestamp) as first_at
+    from public.telemetry_events as event
+    where event.event_timestamp >= since
+      and event.event_timestamp < until
+    union all
+    select min(audit.audit_timestamp)
+    from ops.labelled_audits as audit
+    where audit.audit_timestamp >= since
+      and audit.audit_timestamp < until
+  ) as upcoming;
+  if next_hour is null then
+    return;
+  end if;
+  chunk_start := greatest(since, next_hour);
+  -- A month at a time, or a day where a month is more than the server should hold in memory.
+  chunk_end := chunk_start + case
+    when (
+      select count(*) from (
+        select
+        from public.telemetry_events as event
+        where event.event_timestamp >= chunk_start
+          and event.event_timestamp < chunk_start + interval '720 hours'
+        limit 200001
+      ) as counted_event
+    ) > 200000 then interval '24 hours'
+    else interval '720 hours'
+  end;
+  return next;
+end;
+$$;
+comment on function ops.next_chunk(timestamptz, timestamptz) is
+  'The next part of a range that a rebuild counts at once, from the hour of its first event or audit; no row when there is none.';
+
+create function ops.recount_chunk(
+  chunk_start timestamptz,
+  chunk_end timestamptz,
+  last_id bigint,
+  since timestamptz,
+  until timestamptz
+)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  events constant ops.event_delta[] := array(
+    select event from ops.count_events(0, last_id, chunk_start, chunk_end) as event
+    union all
+    select event from ops.count_audits_between(chunk_start, chunk_end) as event
+  );
+begin
+  perform ops.add_rollups(array(
+    select delta
+    from ops.rollup_deltas(events) as delta
+    join ops.rebuild_spans(since, until) as span
+      on span.period = delta.period
+      and delta.period_start >= span.span_start
+      and delta.period_start < span.span_end
+  ));
+  perform ops.write_histograms(array(
+    select merged
+    from ops.merged_histograms(array(
+      select delta
+      from ops.histogram_deltas(events) as delta
+      join ops.rebuild_spans(since, until) as span
+        on span.period = delta.period
+        and delta.period_start >= span.span_start
+        and delta.period_start < span.span_end
+    )) as merged
+  ));
+  perform ops.add_patterns(array(
+    select delta
+    from ops.count_patterns(0, last_id, chunk_start, chunk_end) as delta
+    join ops.rebuild_spans(since, until) as span
+      on span.period = delta.period
+      and delta.period_start >= span.span_start
+      and delta.period_start < span.span_end
+  ));
+  return coalesce((select sum(event.event_count) from unnest(events) as event), 0);
+end;
+$$;
+comment on function ops.recount_chunk(timestamptz, timestamptz, bigint, timestamptz, timestamptz) is
+  'Adds the events and audits of a chunk, up to last_id, to the periods that the range from since to until touches; returns how many it read. Only rebuild calls it.';
 
 create function ops.kept_kpis(period text, filters jsonb, only_event_type text)
 returns text[]
@@ -519,6 +879,15 @@ revoke execute on function
   ops.changed_spans(ops.rollup_delta[]),
   ops.span_rollups(ops.kpi_span[]),
   ops.changed_sums(ops.rollup_delta[]),
+  ops.require_refreshable(bigint),
+  ops.pass_end(bigint, bigint, bigint),
+  ops.report_refresh(ops.event_delta[], jsonb, bigint, bigint),
+  ops.take_audit_changes(),
+  ops.move_cursor(bigint, bigint),
+  ops.require_rebuild_range(timestamptz, timestamptz),
+  ops.require_stored_events(timestamptz),
+  ops.next_chunk(timestamptz, timestamptz),
+  ops.recount_chunk(timestamptz, timestamptz, bigint, timestamptz, timestamptz),
   ops.kept_kpis(text, jsonb, text),
   ops.filtered_sums(text, timestamptz, timestamptz, jsonb, text, text[], uuid),
   ops.window_sums(text, timestamptz, timestamptz, timestamptz, timestamptz, jsonb, text, uuid)
@@ -535,6 +904,15 @@ begin
     ops.changed_spans(ops.rollup_delta[]),
     ops.span_rollups(ops.kpi_span[]),
     ops.changed_sums(ops.rollup_delta[]),
+    ops.require_refreshable(bigint),
+    ops.pass_end(bigint, bigint, bigint),
+    ops.report_refresh(ops.event_delta[], jsonb, bigint, bigint),
+    ops.take_audit_changes(),
+    ops.move_cursor(bigint, bigint),
+    ops.require_rebuild_range(timestamptz, timestamptz),
+    ops.require_stored_events(timestamptz),
+    ops.next_chunk(timestamptz, timestamptz),
+    ops.recount_chunk(timestamptz, timestamptz, bigint, timestamptz, timestamptz),
     ops.kept_kpis(text, jsonb, text),
     ops.filtered_sums(text, timestamptz, timestamptz, jsonb, text, text[], uuid),
     ops.window_sums(text, timestamptz, timestamptz, timestamptz, timestamptz, jsonb, text, uuid)
