@@ -30,3 +30,20 @@ immutable
 set search_path = ''
 return trim_scale(round(value, 6))::text;
 comment on function ops.readable(numeric) is 'A figure for a message: six decimals at most.';
+
+create function ops.counts_are_stale(as_of timestamptz)
+returns boolean
+language sql
+stable
+set search_path = ''
+return coalesce(
+  (
+    select max(run.finished_at) < counts_are_stale.as_of - 2 * ops.refresh_interval()
+    from ops.job_runs as run
+    where run.job = 'refresh'
+      and run.outcome in ('success', 'waiting')
+  ),
+  true
+);
+comment on function ops.counts_are_stale(timestamptz) is
+  'Whether no refresh has finished for twice its interval before an instant, so that events may have happened that are not counted.';

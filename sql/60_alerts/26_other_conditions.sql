@@ -1,25 +1,11 @@
--- Conditions of KPIs, event types, agents and jobs.
+-- Conditions of KPIs, event types, agents and jobs: one function per kind of rule.
 
-create function ops.other_conditions(as_of timestamptz)
+create function ops.kpi_threshold_conditions(as_of timestamptz)
 returns setof ops.alert_condition
-language plpgsql
+language sql
 stable
 set search_path = ''
-set jit = off
-as $$
-declare
-  -- What has not been counted may have happened all the same.
-  is_stale constant boolean := coalesce(
-    (
-      select max(run.finished_at) < as_of - 2 * ops.refresh_interval()
-      from ops.job_runs as run
-      where run.job = 'refresh'
-        and run.outcome in ('success', 'waiting')
-    ),
-    true
-  );
-begin
-  return query
+begin atomic
   with hours as (
     select
       rule.rule_name,
@@ -28,8 +14,8 @@ begin
       rule.threshold,
       rule.lasting,
       definition.unit,
-      ops.period_start('hour', as_of, ops.time_zone()) - ops.in_hours(rule.lasting) as since,
-      ops.period_start('hour', as_of, ops.time_zone()) as until
+      ops.period_start('hour', kpi_threshold_conditions.as_of, ops.time_zone()) - ops.in_hours(rule.lasting) as since,
+      ops.period_start('hour', kpi_threshold_conditions.as_of, ops.time_zone()) as until
     from ops.alert_rules as rule
     join ops.kpi_definitions as definition
       on definition.metric_name = rule.metric_name
@@ -44,7 +30,7 @@ begin
     null::integer,
     -- One hour within the limit ends it; an hour without a value says neither.
     case
-      when is_stale then null
+      when (select ops.counts_are_stale(kpi_threshold_conditions.as_of)) then null
       when not bool_and(case hours.comparison
         when 'gt' then kpi.metric_value > hours.threshold
         when 'gte' then kpi.metric_value >= hours.threshold
@@ -68,72 +54,117 @@ begin
     and kpi.period_start >= hours.since
     and kpi.period_start < hours.until
   group by kpi.org_id, hours.rule_name, hours.metric_name, hours.comparison, hours.threshold, hours.lasting, hours.unit;
+end;
+comment on function ops.kpi_threshold_conditions(timestamptz) is
+  'What the rules of the kind kpi_threshold find: whether each of the last whole hours was beyond the limit; a KPI without a value in that time has no row.';
 
-  return query
-  with seen as (
-    -- Where retention has removed the hours, the month they lay in or else their horizon is the latest it can have been.
-    select
-      series.org_id,
-      series.event_type,
-      coalesce(
-        max(newest.period_start) + interval '1 hour',
-        least(
-          ops.period_end('month', max(older.period_start), ops.time_zone()),
-          (select removed.removed_until from ops.removed_periods as removed where removed.period = 'hour')
-        )
-      ) as last_seen_at
-    from ops.series
-    cross join lateral (
-      select max(rollup.period_start) as period_start
-      from ops.rollups as rollup
-      where rollup.org_id = series.org_id
-        and rollup.period = 'hour'
-        and rollup.series_id = series.series_id
-        and rollup.period_start <= as_of
-    ) as newest
-    cross join lateral (
-      select max(rollup.period_start) as period_start
-      from ops.rollups as rollup
-      where newest.period_start is null
-        and rollup.org_id = series.org_id
-        and rollup.period = 'month'
-        and rollup.series_id = series.series_id
-        and rollup.period_start <= as_of
-    ) as older
-    where series.event_type in (select rule.event_type from ops.alert_rules as rule where rule.is_enabled)
-    group by 1, 2
-  )
+create function ops.event_types_seen(as_of timestamptz)
+returns table (org_id uuid, event_type text, last_seen_at timestamptz)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    series.org_id,
+    series.event_type,
+    -- Where retention has removed the hours, the latest instant possible is the end of the month, or else the horizon of the hours.
+    coalesce(
+      max(newest.period_start) + interval '1 hour',
+      least(
+        ops.period_end('month', max(older.period_start), ops.time_zone()),
+        (select removed.removed_until from ops.removed_periods as removed where removed.period = 'hour')
+      )
+    )
+  from ops.series
+  cross join lateral (
+    select max(rollup.period_start) as period_start
+    from ops.rollups as rollup
+    where rollup.org_id = series.org_id
+      and rollup.period = 'hour'
+      and rollup.series_id = series.series_id
+      and rollup.period_start <= event_types_seen.as_of
+  ) as newest
+  cross join lateral (
+    select max(rollup.period_start) as period_start
+    from ops.rollups as rollup
+    where newest.period_start is null
+      and rollup.org_id = series.org_id
+      and rollup.period = 'month'
+      and rollup.series_id = series.series_id
+      and rollup.period_start <= event_types_seen.as_of
+  ) as older
+  where series.event_type in (select rule.event_type from ops.alert_rules as rule where rule.is_enabled)
+  group by 1, 2;
+end;
+comment on function ops.event_types_seen(timestamptz) is
+  'When each org last had events of the types that rules ask about: the end of the hour; null where nothing is known.';
+
+create function ops.silent_type_conditions(as_of timestamptz)
+returns setof ops.alert_condition
+language sql
+stable
+set search_path = ''
+begin atomic
   select
     seen.org_id,
     rule.rule_name,
     rule.event_type,
     null::text,
     null::integer,
-    case when not is_stale then seen.last_seen_at < as_of - ops.in_hours(rule.silent_for) end,
+    case
+      when not (select ops.counts_are_stale(silent_type_conditions.as_of))
+        then seen.last_seen_at < silent_type_conditions.as_of - ops.in_hours(rule.silent_for)
+    end,
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
-  join seen
+  join ops.event_types_seen(silent_type_conditions.as_of) as seen
     on seen.event_type = rule.event_type
   where rule.is_enabled
     and rule.kind = 'silent_input';
+end;
+comment on function ops.silent_type_conditions(timestamptz) is
+  'What the rules of the kind silent_input find about event types: whether none has arrived for too long.';
 
-  return query
+create function ops.silent_agent_conditions(as_of timestamptz)
+returns setof ops.alert_condition
+language sql
+stable
+set search_path = ''
+begin atomic
   select
     agent.org_id,
     rule.rule_name,
     agent.agent_id::text,
     agent.team,
     null::integer,
-    case when not is_stale then agent.last_event_at < as_of - ops.in_hours(rule.silent_for) end,
+    case
+      when not (select ops.counts_are_stale(silent_agent_conditions.as_of))
+        then agent.last_event_at < silent_agent_conditions.as_of - ops.in_hours(rule.silent_for)
+    end,
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
   from ops.alert_rules as rule
   join ops.agents as agent
     -- An agent that has been silent for ten times as long has been retired.
-    on agent.last_event_at >= as_of - 10 * ops.in_hours(rule.silent_for)
+    on agent.last_event_at >= silent_agent_conditions.as_of - 10 * ops.in_hours(rule.silent_for)
   where rule.is_enabled
     and rule.kind = 'silent_agents';
 end;
-$$;
+comment on function ops.silent_agent_conditions(timestamptz) is
+  'What the rules of the kind silent_agents find: which agents have sent nothing for too long.';
+
+create function ops.other_conditions(as_of timestamptz)
+returns setof ops.alert_condition
+language sql
+stable
+set search_path = ''
+set jit = off
+begin atomic
+  select condition.* from ops.kpi_threshold_conditions(other_conditions.as_of) as condition
+  union all
+  select condition.* from ops.silent_type_conditions(other_conditions.as_of) as condition
+  union all
+  select condition.* from ops.silent_agent_conditions(other_conditions.as_of) as condition;
+end;
 comment on function ops.other_conditions(timestamptz) is
   'What the rules on KPIs, event types and agents find as of an instant; a KPI without a value in the time asked for has no row.';
 
