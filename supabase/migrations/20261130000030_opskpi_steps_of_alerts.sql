@@ -852,6 +852,222 @@ $$;
 comment on function ops.queue_notifications(timestamptz) is
   'Writes to the outbox what the channels should hear now, group by group, and logs what is silenced; returns how many messages. Only evaluate_alerts calls it.';
 
+create type ops.definition as (
+  kind text,
+  name text,
+  wanted jsonb,
+  stored jsonb
+);
+comment on type ops.definition is
+  'What files define of a thing (wanted: only the columns that they decide; null: it is to be removed) beside the row that is stored (null: none).';
+
+create function ops.service_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select 'service', wanted.service_name, to_jsonb(wanted), to_jsonb(known)
+  from jsonb_populate_recordset(null::ops.services, service_definitions.definitions -> 'services') as wanted
+  left join ops.services as known
+    on known.service_name = wanted.service_name
+  order by wanted.service_name;
+end;
+comment on function ops.service_definitions(jsonb) is 'The services that files define, beside those that are stored.';
+
+create function ops.slo_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    'slo',
+    wanted.slo_name,
+    to_jsonb(wanted) - 'valid_from',
+    -- The defaults stand in the files that an export writes.
+    to_jsonb(known) || jsonb_build_object(
+      'indicator_name', coalesce(known.indicator_name, known.slo_name),
+      'time_zone', case when known.calendar_period is not null then coalesce(known.time_zone, ops.time_zone()) end
+    )
+  from jsonb_populate_recordset(null::ops.slos, slo_definitions.definitions -> 'slos') as wanted
+  left join ops.slos as known
+    on known.slo_name = wanted.slo_name
+  order by wanted.slo_name;
+end;
+comment on function ops.slo_definitions(jsonb) is 'The objectives that files define, beside those that are stored.';
+
+create function ops.channel_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    'channel',
+    wanted.channel_name,
+    to_jsonb(wanted) - array['max_attempts', 'only_org_id', 'is_enabled'],
+    to_jsonb(known)
+  from jsonb_populate_recordset(null::ops.alert_channels, channel_definitions.definitions -> 'channels') as wanted
+  left join ops.alert_channels as known
+    on known.channel_name = wanted.channel_name
+  order by wanted.channel_name;
+end;
+comment on function ops.channel_definitions(jsonb) is 'The channels that files define, beside those that are stored.';
+
+create function ops.rule_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  with wanted as materialized (
+    select rule.rule_name, to_jsonb(rule) - 'is_enabled' as definition
+    from jsonb_populate_recordset(null::ops.alert_rules, rule_definitions.definitions -> 'rules') as rule
+  )
+  select 'rule', found.rule_name, found.definition, found.stored
+  from (
+    select wanted.rule_name, wanted.definition, to_jsonb(known) as stored
+    from wanted
+    left join ops.alert_rules as known
+      on known.rule_name = wanted.rule_name
+    union all
+    -- A rule of an objective that the files define and no longer give it.
+    select known.rule_name, null, to_jsonb(known)
+    from ops.alert_rules as known
+    where known.slo_name in (
+        select slo.slo_name from jsonb_populate_recordset(null::ops.slos, rule_definitions.definitions -> 'slos') as slo
+      )
+      and known.rule_name not in (select wanted.rule_name from wanted)
+  ) as found
+  order by found.definition is null, found.rule_name;
+end;
+comment on function ops.rule_definitions(jsonb) is
+  'The rules that files define, beside those that are stored; then the stored rules of these objectives that the files no longer have.';
+
+create function ops.check_definitions(definitions jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  unknown text;
+begin
+  select format('the rule %s is about the KPI %s, which there is not', rule.rule_name, rule.metric_name)
+  into unknown
+  from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+  where rule.metric_name is not null
+    and rule.metric_name not in (select definition.metric_name from ops.kpi_definitions as definition)
+  limit 1;
+  if unknown is null then
+    select format('%s is about events of type %s, which is neither described nor has ever arrived', asked.name, asked.event_type)
+    into unknown
+    from (
+      select 'the objective ' || slo.slo_name as name, slo.event_type
+      from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as slo
+      union all
+      select 'the rule ' || rule.rule_name, rule.event_type
+      from jsonb_populate_recordset(null::ops.alert_rules, definitions -> 'rules') as rule
+      where rule.event_type is not null
+    ) as asked
+    where asked.event_type not in (select kind.event_type from ops.event_types as kind)
+      and asked.event_type not in (select series.event_type from ops.series)
+    limit 1;
+  end if;
+  if unknown is not null then
+    raise exception '%', unknown
+      using errcode = 'OP001', hint = 'Correct the name, or add it to ops.kpi_definitions or ops.event_types first.';
+  end if;
+end;
+$$;
+comment on function ops.check_definitions(jsonb) is 'Refuses rules about KPIs, and objectives and rules about types of events, that nobody has heard of.';
+
+create function ops.definition_changes(defined ops.definition[])
+returns setof ops.definition_change
+language sql
+immutable
+set search_path = ''
+begin atomic
+  select
+    definition.kind,
+    definition.name,
+    case
+      when definition.wanted is null then 'removed'
+      when definition.stored is null then 'created'
+      when compared.differences is null then 'unchanged'
+      else 'changed'
+    end,
+    case when definition.stored is not null then compared.differences end
+  from unnest(definition_changes.defined) with ordinality as definition (kind, name, wanted, stored, place)
+  cross join lateral (
+    select ops.compare_definition(definition.stored, definition.wanted) as differences
+    offset 0
+  ) as compared
+  order by definition.place;
+end;
+comment on function ops.definition_changes(ops.definition[]) is 'What becomes of each definition, in the order given.';
+
+create function ops.write_definitions(relation regclass, name_column text, defined ops.definition[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  removed constant text[] := array(select definition.name from unnest(defined) as definition where definition.wanted is null);
+  written constant jsonb := (
+    select jsonb_agg(definition.wanted)
+    from unnest(defined) as definition
+    where ops.compare_definition(definition.stored, definition.wanted) is not null
+  );
+  decided constant text[] := array(select name from jsonb_object_keys(written -> 0) as name);
+begin
+  execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  if written is not null then
+    execute format(
+      'insert into %1$s (%2$s) select %2$s from jsonb_populate_recordset(null::%1$s, $1) on conflict (%3$I) do update set %4$s',
+      relation,
+      (select string_agg(quote_ident(name), ', ') from unnest(decided) as name),
+      name_column,
+      (select string_agg(format('%1$I = excluded.%1$I', name), ', ') from unnest(decided) as name where name <> name_column)
+    ) using written;
+  end if;
+end;
+$$;
+comment on function ops.write_definitions(regclass, text, ops.definition[]) is
+  'Makes the rows of a table what definitions of one kind want: those to be removed go, those that differ are written in the columns that files decide.';
+
+create or replace function ops.apply_definitions(definitions jsonb)
+returns setof ops.definition_change
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  services ops.definition[];
+  slos ops.definition[];
+  channels ops.definition[];
+  rules ops.definition[];
+begin
+  perform ops.check_definitions(definitions);
+  -- Compared as rows, not as the text that came, and all before the first is written.
+  services := array(select service from ops.service_definitions(definitions) as service);
+  slos := array(select slo from ops.slo_definitions(definitions) as slo);
+  channels := array(select channel from ops.channel_definitions(definitions) as channel);
+  rules := array(select rule from ops.rule_definitions(definitions) as rule);
+  perform ops.write_definitions('ops.services', 'service_name', services);
+  perform ops.write_definitions('ops.slos', 'slo_name', slos);
+  perform ops.write_definitions('ops.alert_channels', 'channel_name', channels);
+  perform ops.write_definitions('ops.alert_rules', 'rule_name', rules);
+  -- Now, so that a rule that can never fire is refused here and not when the transaction ends.
+  set constraints ops.slos_check_factor, ops.alert_rules_check_factor immediate;
+  return query select * from ops.definition_changes(services || slos || channels || rules);
+end;
+$$;
+comment on function ops.apply_definitions(jsonb) is
+  'Makes services, objectives, channels and rules what the rows in {"services", "slos", "channels", "rules"} say, and removes rules of these objectives that are not among them. One row a definition: created, changed (with each field as [before, after]), unchanged or removed.';
+
 revoke execute on function
   ops.judge_slos(timestamptz, text[]),
   ops.rules_of_slos(text, ops.judged_slo[], timestamptz),
@@ -869,7 +1085,14 @@ revoke execute on function
   ops.raise_alerts(ops.alert_condition[], timestamptz),
   ops.addressed_alerts(timestamptz),
   ops.group_news(timestamptz),
-  ops.notify_group(ops.alert_news, timestamptz)
+  ops.notify_group(ops.alert_news, timestamptz),
+  ops.service_definitions(jsonb),
+  ops.slo_definitions(jsonb),
+  ops.channel_definitions(jsonb),
+  ops.rule_definitions(jsonb),
+  ops.check_definitions(jsonb),
+  ops.definition_changes(ops.definition[]),
+  ops.write_definitions(regclass, text, ops.definition[])
 from public;
 
 do $$
@@ -894,7 +1117,14 @@ begin
     ops.raise_alerts(ops.alert_condition[], timestamptz),
     ops.addressed_alerts(timestamptz),
     ops.group_news(timestamptz),
-    ops.notify_group(ops.alert_news, timestamptz)
+    ops.notify_group(ops.alert_news, timestamptz),
+    ops.service_definitions(jsonb),
+    ops.slo_definitions(jsonb),
+    ops.channel_definitions(jsonb),
+    ops.rule_definitions(jsonb),
+    ops.check_definitions(jsonb),
+    ops.definition_changes(ops.definition[]),
+    ops.write_definitions(regclass, text, ops.definition[])
   from anon, authenticated, service_role;
 end;
 $$;
