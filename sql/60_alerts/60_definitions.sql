@@ -166,10 +166,10 @@ begin atomic
       when compared.differences is null then 'unchanged'
       else 'changed'
     end,
-    case when definition.stored is not null then compared.differences end
+    compared.differences
   from unnest(definition_changes.defined) with ordinality as definition (kind, name, wanted, stored, place)
   cross join lateral (
-    select ops.compare_definition(definition.stored, definition.wanted) as differences
+    select case when definition.stored is not null then ops.compare_definition(definition.stored, definition.wanted) end as differences
     offset 0
   ) as compared
   order by definition.place;
@@ -187,7 +187,8 @@ declare
   written constant jsonb := (
     select jsonb_agg(definition.wanted)
     from unnest(defined) as definition
-    where ops.compare_definition(definition.stored, definition.wanted) is not null
+    where definition.wanted is not null
+      and (definition.stored is null or ops.compare_definition(definition.stored, definition.wanted) is not null)
   );
   decided constant text[] := array(select name from jsonb_object_keys(written -> 0) as name);
 begin
