@@ -20,8 +20,9 @@ create table ops.alert_channels (
   -- A name cannot be a URL or a password, so a secret pasted here by mistake is refused.
   constraint alert_channels_secret_env_is_a_variable_name check (secret_env ~ '^[A-Z_][A-Z0-9_]{0,99}$'),
   constraint alert_channels_settings_is_an_object check (jsonb_typeof(settings) = 'object'),
-  -- As slo export writes them, whatever the kind.
-  constraint alert_channels_settings_are_texts_or_lists_of_texts check (not settings @? '$.*[*].type() ? (@ != "string")'),
+  constraint alert_channels_settings_to_is_a_list_of_texts check (
+    jsonb_typeof(coalesce(settings -> 'to', '[]')) = 'array' and not settings @? '$.to[*] ? (@.type() != "string")'
+  ),
   constraint alert_channels_labels_and_annotations_are_objects check (
     jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
   ),
