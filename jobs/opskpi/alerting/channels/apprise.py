@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from opskpi.alerting import messages
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Sent, Timeouts, secret
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
+from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.secrets import Misconfigured, secret
 
 
 def send_apprise(delivery: Delivery, environ: Mapping[str, str], _timeouts: Timeouts) -> Outcome:

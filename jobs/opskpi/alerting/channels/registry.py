@@ -10,7 +10,9 @@ from opskpi.alerting.channels.apprise import send_apprise
 from opskpi.alerting.channels.email import send_email
 from opskpi.alerting.channels.slack import send_slack
 from opskpi.alerting.channels.webhook import send_webhook
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Timeouts
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry
+from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.secrets import Misconfigured
 
 Send = Callable[[Delivery, Mapping[str, str], Timeouts], Outcome]
 

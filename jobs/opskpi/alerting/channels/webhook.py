@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from opskpi.alerting import messages
 from opskpi.alerting.channels.posting import post
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Timeouts, secret
+from opskpi.alerting.outcomes import Delivery, Outcome
+from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.secrets import Misconfigured, secret
 
 
 def send_webhook(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
