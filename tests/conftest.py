@@ -7,25 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.pq import TransactionStatus
-from pytest_postgresql.janitor import DatabaseJanitor
 
-from postgres import VERSIONS, Database, Server, bin_dir_of, running_server, unavailable
+from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
+from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATE = "opskpi_template"
-
-CreateDatabase = Callable[..., Database]
-Connect = Callable[..., psycopg.Connection]
-ActingAs = Callable[..., AbstractContextManager[psycopg.Connection]]
-Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -152,14 +146,6 @@ def shared_data() -> Path:
     return shared_folder()
 
 
-def shared_folder() -> Path:
-    """Return that folder to fixtures of any scope; without it the test is skipped."""
-    folder = Path(os.environ.get("OPSKPI_SHARED") or CHECKOUT.parent / "shared")
-    if not folder.is_dir():
-        pytest.skip(f"the shared data is not at {folder}; set OPSKPI_SHARED")
-    return folder
-
-
 @pytest.fixture
 def cli(migrated_database: Database, tmp_path: Path) -> Cli:
     """Run `python -m opskpi ARGUMENTS` on the test's database: `cli("rollup", "hour", stdin="…")`."""
@@ -186,22 +172,3 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
         )
 
     return run
-
-
-class _Janitor(DatabaseJanitor):
-    """Copies a template file by file: on a server that never syncs, a sixth faster than logging every page."""
-
-    def _build_create_database_sql(self) -> sql.Composed:
-        return super()._build_create_database_sql() + sql.SQL(" strategy file_copy")
-
-
-def janitor(server: Server, name: str, *, template: str | None = None, as_template: bool = False) -> DatabaseJanitor:
-    """Return what creates a database at entry and drops it, whoever is connected, at exit."""
-    return _Janitor(
-        user="postgres",
-        host=server.host,
-        port=server.port,
-        dbname=name,
-        template_dbname=template,
-        as_template=as_template,
-    )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psycopg
 
-from conftest import Cli
-from events import add_event, add_rule, add_slo, rows
-from provenances import ARTIFACT, RUN_ID, SOURCE, Sigstore, statement_v1
+from support.events import add_event, add_rule, add_slo, rows
+from support.fixtures import Cli
+from support.provenances import ARTIFACT, RUN_ID, SOURCE, Sigstore, statement_v1
 
 
 def test_a_tampered_artifact_shows_in_the_view_the_kpi_the_slo_and_the_alerts(

@@ -15,11 +15,10 @@ from psycopg import postgres as types
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from conftest import janitor
-from events import add_audit, add_event, add_row, refresh, rows
 from opskpi.demo import story
 from opskpi.grafana import files
-from postgres import Database, Server
+from support.events import add_audit, add_event, add_row, refresh, rows
+from support.postgres import Database, Server, janitor
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]

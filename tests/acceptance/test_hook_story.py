@@ -7,11 +7,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from conftest import Cli
-from events import rows, scalar
-from hook_world import World, world_in
-from hubs import metrics, running_hub
-from postgres import free_port
+from support.events import rows, scalar
+from support.fixtures import Cli
+from support.hook_world import World, world_in
+from support.hubs import metrics, running_hub
+from support.postgres import free_port
 
 HOOK = """#!/bin/sh
 if git diff --cached | grep -q SECRET; then

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from conftest import Cli, Connect
-from events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
 from opskpi.postgres import migrations
 from opskpi.upkeep import retention
-from postgres import Database, Server, running_server
+from support.events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
+from support.fixtures import Cli, Connect
+from support.postgres import Database, Server, running_server
 
 pytestmark = pytest.mark.database
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receivers import http_target, smtp_server
+from support.receivers import http_target, smtp_server
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SLO = """

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "jobs"), str(Path(__file__).pare
 
 from run import NOW, database, draw, report, seconds  # noqa: E402
 
-from postgres import running_server  # noqa: E402
+from support.postgres import running_server  # noqa: E402
 
 ROUNDS = 5
 FORMATS = {"jsonl": "at least 0.5", "csv": "at least 0.5", "jsonl.gz": "no aim", "parquet": "no aim"}

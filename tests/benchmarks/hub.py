@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "jobs")]
 
 from opskpi.access import keys  # noqa: E402
 from opskpi.postgres import migrations  # noqa: E402
-from postgres import Server, running_server  # noqa: E402
+from support.postgres import Server, running_server  # noqa: E402
 
 ORG = UUID(int=7)
 EVENTS = 50

@@ -26,7 +26,7 @@ import slos  # noqa: E402
 
 from opskpi.ingestion import files  # noqa: E402
 from opskpi.postgres import migrations  # noqa: E402
-from postgres import Server, running_server  # noqa: E402
+from support.postgres import Server, running_server  # noqa: E402
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
 NEW_EVENTS = 100_000

@@ -13,12 +13,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 from psycopg.rows import scalar_row
 
-from browsers import SCREENSHOTS, OpenPage
-from hubs import JOBS, Hub, hook_event, make_key, post, running_hub
 from opskpi.access import keys
-from postgres import Database, free_port
-
-pytest_plugins = ["browser_fixtures"]
+from support.browsers import SCREENSHOTS, OpenPage
+from support.hubs import JOBS, Hub, hook_event, make_key, post, running_hub
+from support.postgres import Database, free_port
 
 PAGES = {
     "overview": "/?range=30d",

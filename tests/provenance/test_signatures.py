@@ -19,7 +19,7 @@ from opskpi.provenance.checks import Artifact, Check, Expectation, Status
 from opskpi.provenance.envelopes import Envelope
 from opskpi.provenance.signatures import NOT_INSTALLED, Signatures
 from opskpi.provenance.statements import Claims
-from provenances import SHA256, SIGNER, SOURCE, V01, V02, V03, Sigstore, b64, places, statement_v1, within
+from support.provenances import SHA256, SIGNER, SOURCE, V01, V02, V03, Sigstore, b64, places, statement_v1, within
 
 REQUIRED = Expectation(needs_signature=True)
 

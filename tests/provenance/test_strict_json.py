@@ -14,7 +14,7 @@ from opskpi.provenance.auditing import Verdict
 from opskpi.provenance.checks import Artifact, Expectation
 from opskpi.provenance.signatures import Signatures
 from opskpi.provenance.strict_json import DEEPEST, MOST_DOCUMENTS, MalformedError, decoded, document, documents
-from provenances import SHA256
+from support.provenances import SHA256
 
 REFUSED = {
     "nothing": (b" \n\t", "is empty"),

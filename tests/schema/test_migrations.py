@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
-from conftest import CreateDatabase
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.postgres import connecting, migrations
 from opskpi.postgres.migrations import Migration
-from postgres import Database, Server, running_server
+from support.fixtures import CreateDatabase
+from support.postgres import Database, Server, running_server
 
 PRELUDE = Path(migrations.__file__).with_name("prelude.sql")
 API_ROLES = ["anon", "authenticated", "service_role"]

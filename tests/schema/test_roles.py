@@ -16,8 +16,8 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Json, Jsonb
 
-from conftest import ActingAs
-from postgres import Database, Server
+from support.fixtures import ActingAs
+from support.postgres import Database, Server
 
 ORG_A = "aaaaaaaa-0000-4000-8000-00000000000a"
 ORG_B = "bbbbbbbb-0000-4000-8000-00000000000b"

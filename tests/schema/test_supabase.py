@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from conftest import CreateDatabase
 from opskpi.postgres import connecting, migrations
-from postgres import Database, Server, unavailable
 from schema.test_migrations import OLD_AUDITS, OLD_ROWS, SNAPSHOT, all_shipped, history, schema_of
+from support.fixtures import CreateDatabase
+from support.postgres import Database, Server, unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLI = "supabase@3.1.0"

@@ -6,10 +6,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from conftest import CreateDatabase
-from events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
 from opskpi.postgres import migrations
-from postgres import Database
+from support.events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
+from support.fixtures import CreateDatabase
+from support.postgres import Database
 
 # The last migration of each version that was published.
 PUBLISHED = ("20261121000900", "20261122000010", "20261122000090", "20261125000120")

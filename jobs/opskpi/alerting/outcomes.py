@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from opskpi.alerting.messages import Message
-from opskpi.outbound.requests import may_pass, network_reason, phrase
+from opskpi.outbound.reasons import may_pass, network_reason, phrase
 
 
 @dataclass(frozen=True, slots=True)

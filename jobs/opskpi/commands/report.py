@@ -11,7 +11,7 @@ import click
 from opskpi import console
 from opskpi.alerting import weekly
 from opskpi.commands.options import Options, add_options, command, org_option
-from opskpi.dashboard import view
+from opskpi.dashboard import layout, view
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
 
@@ -82,7 +82,7 @@ def report(options: Options, *, out: Path, org_id: UUID, **said: str) -> None:
                 "until": until,
                 "period": chosen.effective_period(),
                 "filters": chosen.labels("team", "hook_type", "workflow", "event_type"),
-                "pages": list(view.PAGES),
+                "pages": list(layout.PAGES),
                 "burndowns": list(answers.burndowns),
             }
         )

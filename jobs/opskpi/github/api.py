@@ -15,7 +15,7 @@ import httpx
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.access import TOKEN_VARIABLES, base_url_of, token_of
 from opskpi.github.events import Event, site_of
-from opskpi.outbound.requests import phrase
+from opskpi.outbound.reasons import phrase
 from opskpi.outbound.secrets import Misconfigured, scrub
 from opskpi.outbound.tls import trusted
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from opskpi.hooks.targets import NotReady, Reply, Unreachable
-from opskpi.outbound.requests import may_pass, phrase
+from opskpi.outbound.reasons import may_pass, phrase
 
 LONGEST_REASON = 300
 # They say something about the request or who makes it, nothing about an event in it.

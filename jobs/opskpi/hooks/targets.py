@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from opskpi.hooks import events, plain_json
-from opskpi.outbound.requests import FAILURES, Timeouts, exchange, http_url, reason_of, retry_after
+from opskpi.outbound.limits import Timeouts, retry_after
+from opskpi.outbound.requests import FAILURES, exchange, http_url, reason_of
 from opskpi.outbound.secrets import Misconfigured
 from opskpi.outbound.tls import trusted
 

@@ -17,8 +17,9 @@ from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from opskpi.dashboard import pages
-from opskpi.dashboard.pages import Section
-from opskpi.dashboard.view import PAGES, View, parse
+from opskpi.dashboard.layout import PAGES
+from opskpi.dashboard.pages import Rendered
+from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
 from opskpi.hub import problems
 from opskpi.hub.database import Database
@@ -214,7 +215,7 @@ async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict
     return True
 
 
-def _page(view: View, answers: Answers, shown: list[Section], session: Session) -> str:
+def _page(view: View, answers: Answers, shown: list[Rendered], session: Session) -> str:
     return pages.page(view, parsed(answers), shown=shown, reader=session.reader)
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import psycopg
 
 from opskpi.dashboard import pages, pieces
-from opskpi.dashboard.pages import Section
+from opskpi.dashboard.pages import Rendered
 from opskpi.dashboard.view import View
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.live import Live
@@ -49,7 +49,7 @@ class PageCache:
         self._most_of_one = max(1, connections // 4)
         self._places_of: dict[UUID, asyncio.Semaphore] = {}
 
-    async def shown(self, caller: Caller, view: View) -> tuple[Answers, list[Section]]:
+    async def shown(self, caller: Caller, view: View) -> tuple[Answers, list[Rendered]]:
         """The answers to the pieces of a view and its sections, as the caller. Raises what the database does."""
         answers = await self._answers(caller, view)
         made = await self._once(
@@ -139,9 +139,9 @@ def parsed(answers: Answers) -> dict[str, pieces.Rows]:
     return {name: pieces.read(answer) for name, answer in answers.items()}
 
 
-def _make(view: View, answers: Answers) -> list[Section]:
+def _make(view: View, answers: Answers) -> list[Rendered]:
     return pages.sections(view, parsed(answers))
 
 
-def _length(section: Section) -> int:
+def _length(section: Rendered) -> int:
     return len(section.html)

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 
 from opskpi.alerting import messages
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
-from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.limits import Timeouts
 from opskpi.outbound.secrets import Misconfigured, secret
 
+ADDRESS = "URL that apprise knows"
+SETTINGS: tuple[Setting, ...] = ()
 
-def send_apprise(delivery: Delivery, environ: Mapping[str, str], _timeouts: Timeouts) -> Outcome:
+
+def send(delivery: Delivery, environ: Mapping[str, str], _timeouts: Timeouts) -> Outcome:
     """Send through the library apprise, which keeps its own time limits (its URL parameters `cto` and `rto`)."""
     address = secret(environ, delivery.secret_env)
     try:

@@ -12,11 +12,19 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from opskpi import texts
 from opskpi.alerting import messages
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, by_network
-from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.limits import Timeouts
 from opskpi.outbound.secrets import Misconfigured, scrub, secret
 from opskpi.outbound.tls import trusted
 
+ADDRESS = "smtp://user:password@host:587, or smtps://…"
+SETTINGS = (
+    Setting(
+        "to", "addresses", "addresses", missing="mail needs the annotation opskpi.dev/to, addresses separated by commas"
+    ),
+    Setting("from", "address", "address"),
+)
 Replies = Mapping[str, tuple[int, bytes]]
 
 
@@ -37,7 +45,7 @@ class Mailbox:
         return (self.user, self.password, f"\0{self.user}\0{self.password}")
 
 
-def send_email(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
     """Hand the message in for the addresses of the setting `to`; sent when the server takes it for at least one."""
     mailbox = _mailbox(secret(environ, delivery.secret_env), str(delivery.secret_env))
     wanted = delivery.setting("to")

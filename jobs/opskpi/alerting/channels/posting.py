@@ -8,7 +8,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from opskpi.alerting.outcomes import Delivery, Outcome, Retry, by_status
-from opskpi.outbound.requests import FAILURES, Timeouts, exchange, http_url, reason_of, retry_after
+from opskpi.outbound.limits import Timeouts, retry_after
+from opskpi.outbound.requests import FAILURES, exchange, http_url, reason_of
 from opskpi.outbound.secrets import secret
 from opskpi.outbound.tls import trusted
 

@@ -1,20 +1,37 @@
-"""Sends one delivery over its channel and says what became of it; no secret gets into a reason or a log."""
+"""The kinds of channels, and the sending of one delivery: no secret gets into a reason or a log."""
 
+import importlib
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, cast
 
-from opskpi.alerting.channels.apprise import send_apprise
-from opskpi.alerting.channels.email import send_email
-from opskpi.alerting.channels.slack import send_slack
-from opskpi.alerting.channels.webhook import send_webhook
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry
-from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.limits import Timeouts
 from opskpi.outbound.secrets import Misconfigured
 
-Send = Callable[[Delivery, Mapping[str, str], Timeouts], Outcome]
+# Modules of this package. Everything that knows kinds asks here: files, sending, the guide.
+KINDS = ("slack", "email", "webhook", "apprise")
+
+
+class Kind(Protocol):
+    """What the module of a kind has."""
+
+    ADDRESS: str
+    SETTINGS: tuple[Setting, ...]
+
+    @staticmethod
+    def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts, /) -> Outcome:
+        """Send one delivery. Raises Misconfigured for what is missing or wrong in the environment."""
+        ...
+
+
+def kind_of(name: str) -> Kind:
+    """The module of one of KINDS, imported when it is asked for, because HTTP and mail libraries load slowly."""
+    return cast("Kind", importlib.import_module(f"opskpi.alerting.channels.{name}"))
 
 
 def send(delivery: Delivery, environ: Mapping[str, str], *, timeouts: Timeouts = Timeouts()) -> Outcome:  # noqa: B008
@@ -23,18 +40,11 @@ def send(delivery: Delivery, environ: Mapping[str, str], *, timeouts: Timeouts =
     Gives Sent, Retry (later, `after` at the earliest) or Refused (never as it is); raises nothing but what ends the
     process. What is missing or wrong in the environment is worth a retry, since the operator can mend it.
     """
-    kinds: dict[str, Send] = {
-        "slack": send_slack,
-        "email": send_email,
-        "webhook": send_webhook,
-        "apprise": send_apprise,
-    }
-    chosen = kinds.get(delivery.channel_kind)
-    if chosen is None:
+    if delivery.channel_kind not in KINDS:
         return Refused("this version of opskpi does not know the kind of this channel")
     try:
         with _silent_logs():
-            return chosen(delivery, environ, timeouts)
+            return kind_of(delivery.channel_kind).send(delivery, environ, timeouts)
     except Misconfigured as error:
         return Retry(None, str(error), channel_wide=True)
     except Exception as error:  # noqa: BLE001 - one delivery must not stop the others

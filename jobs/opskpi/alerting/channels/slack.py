@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from opskpi.alerting import messages
 from opskpi.alerting.channels.posting import post
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.messages import Message, Section
 from opskpi.alerting.outcomes import Delivery, Outcome
 from opskpi.alerting.summaries import Part
-from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.limits import Timeouts
 
 # Slack refuses a section above 3,000 characters, more than 50 blocks and, without saying so, 13,200 characters in all:
 # https://github.com/slackapi/bolt-js/issues/2509
@@ -18,10 +19,12 @@ TOTAL_LIMIT = 10000
 BLOCK_OVERHEAD = 80
 # Four parts of a summary fit into one message.
 PART_LIMIT = 2200
+ADDRESS = "URL of an incoming webhook of Slack"
+SETTINGS: tuple[Setting, ...] = ()
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "'"})
 
 
-def send_slack(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
     """Post to the incoming webhook whose address `secret_env` names."""
     body = json.dumps(payload(delivery.message)).encode("ascii")
     return post(delivery, environ, timeouts, body, {})

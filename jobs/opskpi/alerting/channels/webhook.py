@@ -9,12 +9,16 @@ from collections.abc import Mapping
 
 from opskpi.alerting import messages
 from opskpi.alerting.channels.posting import post
+from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import Delivery, Outcome
-from opskpi.outbound.requests import Timeouts
+from opskpi.outbound.limits import Timeouts
 from opskpi.outbound.secrets import Misconfigured, secret
 
+ADDRESS = "URL of the webhook"
+SETTINGS = (Setting("signing-env", "variable", "variable with the secret that signs, after Standard Webhooks"),)
 
-def send_webhook(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+
+def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
     """Post the message as JSON, signed when the setting `signing_env` names a secret."""
     body = messages.webhook_body(delivery.message, delivery.delivery_id)
     headers = {"webhook-id": delivery.stable_id, "webhook-timestamp": str(int(time.time()))}

@@ -1,0 +1,407 @@
+"""The outbox is emptied at least once, in order, by however many workers, whatever fails in between."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from opskpi.alerting import messages
+from opskpi.alerting.delivery import LEASE, OnSent, Summary, deliver
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
+from opskpi.errors import OpsKpiError
+from support.fixtures import Connect
+from support.receivers import HttpTarget, http_target
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LONGEST_BACKOFF = timedelta(hours=1)
+
+# A worker that dies where it is told to.
+WORKER = """
+import os, signal, sys
+from datetime import datetime
+from opskpi.alerting.channels import registry
+from opskpi.alerting.delivery import deliver
+from opskpi.postgres import connecting
+
+dsn, as_of, moment = sys.argv[1:]
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def send(delivery, environ):
+    if moment == "before the send":
+        die()
+    outcome = registry.send(delivery, environ)
+    if moment == "before it is settled":
+        die()
+    return outcome
+
+with connecting.connect(dsn) as connection:
+    deliver(connection, environ=os.environ, as_of=datetime.fromisoformat(as_of), on_sent=die, send=send)
+"""
+
+AddChannel = Callable[..., None]
+Queue = Callable[..., int]
+
+
+@dataclass
+class Channel:
+    """A stand-in for the outside world: it remembers what it got and answers as told, by channel or by group."""
+
+    answers: dict[str, Outcome] = field(default_factory=dict)
+    taken: list[tuple[str, str]] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+
+    def __call__(self, delivery: Delivery, _environ: Mapping[str, str]) -> Outcome:
+        self.attempts.append(delivery.delivery_id)
+        outcome = self.answers.get(delivery.channel_name) or self.answers.get(delivery.group_key) or Sent()
+        if outcome == Sent():
+            self.taken.append((delivery.group_key, str(delivery.message["title"])))
+        return outcome
+
+
+@pytest.fixture
+def add_channel(database: psycopg.Connection) -> AddChannel:
+    """Add a channel: `add_channel("ops", kind="webhook", secret_env="OPS_URL", settings={}, max_attempts=15)`."""
+
+    def add(name: str = "ops", **columns: Any) -> None:
+        row = {"kind": "webhook", "secret_env": "OPS_URL", "settings": {}, "max_attempts": 15} | columns
+        database.execute(
+            "insert into ops.alert_channels (channel_name, kind, secret_env, settings, max_attempts)"
+            " values (%(name)s, %(kind)s, %(secret_env)s, %(settings)s, %(max_attempts)s)",
+            row | {"name": name, "settings": Jsonb(row["settings"])},
+        )
+
+    return add
+
+
+@pytest.fixture
+def queue(database: psycopg.Connection) -> Queue:
+    """Write a message to the outbox: `queue("title", channel="ops", group="checkout", status="firing")`."""
+
+    def write(title: str = "checkout", channel: str = "ops", group: str = "checkout", status: str = "firing") -> int:
+        row = database.execute(
+            "insert into ops.alert_deliveries (org_id, channel_name, group_key, status, alert_ids, message, state,"
+            " created_at, next_attempt_at) values (%s, %s, %s, %s, '{}', %s, 'queued', %s, %s) returning delivery_id",
+            [UUID(int=0), channel, group, status, Jsonb({"title": title, "status": status}), NOON, NOON],
+        ).fetchone()
+        assert row is not None
+        return row[0]
+
+    return write
+
+
+@pytest.fixture
+def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpTarget]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http_target() as target:
+        yield target
+
+
+def outbox(database: psycopg.Connection) -> list[dict[str, Any]]:
+    with database.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            "select state, attempts, last_error from ops.alert_deliveries order by delivery_id"
+        ).fetchall()
+
+
+def states(database: psycopg.Connection) -> list[str]:
+    return [row["state"] for row in outbox(database)]
+
+
+def run(
+    database: psycopg.Connection,
+    send: Callable[[Delivery, Mapping[str, str]], Outcome],
+    later: timedelta = timedelta(),
+    *,
+    limit: int | None = None,
+    on_sent: OnSent = lambda *_: None,
+) -> Summary:
+    return deliver(database, environ={}, as_of=NOON + later, send=send, limit=limit, on_sent=on_sent)
+
+
+# What becomes of a message
+
+
+def test_a_message_goes_out_and_is_settled(database, add_channel, queue, http):
+    add_channel()
+    queue("checkout")
+    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary(delivered=1)
+    assert outbox(database) == [{"state": "delivered", "attempts": 1, "last_error": None}]
+    assert [json.loads(body)["title"] for _, body in http.requests] == ["checkout"]
+    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary()
+
+
+def test_a_message_is_due_by_the_clock_of_the_server_unless_another_instant_is_given(database, add_channel, queue):
+    add_channel()
+    queue()
+    database.execute("update ops.alert_deliveries set next_attempt_at = now() - interval '1 second'")
+    assert deliver(database, environ={}, send=Channel()) == Summary(delivered=1)
+
+
+def test_a_failure_is_tried_again_after_its_backoff_and_not_before(database, add_channel, queue, http):
+    add_channel()
+    queue()
+    environ = {"OPS_URL": http.url}
+    http.status = 500
+    assert deliver(database, environ=environ, as_of=NOON) == Summary(retried=1)
+    assert outbox(database) == [{"state": "queued", "attempts": 1, "last_error": "answered 500 Internal Server Error"}]
+    http.status = 200
+    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=1)) == Summary()
+    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=10)) == Summary(delivered=1)
+    assert len(http.requests) == 2
+
+
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(database, add_channel, queue, http):
+    add_channel()
+    queue()
+    environ = {"OPS_URL": http.url}
+    http.status, http.headers = 429, {"Retry-After": "7200"}
+    deliver(database, environ=environ, as_of=NOON)
+    http.status = 200
+    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=7199)) == Summary()
+    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=7200)) == Summary(delivered=1)
+
+
+def test_a_refused_message_is_dead_at_once_and_does_not_stop_the_others(database, add_channel, queue):
+    add_channel()
+    queue(group="bad")
+    queue(group="good")
+    assert run(database, Channel({"bad": Refused("answered 404 Not Found")})) == Summary(delivered=1, dead=1)
+    assert outbox(database) == [
+        {"state": "dead", "attempts": 1, "last_error": "answered 404 Not Found"},
+        {"state": "delivered", "attempts": 1, "last_error": None},
+    ]
+
+
+def test_a_message_that_was_tried_often_enough_is_dead(database, add_channel, queue):
+    add_channel(max_attempts=2)
+    queue()
+    down = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
+    assert run(database, down) == Summary(retried=1)
+    assert run(database, down, LONGEST_BACKOFF) == Summary(dead=1)
+    assert outbox(database) == [{"state": "dead", "attempts": 2, "last_error": "no answer in time"}]
+
+
+def test_what_is_odd_about_a_delivered_message_is_kept(database, add_channel, queue):
+    add_channel()
+    queue()
+    assert run(database, Channel({"ops": Sent("not accepted for a@example.com: 550")})) == Summary(delivered=1)
+    assert outbox(database) == [
+        {"state": "delivered", "attempts": 1, "last_error": "not accepted for a@example.com: 550"}
+    ]
+
+
+def test_a_message_waits_until_the_operator_sets_the_secret(database, add_channel, queue, http):
+    add_channel()
+    queue()
+    assert deliver(database, environ={}, as_of=NOON) == Summary(retried=1)
+    assert outbox(database)[0]["last_error"] == "environment variable OPS_URL is not set"
+    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + LONGEST_BACKOFF) == Summary(delivered=1)
+
+
+def test_no_address_gets_into_the_outbox(database, add_channel, queue, http):
+    add_channel()
+    for status in (404, 500):
+        http.status = status
+        queue(group=str(status))
+        deliver(database, environ={"OPS_URL": http.url}, as_of=NOON)
+    assert all("127.0.0.1" not in row["last_error"] and "T0KEN" not in row["last_error"] for row in outbox(database))
+
+
+def test_a_user_can_try_a_channel(database, add_channel, http):
+    add_channel(kind="slack")
+    database.execute(
+        "select ops.queue_test(channel_name => 'ops', message => %s, as_of => %s)",
+        [Jsonb(messages.test_message("ops")), NOON],
+    )
+    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary(delivered=1)
+    assert json.loads(http.requests[0][1])["text"] == "[TEST] a test of the channel ops"
+
+
+def test_each_attempt_is_reported_with_its_outcome_and_state(database, add_channel, queue):
+    add_channel()
+    queue(group="bad")
+    queue(group="good")
+    reported = []
+    run(
+        database,
+        Channel({"bad": Retry(None, "answered 500")}),
+        on_sent=lambda delivery, outcome, state: reported.append((delivery.group_key, outcome, state)),
+    )
+    assert reported == [("bad", Retry(None, "answered 500"), "queued"), ("good", Sent(), "delivered")]
+
+
+def test_a_limit_ends_the_run(database, add_channel, queue):
+    add_channel()
+    for group in ("a", "b", "c"):
+        queue(group=group)
+    assert run(database, Channel(), limit=2) == Summary(delivered=2)
+    assert states(database) == ["delivered", "delivered", "queued"]
+
+
+# Order
+
+
+def test_resolved_never_overtakes_firing(database, add_channel, queue):
+    add_channel()
+    queue("it fires")
+    queue("it is over", status="resolved")
+    channel = Channel({"checkout": Retry(None, "answered 500")})
+    assert run(database, channel) == Summary(retried=1)
+    channel.answers.clear()
+    assert run(database, channel, LONGEST_BACKOFF) == Summary(delivered=2)
+    assert channel.taken == [("checkout", "it fires"), ("checkout", "it is over")]
+
+
+def test_a_stuck_message_holds_up_its_own_group_and_channel_only(database, add_channel, queue):
+    add_channel("ops")
+    add_channel("mail")
+    for channel in ("ops", "mail"):
+        queue(channel=channel, group="checkout")
+        queue(channel=channel, group="search")
+    stuck = Channel({"ops": Retry(None, "answered 500")})
+    assert run(database, stuck) == Summary(delivered=2, retried=2)
+    assert states(database) == ["queued", "queued", "delivered", "delivered"]
+
+
+# A channel that is down
+
+
+def test_a_channel_that_is_down_costs_a_run_one_attempt_and_others_none(database, add_channel, queue):
+    add_channel("ops")
+    add_channel("mail")
+    for number in range(5):
+        queue(channel="ops", group=f"group {number}")
+    queue(channel="mail")
+    down = Channel({"ops": Retry(timedelta(hours=3), "answered 429", channel_wide=True)})
+    assert run(database, down) == Summary(delivered=1, retried=5)
+    assert len(down.attempts) == 2
+    assert run(database, down, timedelta(hours=3, seconds=-1)) == Summary()
+    assert {row["last_error"] for row in outbox(database) if row["state"] == "queued"} == {"answered 429"}
+
+
+def test_a_message_that_is_due_again_in_the_same_run_is_tried_and_opens_the_channel(database, add_channel, queue):
+    add_channel()
+    queue(group="a")
+    queue(group="b")
+    channel = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
+
+    def recover(delivery: Delivery, outcome: Outcome, state: str) -> None:
+        if delivery.group_key == "b" and state == "queued":
+            channel.answers.clear()
+            database.execute("update ops.alert_deliveries set next_attempt_at = %s", [NOON])
+
+    assert run(database, channel, on_sent=recover) == Summary(delivered=2, retried=2)
+    assert [group for group, _ in channel.taken] == ["a", "b"]
+
+
+def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_order(database, add_channel, queue, http):
+    add_channel()
+    for title in ("it fires", "it is over"):
+        queue(title)
+    nowhere = {"OPS_URL": "http://127.0.0.1:1/"}
+    for minutes in range(0, 61, 5):
+        assert deliver(database, environ=nowhere, as_of=NOON + timedelta(minutes=minutes)).delivered == 0
+    assert states(database) == ["queued", "queued"]
+    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + 3 * LONGEST_BACKOFF) == Summary(delivered=2)
+    assert [json.loads(body)["title"] for _, body in http.requests] == ["it fires", "it is over"]
+
+
+# Workers that die, and workers that meet
+
+
+@pytest.mark.parametrize(
+    ("moment", "sent_before", "sent_in_all"),
+    [("before the send", 0, 1), ("before it is settled", 1, 2), ("after it is settled", 1, 1)],
+)
+def test_a_worker_that_is_killed_loses_nothing(
+    database, migrated_database, add_channel, queue, http, moment, sent_before, sent_in_all
+):
+    add_channel()
+    queue()
+    environ = {"OPS_URL": http.url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(messages.__file__).parents[2])}
+    died = subprocess.run(
+        [sys.executable, "-c", WORKER, migrated_database.dsn, NOON.isoformat(), moment], env=environ, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert len(http.requests) == sent_before
+    assert deliver(database, environ=environ, as_of=NOON + LEASE - timedelta(seconds=1)) == Summary()
+    deliver(database, environ=environ, as_of=NOON + LEASE)
+    assert states(database) == ["delivered"]
+    # The receiver tells a repeated message by its id.
+    ids = [headers["webhook-id"] for headers, _ in http.requests]
+    assert (len(ids), len(set(ids))) == (sent_in_all, 1)
+
+
+def test_an_interrupted_send_is_taken_up_when_its_lease_ends(database, add_channel, queue):
+    def interrupt(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
+        raise KeyboardInterrupt
+
+    add_channel()
+    queue()
+    with pytest.raises(KeyboardInterrupt):
+        run(database, interrupt)
+    assert run(database, Channel(), LEASE - timedelta(seconds=1)) == Summary()
+    assert run(database, Channel(), LEASE) == Summary(delivered=1)
+    assert outbox(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
+
+
+def test_a_worker_that_was_too_slow_does_not_undo_what_another_settled(database, connect: Connect, add_channel, queue):
+    add_channel()
+    queue()
+
+    def overslept(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
+        assert run(connect(), Channel(), LEASE) == Summary(delivered=1)
+        return Retry(None, "answered 500")
+
+    assert run(database, overslept, limit=1) == Summary(lost=1)
+    assert outbox(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
+
+
+def test_two_workers_send_each_message_once(database, connect: Connect, add_channel, queue):
+    add_channel()
+    numbers = [queue(group=f"group {number}") for number in range(100)]
+    channels, ready = (Channel(), Channel()), Barrier(2)
+
+    def work(connection: psycopg.Connection, channel: Channel) -> None:
+        ready.wait(timeout=30)
+        run(connection, channel)
+
+    workers = [Thread(target=work, args=(connect(), channel)) for channel in channels]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(channels[0].attempts + channels[1].attempts) == numbers
+    assert set(states(database)) == {"delivered"}
+
+
+def test_a_claim_is_committed_before_the_send(database, connect: Connect, add_channel, queue):
+    add_channel()
+    queue()
+    seen = []
+
+    def look(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
+        seen.extend(outbox(connect()))
+        return Sent()
+
+    run(database, look)
+    assert seen == [{"state": "sending", "attempts": 1, "last_error": None}]
+
+
+def test_a_connection_that_would_not_commit_the_claim_is_refused(connect: Connect):
+    with pytest.raises(OpsKpiError, match="autocommit"):
+        run(connect(autocommit=False), Channel())
