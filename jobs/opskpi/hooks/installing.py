@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import git, places, recording, shims
+from opskpi.hooks import git, places, shims, starting
 
 NAMES = ("pre-commit", "pre-push", "post-commit")
 MANIFEST = "opskpi-installed.json"
@@ -149,7 +149,7 @@ def _install_one(hook: Path) -> Hook:
     if not shims.is_ours(str(hook)) and os.path.lexists(hook):
         notes += _keep_as(hook, original)
     via = shims.via_of(str(original)) if os.path.lexists(original) else ""
-    _place(hook, shims.text(hook.name, sys.executable, recording.ENTRY, via))
+    _place(hook, shims.text(hook.name, sys.executable, starting.ENTRY, via))
     return Hook(hook.name, hook, state_of(hook.parent, hook.name) + notes)
 
 

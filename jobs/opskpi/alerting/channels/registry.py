@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Timeouts
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry
+from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.secrets import Misconfigured
 
 # Modules of this package. Everything that knows kinds asks here: files, sending, the guide.
 KINDS = ("slack", "email", "webhook", "apprise")
