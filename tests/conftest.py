@@ -58,7 +58,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 def template(server: Server) -> Iterator[Database]:
     """Create the database that tests get copies of: migrated by the product's own code."""
     # Imported late, so that tests without a database run while a migration is broken.
-    migrations = importlib.import_module("opskpi.migrations")
+    migrations = importlib.import_module("opskpi.postgres.migrations")
     with janitor(server, TEMPLATE, as_template=True):
         with psycopg.connect(server.dsn(TEMPLATE)) as connection:
             migrations.migrate(connection)

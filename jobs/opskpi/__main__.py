@@ -14,7 +14,7 @@ def main() -> NoReturn:
             _wrap(hook_type, arguments[5:])
         case ["hook", "wrap", option, "--", _, *_] as arguments if option.startswith("--hook-type="):
             _wrap(option.removeprefix("--hook-type="), arguments[4:])
-    from opskpi.cli import main as commands  # noqa: PLC0415
+    from opskpi.commands.main import main as commands  # noqa: PLC0415
 
     return commands()
 

@@ -16,17 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from opskpi.reading import Check, Kpi, Slo
-
-STATUS_STYLES = {
-    "ok": "green",
-    "at_risk": "yellow",
-    "breached": "bold red",
-    "insufficient": "cyan",
-    "no_data": "dim",
-    "stale": "magenta",
-}
-NIL_ORG = UUID(int=0)
+from opskpi.orgs import NIL_ORG
 
 
 def notice(text: str) -> None:
@@ -72,65 +62,6 @@ class Bar:
             self._bars.update(self._task, total=total)
 
 
-def show_kpis(kpis: Sequence[Kpi]) -> None:
-    """A table of KPI values with unit, window and sample count."""
-    many_orgs = {kpi.org_id for kpi in kpis} != {NIL_ORG}
-    table = Table(title="KPIs", title_justify="left")
-    if many_orgs:
-        table.add_column("org")
-    for name in ("KPI", "value", "unit", "window (UTC)", "samples"):
-        table.add_column(name, justify="right" if name in {"value", "samples"} else "left")
-    for kpi in kpis:
-        labels = " ".join(f"{key}={value}" for key, value in kpi.labels.items())
-        table.add_row(
-            *([str(kpi.org_id)] if many_orgs else []),
-            _safe(f"{kpi.metric_name} {labels}".strip()),
-            f"{kpi.metric_value:,.2f}",
-            kpi.unit,
-            f"{kpi.aggregation_period} from {kpi.period_start:%Y-%m-%d %H:%M}" + ("" if kpi.complete else ", running"),
-            f"{kpi.sample_count:,}",
-        )
-    _print(table)
-
-
-def show_slos(slos: Sequence[Slo]) -> None:
-    """A table of objectives with status, budget and burn rates."""
-    many_orgs = {slo.org_id for slo in slos} != {NIL_ORG}
-    table = Table(title="SLOs", title_justify="left")
-    if many_orgs:
-        table.add_column("org")
-    for name in (
-        "SLO",
-        "status",
-        "target",
-        "SLI",
-        "good",
-        "total",
-        "budget left",
-        "burn 1h",
-        "burn 1d",
-        "exhausted in",
-        "events needed",
-    ):
-        table.add_column(name, justify="left" if name in {"SLO", "status"} else "right")
-    for slo in slos:
-        table.add_row(
-            *([str(slo.org_id)] if many_orgs else []),
-            _safe(slo.slo_name),
-            f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
-            _percent(slo.target),
-            _percent(slo.sli),
-            f"{slo.good:,}",
-            f"{slo.total:,}",
-            _percent(slo.budget_left, digits=1),
-            _number(slo.burn_rate_1h),
-            _number(slo.burn_rate_1d),
-            _exhausted_in(slo),
-            f"{slo.events_needed:,}" if slo.events_needed else "",
-        )
-    _print(table)
-
-
 def show_rows(title: str, rows: Sequence[Any], nothing: str, *, without: Collection[str] = ()) -> None:
     """A table of rows of one dataclass, a column a field but for those `without`; `nothing` when there are none."""
     if not rows:
@@ -139,23 +70,21 @@ def show_rows(title: str, rows: Sequence[Any], nothing: str, *, without: Collect
     names = [field.name for field in fields(rows[0]) if field.name not in without]
     if all(getattr(row, "org_id", NIL_ORG) == NIL_ORG for row in rows) and "org_id" in names:
         names.remove("org_id")
-    table = Table(title=_safe(title), title_justify="left")
+    table = Table(title=safe(title), title_justify="left")
     for name in names:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(_safe(_cell(getattr(row, name))) for name in names))
-    _print(table)
+        table.add_row(*(safe(_cell(getattr(row, name))) for name in names))
+    show_table(table)
 
 
-def show_checks(checks: Sequence[Check]) -> None:
-    """One line a check."""
-    console = _stdout()
-    for check in checks:
-        mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
-        console.print(f"{mark} {_safe(check.check_name)}: {_safe(check.detail)}", soft_wrap=True, highlight=False)
+def show_marked(line: str) -> None:
+    """One line with the markup of rich, however long."""
+    _stdout().print(line, soft_wrap=True, highlight=False)
 
 
-def _print(table: Table) -> None:
+def show_table(table: Table) -> None:
+    """A table as wide as the terminal, or wide enough for a pipe."""
     _stdout().print(table)
 
 
@@ -170,7 +99,7 @@ def _stdout() -> Console:
     return _Stdout() if sys.stdout.isatty() else _Stdout(width=200)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """The text without markup of ours and without what would steer a terminal: names and tags come from strangers."""
     return escape("".join(character if character.isprintable() else "\ufffd" for character in text))
 
@@ -187,20 +116,6 @@ def _cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {entry}" for key, entry in value.items())
     return str(value)
-
-
-def _percent(ratio: Decimal | None, digits: int = 3) -> str:
-    return "" if ratio is None else f"{ratio * 100:.{digits}f} %"
-
-
-def _exhausted_in(slo: Slo) -> str:
-    if slo.budget_left is None:
-        return ""
-    return "never" if slo.time_to_exhaustion is None else f"{slo.time_to_exhaustion / timedelta(days=1):.1f} d"
-
-
-def _number(value: Decimal | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _plain(value: object) -> object:

@@ -13,7 +13,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from opskpi import db, server
+from opskpi.postgres import connecting, embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = """
@@ -55,8 +55,8 @@ def ask(home: Path, query: LiteralString) -> object:
     """The single value of a query to the embedded server of `home`; None while it has no schema yet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPSKPI_HOME", str(home))
-        dsn = server.ensure_running(lambda _: None)
-    with db.connect(dsn) as connection:
+        dsn = embedded.ensure_running(lambda _: None)
+    with connecting.connect(dsn) as connection:
         try:
             return connection.execute(query).fetchall()[0][0]
         except psycopg.errors.UndefinedTable:

@@ -15,7 +15,7 @@ from psycopg import postgres as types
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from opskpi import demo
+from opskpi.demo import story
 from opskpi.grafana import files
 from support.events import add_audit, add_event, add_row, refresh, rows
 from support.postgres import Database, Server, janitor
@@ -63,7 +63,7 @@ def sample(server: Server, template: Database) -> Iterator[Database]:
             connection.execute(
                 "update ops.kpi_definitions set breakdowns = '{workflow}' where metric_name = 'workflow_run_p95_duration_ms'"
             )
-            demo.run(server.dsn(name), quiet=True)
+            story.run(server.dsn(name), quiet=True)
             add_strangers(connection)
             add_row(connection, "alert_channels", channel_name="ops", kind="webhook", **{"secret_env": "OPS_URL"})
             refresh(connection, as_of=datetime.now(UTC), max_wait="10 s")

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opskpi import migrations, retention
+from opskpi.postgres import migrations
+from opskpi.upkeep import retention
 from support.events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
 from support.fixtures import Cli, Connect
 from support.postgres import Database, Server, running_server

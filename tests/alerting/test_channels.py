@@ -24,9 +24,9 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from opskpi.alerting import messages
-from opskpi.alerting.channels import send
+from opskpi.alerting.channels.posting import retry_after
+from opskpi.alerting.channels.registry import send
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, Timeouts
-from opskpi.alerting.over_http import retry_after
 from support.receivers import TOKEN, HttpTarget, free_port, http_target, smtp_server
 
 CREATED_AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
@@ -88,7 +88,7 @@ def delivery(kind: str, /, **changed: Any) -> Delivery:
         org_id=UUID(int=0),
         channel_name="ops",
         channel_kind=kind,
-        secret_env="OPS_SECRET",  # noqa: S106
+        secret_env="OPS_SECRET",
         settings={"to": ["ops@example.com"], "from": "Alerts <alerts@example.com>"} if kind == "email" else None,
         group_key="checkout",
         created_at=CREATED_AT,

@@ -31,9 +31,9 @@ LONGEST_BACKOFF = timedelta(hours=1)
 WORKER = """
 import os, signal, sys
 from datetime import datetime
-from opskpi import db
-from opskpi.alerting import channels
+from opskpi.alerting.channels import registry
 from opskpi.alerting.delivery import deliver
+from opskpi.postgres import connecting
 
 dsn, as_of, moment = sys.argv[1:]
 
@@ -43,12 +43,12 @@ def die(*_):
 def send(delivery, environ):
     if moment == "before the send":
         die()
-    outcome = channels.send(delivery, environ)
+    outcome = registry.send(delivery, environ)
     if moment == "before it is settled":
         die()
     return outcome
 
-with db.connect(dsn) as connection:
+with connecting.connect(dsn) as connection:
     deliver(connection, environ=os.environ, as_of=datetime.fromisoformat(as_of), on_sent=die, send=send)
 """
 

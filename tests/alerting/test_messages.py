@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opskpi.alerting import messages, slack, wording
+from opskpi.alerting import messages, wording
+from opskpi.alerting.channels import slack
 
 BURN: dict[str, Any] = {
     "alert_id": 1,

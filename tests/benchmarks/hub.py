@@ -27,8 +27,8 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "jobs")]
 
-from opskpi import migrations  # noqa: E402
-from opskpi.hub import keys  # noqa: E402
+from opskpi.access import keys  # noqa: E402
+from opskpi.postgres import migrations  # noqa: E402
 from support.postgres import Server, running_server  # noqa: E402
 
 ORG = UUID(int=7)

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from run import database, draw, one, report, seconds  # noqa: E402
 
-from opskpi import retention  # noqa: E402
+from opskpi.upkeep import retention  # noqa: E402
 from support.postgres import Server, running_server  # noqa: E402
 
 MONTH, NEXT_MONTH = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)

@@ -19,7 +19,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from run import NOW, database, draw, report  # noqa: E402
 
 from opskpi.dashboard import pieces  # noqa: E402
-from opskpi.dashboard.view import PAGES, View  # noqa: E402
+from opskpi.dashboard.layout import PAGES  # noqa: E402
+from opskpi.dashboard.view import View  # noqa: E402
 from support.postgres import running_server  # noqa: E402
 
 FEW = 100_000

@@ -24,7 +24,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 import slos  # noqa: E402
 
-from opskpi import ingest, migrations  # noqa: E402
+from opskpi.ingestion import files  # noqa: E402
+from opskpi.postgres import migrations  # noqa: E402
 from support.postgres import Server, running_server  # noqa: E402
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
@@ -215,7 +216,7 @@ def measure_ingest(connection: psycopg.Connection) -> None:
         file = Path(folder) / "events.jsonl"
         file.write_text("\n".join(lines), "utf-8")
         loaded = seconds(
-            lambda: ingest.ingest(
+            lambda: files.ingest(
                 connection,
                 str(file),
                 on_progress=lambda *_: None,

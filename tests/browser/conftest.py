@@ -63,7 +63,7 @@ def _complain(watched: Watched, kind: str, text: str) -> None:
 def month(server: Server) -> Iterator[Database]:
     """Load the demo's month into a database of its own, as `opskpi demo` does, and let the jobs run once."""
     # Late, as the template does it.
-    demo = importlib.import_module("opskpi.demo")
+    demo = importlib.import_module("opskpi.demo.story")
     with janitor(server, "demo_month"):
         demo.run(server.dsn("demo_month"), quiet=True)
         with psycopg.connect(server.dsn("demo_month"), autocommit=True) as connection:

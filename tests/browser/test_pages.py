@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 from psycopg.rows import scalar_row
 
-from opskpi.hub import keys
+from opskpi.access import keys
 from support.browsers import SCREENSHOTS, OpenPage
 from support.hubs import JOBS, Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database, free_port

@@ -11,9 +11,9 @@ import click
 import psycopg
 import pytest
 
-from opskpi.cli import cli as commands
-from opskpi.console import NIL_ORG
+from opskpi.commands.main import cli as commands
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.orgs import NIL_ORG
 from opskpi.provenance import recording
 from support.events import add_audit, add_event, rows, scalar
 from support.fixtures import Cli

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opskpi.cli import cli as commands
+from opskpi.commands.main import cli as commands
 from opskpi.errors import OpsKpiError
 from opskpi.github import reading
 from support.events import refresh, rows, scalar

@@ -12,8 +12,8 @@ import click
 import psycopg
 import pytest
 
-from opskpi.cli import COMMANDS
-from opskpi.cli import cli as commands
+from opskpi.commands.main import COMMANDS
+from opskpi.commands.main import cli as commands
 from support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from opskpi.dashboard import charts, formats
-from opskpi.dashboard.view import PAGES, parse
+from opskpi.dashboard import charts, formats, layout, pages, pieces
+from opskpi.dashboard.layout import PAGES
+from opskpi.dashboard.view import View, parse
 from opskpi.errors import ExitCode, OpsKpiError
 
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
@@ -164,3 +165,17 @@ def test_a_meter_stays_within_its_bounds(share: float | None, kind: str) -> None
     drawing = ET.fromstring(str(charts.meter(share, "left")))  # noqa: S314 - our own
     assert kind in drawing.attrib["class"]
     assert 0 <= float(drawing[1].attrib["width"]) <= 100
+
+
+def test_every_section_has_its_template_and_reads_pieces_that_exist() -> None:
+    sections = [section for page in layout.PAGES.values() for section in page.sections]
+    assert {f"sections/{section.name}.html" for section in sections} == {
+        name for name in pages.templates().list_templates() if name.startswith("sections/")
+    }
+    assert {*layout.EVERYWHERE, *(piece for section in sections for piece in section.pieces)} == set(pieces.SOURCES)
+
+
+def test_a_page_asks_for_what_its_sections_show_and_for_each_piece_once() -> None:
+    names = [piece.name for piece in pieces.of_view(View(page="slo", slo="audit_observer_latency"), None, NOW)]
+    assert names == ["window", "choices", "freshness", "status", "burn_rates", "burndown", "exclusions", "explain"]
+    assert "explain" not in [piece.name for piece in pieces.of_view(View(page="slo"), None, NOW)]

@@ -27,12 +27,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 from pyarrow import parquet
 
-from opskpi import ingest as importing
 from opskpi.errors import OpsKpiError
 from opskpi.exporting import subjects, writing
 from opskpi.exporting.formats import Format
 from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, SUBJECTS, Subject
 from opskpi.exporting.writing import Selection
+from opskpi.ingestion import files as importing
 from support.events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
 from support.fixtures import CreateDatabase
 from support.postgres import Database

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from psycopg.rows import scalar_row
 
+from opskpi.access import keys
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hub import keys
 from opskpi.hub.sessions import Tokens
 from support.hubs import Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database

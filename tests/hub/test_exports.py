@@ -22,7 +22,7 @@ from psycopg import sql
 from psycopg.rows import scalar_row
 from pyarrow import parquet
 
-from opskpi.hub import acceptance, streams
+from opskpi.hub import content_negotiation, streams
 from opskpi.hub.streams import Stream
 from support.events import add_audit, ingest, refresh
 from support.hubs import JOBS, TELEMETRY, Hub, hook_event, make_key, problem, running_hub
@@ -290,7 +290,7 @@ def test_a_key_is_needed_with_the_scope_read_and_only_get_is_taken(
     ],
 )
 def test_the_format_is_the_one_that_is_wanted_most(accepted: list[str], chosen: str | None) -> None:
-    assert acceptance.choose([JSONL, NDJSON, CSV, PARQUET], accepted) == chosen
+    assert content_negotiation.choose([JSONL, NDJSON, CSV, PARQUET], accepted) == chosen
 
 
 def test_what_is_not_offered_is_406_and_says_what_is(two_orgs: tuple[Hub, str, str]) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from opskpi.hub import keys
+from opskpi.access import keys
 from support.hubs import (
     JOBS,
     METRICS,

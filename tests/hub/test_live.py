@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 from websockets.typing import Origin
 
-from opskpi.hub import keys
+from opskpi.access import keys
 from support.hubs import Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database
 

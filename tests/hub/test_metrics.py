@@ -15,7 +15,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 from psycopg.rows import dict_row
 
-from opskpi.hub import keys
+from opskpi.access import keys
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.metrics import STATUSES, Scrapes, render
 from support.events import add_audit, add_event, add_row, refresh, scalar

@@ -17,9 +17,9 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row, tuple_row
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.ingest import Refusal, Summary, ingest
 from opskpi.ingestion import batches, lanes, storing
 from opskpi.ingestion.batches import BATCH_RECORDS
+from opskpi.ingestion.files import Refusal, Summary, ingest
 from opskpi.ingestion.storing import REFUSALS_KEPT
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -30,7 +30,7 @@ INGEST = """
 import os, resource, signal, sys
 import psycopg
 from opskpi.errors import OpsKpiError
-from opskpi.ingest import ingest
+from opskpi.ingestion.files import ingest
 dsn, source, preparation = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def on_progress(*_): pass

@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from opskpi import console, objectives, openslo
+from opskpi import console, openslo
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.openslo import Definitions, Rule, Slo
+from opskpi.openslo import Definitions, Rule, Slo, applying, simulating
+from opskpi.orgs import NIL_ORG
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SINCE = datetime(2026, 3, 10, tzinfo=UTC)
@@ -50,7 +51,7 @@ def broken(database: psycopg.Connection) -> psycopg.Connection:
 def test_a_simulation_waits_as_long_as_the_rule_does(
     broken: psycopg.Connection, minutes: int, fired_at: str | None
 ) -> None:
-    found = objectives.simulate(broken, definitions(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
+    found = simulating.simulate(broken, definitions(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
     found = [alert for alert in found if alert.rule_name == "deploys/burn"]
     assert [f"{alert.fired_at:%H:%M}" for alert in found] == ([fired_at] if fired_at else [])
     assert all(f"{alert.resolved_at:%H:%M}" == "11:10" for alert in found)
@@ -59,7 +60,7 @@ def test_a_simulation_waits_as_long_as_the_rule_does(
 
 def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connection) -> None:
     with pytest.raises(OpsKpiError) as refusal:
-        objectives.simulate(database, Definitions(), SINCE, SINCE + timedelta(days=1))
+        simulating.simulate(database, Definitions(), SINCE, SINCE + timedelta(days=1))
     assert refusal.value.exit_code == ExitCode.BAD_ARGUMENT
 
 
@@ -67,17 +68,17 @@ def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Co
     database.execute(
         "update ops.slos set rolling_window = null, calendar_period = 'month' where slo_name = 'audit_observer_latency'"
     )
-    objectives.apply(database, definitions(timedelta(minutes=5)))
+    applying.apply(database, definitions(timedelta(minutes=5)))
     file = tmp_path / "all.yaml"
-    file.write_text(openslo.write(objectives.stored(database)), "utf-8")
-    changes = objectives.apply(database, openslo.read([file]))
+    file.write_text(openslo.write(applying.stored(database)), "utf-8")
+    changes = applying.apply(database, openslo.read([file]))
     assert {change.change for change in changes} == {"unchanged"}
 
 
 def test_a_row_that_no_file_can_say_is_named(database: psycopg.Connection) -> None:
     database.execute("update ops.slos set rolling_window = '1 month' where slo_name = 'audit_observer_latency'")
     with pytest.raises(OpsKpiError, match="audit_observer_latency"):
-        objectives.stored(database)
+        applying.stored(database)
 
 
 def test_a_role_that_sees_only_some_rows_is_refused_instead_of_told_that_there_are_none(
@@ -104,7 +105,7 @@ def test_a_file_that_cannot_be_written_whole_keeps_what_was_there(cli: Cli, tmp_
 
 
 def test_a_name_from_a_stranger_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    costs = [objectives.Fired(console.NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
+    costs = [simulating.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
     console.show_rows("[bold]title", costs, "nothing")
     shown = capsys.readouterr().out
     assert "\x1b]0" not in shown

@@ -493,7 +493,7 @@ TARGETS = [
     ("TARGET", "target: slack", "target: https://hooks.slack.com/services/T0/B0/s3cr3t", "8: spec.target: this is not one of slack, email, webhook, apprise"),
     ("TARGET", "target: slack", "target: pagerduty", "8: spec.target: this is not one of slack, email, webhook, apprise"),
     ("TARGET", "spec:\n", "    opskpi.dev/to: a@example.org\nspec:\n", "7: metadata.annotations.opskpi.dev/to: a target of kind slack has no use for it; remove it"),
-    ("TARGET", "spec:\n", "    opskpi.dev/url: https://hooks.slack.com/services/s3cr3t\nspec:\n", "7: metadata.annotations.opskpi.dev/url: AlertNotificationTarget has no such annotation; known are secret-env, signing-env, to, from, severities, repeat-interval"),
+    ("TARGET", "spec:\n", "    opskpi.dev/url: https://hooks.slack.com/services/s3cr3t\nspec:\n", "7: metadata.annotations.opskpi.dev/url: AlertNotificationTarget has no such annotation; known are secret-env, severities, repeat-interval, to, from, signing-env"),
     ("TARGET", "spec:\n", "    opskpi.dev/severities: page, sev1\nspec:\n", "7: metadata.annotations.opskpi.dev/severities: page, sev1 is not made of page, ticket, notice, each at most once, separated by commas"),
     ("TARGET", "spec:\n", "    opskpi.dev/repeat-interval: often\nspec:\n", "7: metadata.annotations.opskpi.dev/repeat-interval: often is no duration; write 30d, 4w, 1M, 1Q or 5m"),
     ("TARGET", "spec:\n  target: slack", "    opskpi.dev/signing-env: s3cr3t-key\nspec:\n  target: webhook", "7: metadata.annotations.opskpi.dev/signing-env: this must be the name of an environment variable, such as SLACK_WEBHOOK_URL, never the secret itself"),

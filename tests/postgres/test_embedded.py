@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from opskpi import server
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.postgres import embedded
 from support.postgres import bin_dir_of, temporary_folder
 
 needs_binaries = pytest.mark.skipif(
@@ -22,10 +22,10 @@ needs_binaries = pytest.mark.skipif(
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up its privileges")
 
 START_AND_REPORT = """
-from opskpi import server
+from opskpi.postgres import embedded
 notices = []
-dsn = server.ensure_running(notices.append)
-print(dsn, server.status().pid, len(notices), sep="|")
+dsn = embedded.ensure_running(notices.append)
+print(dsn, embedded.status().pid, len(notices), sep="|")
 """
 
 
@@ -36,15 +36,15 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("OPSKPI_HOME", str(folder))
         yield folder
         if bin_dir_of("18") is not None:
-            server.stop()
+            embedded.stop()
 
 
 def start() -> str:
-    return server.ensure_running([].append)
+    return embedded.ensure_running([].append)
 
 
 def pid() -> int:
-    running = server.status().pid
+    running = embedded.status().pid
     assert running is not None
     return running
 
@@ -58,7 +58,7 @@ def refusal() -> OpsKpiError:
 @needs_binaries
 def test_the_server_starts_and_has_our_database(home: Path) -> None:
     notices: list[str] = []
-    with psycopg.connect(server.ensure_running(notices.append)) as connection:
+    with psycopg.connect(embedded.ensure_running(notices.append)) as connection:
         found = connection.execute(
             "select current_database(), current_setting('timezone'), current_setting('listen_addresses')"
         ).fetchone()
@@ -73,7 +73,7 @@ def test_the_server_starts_and_has_our_database(home: Path) -> None:
 def test_a_second_call_finds_the_running_server(home: Path) -> None:
     first, first_pid = start(), pid()
     notices: list[str] = []
-    assert server.ensure_running(notices.append) == first
+    assert embedded.ensure_running(notices.append) == first
     assert (pid(), notices) == (first_pid, [])
 
 
@@ -109,7 +109,7 @@ def test_a_killed_server_comes_back_with_its_data(home: Path) -> None:
 def test_a_lock_file_left_by_a_dead_server_is_no_obstacle(home: Path) -> None:
     start()
     for left in (f"{os.getpid()}\n/elsewhere\n0\n5432\n\n", "", "garbled\n"):
-        server.stop()
+        embedded.stop()
         (home / "postgres-18" / "postmaster.pid").write_text(left)
         (home / "postgres-18" / ".s.PGSQL.5432.lock").write_text(left)
         with psycopg.connect(start()) as connection:
@@ -118,17 +118,17 @@ def test_a_lock_file_left_by_a_dead_server_is_no_obstacle(home: Path) -> None:
 
 @needs_binaries
 def test_stop_says_whether_the_server_ran(home: Path) -> None:
-    assert server.stop() is False
+    assert embedded.stop() is False
     start()
-    assert server.stop() is True
-    assert server.stop() is False
-    assert server.status() == server.Status(home / "postgres-18", pid=None, dsn=None)
+    assert embedded.stop() is True
+    assert embedded.stop() is False
+    assert embedded.status() == embedded.Status(home / "postgres-18", pid=None, dsn=None)
 
 
 @needs_binaries
 def test_stop_ends_open_sessions(home: Path) -> None:
     with psycopg.connect(start(), autocommit=True) as connection:
-        assert server.stop() is True
+        assert embedded.stop() is True
         with pytest.raises(psycopg.OperationalError):
             connection.execute("select 1")
 
@@ -150,7 +150,7 @@ def test_a_path_too_long_for_a_socket_still_works(home: Path, monkeypatch: pytes
         socket_dir = Path(connection.info.host)
     assert long not in socket_dir.parents
     assert socket_dir.stat().st_mode & 0o777 == 0o700
-    assert server.stop() is True
+    assert embedded.stop() is True
     socket_dir.rmdir()
 
 
@@ -165,7 +165,7 @@ def test_a_socket_swept_from_its_temporary_folder_is_made_again(home: Path, monk
     shutil.rmtree(socket_dir)
     with psycopg.connect(start()) as connection:
         assert Path(connection.info.host) == socket_dir
-    assert server.stop() is True
+    assert embedded.stop() is True
     socket_dir.rmdir()
 
 
@@ -206,7 +206,7 @@ def test_a_home_that_is_a_file_is_refused(home: Path, monkeypatch: pytest.Monkey
 @needs_binaries
 def test_a_server_that_does_not_start_tells_the_last_lines_of_its_log(home: Path) -> None:
     start()
-    server.stop()
+    embedded.stop()
     with (home / "postgres-18" / "postgresql.conf").open("a") as configuration:
         configuration.write("no_such_setting = 1\n")
     refused = refusal()
@@ -226,7 +226,7 @@ def test_root_leaves_the_permissions_of_folders_alone(home: Path, monkeypatch: p
     before = [(path.stat().st_mode, path.stat().st_uid) for path in foreign]
     start()
     data_owner = (private / "made" / "for us" / "postgres-18").owner()
-    server.stop()
+    embedded.stop()
     assert [(path.stat().st_mode, path.stat().st_uid) for path in foreign] == before
     assert data_owner != "root"
 

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from psycopg import conninfo, sql
 
-from opskpi import db, migrations
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.migrations import Migration
+from opskpi.postgres import connecting, migrations
+from opskpi.postgres.migrations import Migration
 from support.fixtures import CreateDatabase
 from support.postgres import Database, Server, running_server
 
@@ -113,7 +113,7 @@ def open_database() -> Iterator[Callable[..., psycopg.Connection]]:
     with ExitStack() as opened:
 
         def connect(database: Database, **parameters: str) -> psycopg.Connection:
-            connection = db.connect(conninfo.make_conninfo(database.dsn, **parameters))
+            connection = connecting.connect(conninfo.make_conninfo(database.dsn, **parameters))
             opened.callback(connection.close)
             return connection
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opskpi import db, migrations
+from opskpi.postgres import connecting, migrations
 from schema.test_migrations import OLD_AUDITS, OLD_ROWS, SNAPSHOT, all_shipped, history, schema_of
 from support.fixtures import CreateDatabase
 from support.postgres import Database, Server, unavailable
@@ -106,7 +106,7 @@ def test_pushing_again_does_nothing(pushed: Pushed, supabase: Supabase) -> None:
 
 
 def test_after_push_migrate_has_nothing_to_do(pushed: Pushed) -> None:
-    with db.connect(pushed.database.dsn) as connection:
+    with connecting.connect(pushed.database.dsn) as connection:
         migrations.require_current(connection)
         assert migrations.migrate(connection) == []
 
@@ -116,7 +116,7 @@ def test_push_goes_on_where_migrate_stopped(
 ) -> None:
     shipped = migrations.shipped()
     half = shipped[: len(shipped) // 2]
-    with db.connect(empty_database.dsn) as connection:
+    with connecting.connect(empty_database.dsn) as connection:
         with monkeypatch.context() as patched:
             patched.setattr(migrations, "shipped", lambda: half)
             assert migrations.migrate(connection) == half
@@ -131,7 +131,7 @@ def test_push_takes_an_old_audit_table_without_losing_a_row(
     server: Server, create_database: CreateDatabase, template: Database, supabase: Supabase
 ) -> None:
     old = create_database()
-    with db.connect(old.dsn) as connection:
+    with connecting.connect(old.dsn) as connection:
         connection.execute(OLD_AUDITS)
         before = connection.execute(SNAPSHOT).fetchall()
         push = supabase("db", "push", "--yes", on=old)

@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from opskpi import migrations
+from opskpi.postgres import migrations
 from support.events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
 from support.fixtures import CreateDatabase
 from support.postgres import Database

@@ -16,7 +16,7 @@ import httpx
 import psycopg
 from psycopg.rows import scalar_row
 
-from opskpi.hub import keys
+from opskpi.access import keys
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 TELEMETRY = "/api/v1/telemetry"

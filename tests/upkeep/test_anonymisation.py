@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from opskpi import anonymisation
+from opskpi.access import agents, pseudonyms
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
-from opskpi.hub import agents
 from opskpi.provenance import recording
+from opskpi.upkeep import anonymisation
 from support.events import NIL, add_event, ingest, refresh, refused, rows, scalar, states
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -33,7 +33,7 @@ import os, signal, sys
 from datetime import UTC, datetime
 from uuid import UUID
 import psycopg
-from opskpi import anonymisation
+from opskpi.upkeep import anonymisation
 dsn, what, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 made = 0
 execute = psycopg.Cursor.execute
@@ -241,11 +241,11 @@ def test_collected_runs_and_audits_are_stored_with_the_key(on_ingest, monkeypatc
 
 
 def test_a_key_is_long_and_an_empty_one_is_none():
-    assert anonymisation.key({}) is None
-    assert anonymisation.key(NONE) is None
-    assert anonymisation.key(KEY) == KEY["OPSKPI_ANONYMISATION_KEY"]
+    assert pseudonyms.key({}) is None
+    assert pseudonyms.key(NONE) is None
+    assert pseudonyms.key(KEY) == KEY["OPSKPI_ANONYMISATION_KEY"]
     with pytest.raises(OpsKpiError) as caught:
-        anonymisation.key({"OPSKPI_ANONYMISATION_KEY": "fifteen letters"})
+        pseudonyms.key({"OPSKPI_ANONYMISATION_KEY": "fifteen letters"})
     assert caught.value.exit_code == ExitCode.CONFIGURATION
     assert caught.value.hint
     assert "fifteen" not in caught.value.message + caught.value.hint

@@ -3,9 +3,9 @@
 import psycopg
 import pytest
 
-from opskpi import retention
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.retention import Removal, in_words, parsed_age
+from opskpi.upkeep import retention
+from opskpi.upkeep.retention import Removal, in_words, parsed_age
 from support.events import AS_OF, Connection, add_event, refresh, rows
 from support.fixtures import Cli, Connect
 

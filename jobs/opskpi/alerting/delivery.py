@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row, scalar_row
 
-from opskpi.alerting import channels
+from opskpi.alerting.channels import registry
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
 
@@ -45,7 +45,7 @@ def deliver(
     as_of: datetime | None = None,
     limit: int | None = None,
     on_sent: OnSent = lambda *_: None,
-    send: Send = channels.send,
+    send: Send = registry.send,
 ) -> Summary:
     """Send what is due, at most `limit` deliveries, each claimed and committed before it is sent.
 

@@ -10,10 +10,10 @@ import psycopg
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi import db
 from opskpi.alerting import delivery, messages
 from opskpi.alerting.outcomes import Delivery, Outcome, Sent
-from opskpi.refresh import journalled
+from opskpi.postgres import connecting
+from opskpi.postgres.journal import journalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def send_test(connection: psycopg.Connection, channel: str, environ: Mapping[str
 
 def alerts(connection: psycopg.Connection, *, resolved: bool) -> list[Alert]:
     """The alerts that are pending or firing, newest first; with `resolved` those that are over too."""
-    with db.unfiltered(connection), connection.cursor(row_factory=class_row(Alert)) as cursor:
+    with connecting.unfiltered(connection), connection.cursor(row_factory=class_row(Alert)) as cursor:
         return cursor.execute(
             "select alert_id, org_id, rule_name, severity, subject, state, is_frozen, pending_since, firing_since,"
             " resolved_at, detail from public.v_ops_alerts where state <> 'resolved' or %s",
@@ -112,7 +112,7 @@ def alerts(connection: psycopg.Connection, *, resolved: bool) -> list[Alert]:
 
 def channels(connection: psycopg.Connection) -> list[Channel]:
     """Where alerts go."""
-    with db.unfiltered(connection), connection.cursor(row_factory=class_row(Channel)) as cursor:
+    with connecting.unfiltered(connection), connection.cursor(row_factory=class_row(Channel)) as cursor:
         return cursor.execute(
             "select channel_name, kind, secret_env, severities, is_enabled from ops.alert_channels order by 1"
         ).fetchall()

@@ -7,8 +7,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row
 
-from opskpi import db
 from opskpi.alerting import evaluation
+from opskpi.postgres import connecting
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def in_words(told: Told) -> str:
 def _write(
     connection: psycopg.Connection, channels: Sequence[str], org_id: UUID, week: str | None, *, again: bool
 ) -> list[Written]:
-    with db.unfiltered(connection), connection.cursor(row_factory=class_row(Written)) as cursor:
+    with connecting.unfiltered(connection), connection.cursor(row_factory=class_row(Written)) as cursor:
         return cursor.execute(
             "select channel_name, week_name, delivery_id, is_new from ops.queue_summary("
             "channel_names => %s::text[], org_id => %s, week => %s, again => %s)",

@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from opskpi.dashboard import charts, figures, formats
-from opskpi.dashboard.pieces import EVENTS_EXPLAINED, FILTERS, Rows
-from opskpi.dashboard.view import PAGES, PERIODS, RANGE_NAMES, THEMES, View
+from opskpi.dashboard.layout import PAGES
+from opskpi.dashboard.pieces import EVENTS_EXPLAINED, Rows
+from opskpi.dashboard.view import PERIODS, RANGE_NAMES, THEMES, View
 
 Data = Mapping[str, Rows]
 HOOK_KPIS = (
@@ -30,19 +31,11 @@ DURATION_KPIS = (
 )  # fmt: skip
 SIZE_KPIS = ("artifact_avg_size_bytes",)
 API_KPIS = ("api_avg_response_ms", "api_p95_response_ms")
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "overview": ("freshness", "tiles", "slos", "open_alerts", "activity"),
-    "hooks": ("freshness", "hook_tiles", "hook_charts", "patterns", "teams", "policies"),
-    "supply-chain": ("freshness", "chain_tiles", "chain_charts", "failures"),
-    "slo": ("freshness", "slos", "burn_rates", "burndown", "exclusions", "explain"),
-    "alerts": ("freshness", "open_alerts", "history", "silences", "deliveries"),
-}
-OF_ONE_SLO = ("burndown", "exclusions", "explain")
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A part of a page: its id and its HTML, the enclosing element with that id included."""
+class Rendered:
+    """A section as HTML: its id, and the element with that id."""
 
     id: str
     html: str
@@ -60,20 +53,20 @@ def templates() -> Environment:
     )
     environment.globals.update(
         formats=formats, charts=charts, zip=zip, version=metadata.version("opskpi"), COLOURS=charts.COLOURS,
-        PAGES=PAGES, RANGES=RANGE_NAMES, PERIODS=PERIODS, THEMES=THEMES, FILTERS=FILTERS,
+        PAGES=PAGES, RANGES=RANGE_NAMES, PERIODS=PERIODS, THEMES=THEMES,
         events_explained=EVENTS_EXPLAINED,
     )  # fmt: skip
     return environment
 
 
-def sections(view: View, data: Data) -> list[Section]:
+def sections(view: View, data: Data) -> list[Rendered]:
     """The sections of a view, in order, from the answers to its pieces."""
     context = context_of(view, data)
-    names = [name for name in SECTIONS[view.page] if name not in OF_ONE_SLO or view.slo]
-    return [Section(id_of(name), section(name, context, id_of(name))) for name in names]
+    shown = PAGES[view.page].shown(view.slo)
+    return [Rendered(section.id, html_of(section.name, context, section.id)) for section in shown]
 
 
-def page(view: View, data: Data, *, shown: list[Section], reader: Mapping[str, Any]) -> str:
+def page(view: View, data: Data, *, shown: list[Rendered], reader: Mapping[str, Any]) -> str:
     """The whole page; `reader` says who is looking and holds the token of its forms."""
     choices: dict[str, list[str]] = {}
     for row in data["choices"]:
@@ -96,12 +89,7 @@ def login(view: View, *, fault: str, where_to: str, takes_tokens: bool) -> str:
     return template.render(view=view, fault=fault, where_to=where_to, takes_tokens=takes_tokens, reader=None)
 
 
-def id_of(name: str) -> str:
-    """The id of a section on its page."""
-    return name.replace("_", "-")
-
-
-def section(name: str, context: Mapping[str, Any], section_id: str) -> str:
+def html_of(name: str, context: Mapping[str, Any], section_id: str) -> str:
     """The HTML of a section, with that id, from what `context_of` gives."""
     return templates().get_template(f"sections/{name}.html").render(context, id=section_id)
 

@@ -14,11 +14,12 @@ import psycopg
 from markupsafe import Markup
 from psycopg.rows import scalar_row
 
-from opskpi import db
 from opskpi.dashboard import figures, formats, pages, pieces
+from opskpi.dashboard.layout import FRESHNESS, PAGES
 from opskpi.dashboard.pages import Data
 from opskpi.dashboard.pieces import Rows
-from opskpi.dashboard.view import PAGES, View
+from opskpi.dashboard.view import View
+from opskpi.postgres import connecting
 
 Ask = Callable[[LiteralString, Mapping[str, object]], Rows]
 NIL_ORG = UUID(int=0)
@@ -71,7 +72,7 @@ def read(connection: psycopg.Connection, view: View, org_id: UUID) -> Answers:
     """
     connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
     try:
-        with db.unfiltered(connection), connection.cursor(row_factory=scalar_row) as cursor:
+        with connecting.unfiltered(connection), connection.cursor(row_factory=scalar_row) as cursor:
 
             def ask(query: LiteralString, parameters: Mapping[str, object]) -> Rows:
                 return pieces.read(str(cursor.execute(query, parameters).fetchone()))
@@ -79,7 +80,7 @@ def read(connection: psycopg.Connection, view: View, org_id: UUID) -> Answers:
             (now,) = cursor.execute("select now()").fetchall()
             by_page = _by_page(view, org_id, now, ask)
             burning = [row["slo_name"] for row in by_page["slo"]["status"] if row["status"] in BURNING]
-            burndowns = ask(pieces.BURNDOWNS, {"org_id": org_id, "slos": burning}) if burning else []
+            burndowns = ask(pieces.query_of(pieces.BURNDOWNS), {"org_id": org_id, "slos": burning}) if burning else []
             by_slo = figures.by_slo(burndowns)
             return Answers(now, by_page, {name: by_slo.get(name, []) for name in burning})
     finally:
@@ -97,7 +98,9 @@ def render(view: View, answers: Answers, org_id: UUID) -> str:
     contexts = {
         page: pages.context_of(replace(view, page=page), data) | shared for page, data in answers.by_page.items()
     }
-    chapters = [Chapter(page, PAGES[page], _scope(view, page), list(_parts(page, contexts[page]))) for page in PAGES]
+    chapters = [
+        Chapter(page, PAGES[page].title, _scope(view, page), list(_parts(page, contexts[page]))) for page in PAGES
+    ]
     slo = next(chapter for chapter in chapters if chapter.id == "slo")
     slo.sections.extend(_burndowns(view, answers, burndown_ids, shared))
     style = (importlib.resources.files("opskpi.dashboard") / "static" / "opskpi.css").read_text("utf-8")
@@ -107,7 +110,7 @@ def render(view: View, answers: Answers, org_id: UUID) -> str:
         .render(
             contexts["overview"],
             chapters=chapters,
-            freshness=pages.section("freshness", contexts["overview"], "freshness"),
+            freshness=pages.html_of(FRESHNESS.name, contexts["overview"], FRESHNESS.id),
             made_at=formats.instant(answers.at.replace(microsecond=0), view.zone),
             org="" if org_id == NIL_ORG else f"organisation {org_id}",
             style=style,
@@ -132,10 +135,10 @@ def _by_page(view: View, org_id: UUID, now: datetime, ask: Ask) -> dict[str, Dat
 
 
 def _parts(page: str, context: dict[str, Any]) -> Iterable[Part]:
-    for name in pages.SECTIONS[page]:
+    for section in PAGES[page].shown(slo=""):
         # How fresh it is stands once at the top.
-        if name != "freshness" and name not in pages.OF_ONE_SLO:
-            yield from _part(name, context, f"{page}-{pages.id_of(name)}")
+        if section is not FRESHNESS:
+            yield from _part(section.name, context, f"{page}-{section.id}")
 
 
 def _burndowns(view: View, answers: Answers, ids: Mapping[str, str], shared: dict[str, Any]) -> Iterable[Part]:
@@ -148,7 +151,7 @@ def _burndowns(view: View, answers: Answers, ids: Mapping[str, str], shared: dic
 
 def _part(name: str, context: dict[str, Any], section_id: str) -> Iterable[Part]:
     """A section, unless there is nothing in it."""
-    html = pages.section(name, context, section_id)
+    html = pages.html_of(name, context, section_id)
     if TEXT.search(html) is None:
         return
     found = TITLE.search(html)
@@ -161,10 +164,7 @@ def _part(name: str, context: dict[str, Any], section_id: str) -> Iterable[Part]
 def _scope(view: View, page: str) -> str:
     """Which filters a page has; nothing where the report has none."""
     known = ("team", "hook_type", "workflow", "event_type")
-    applied = (*pieces.FILTERS[page], *(["event_type"] if page == "overview" else []))
-    chosen = [
-        f"{name.replace('_', ' ')} {value}" for name in known if name in applied and (value := getattr(view, name))
-    ]
+    chosen = [f"{name.replace('_', ' ')} {value}" for name in PAGES[page].filters if (value := getattr(view, name))]
     if chosen:
         return f"KPIs and charts of {', '.join(chosen)} only."
     return "The filters of this report do not apply here." if any(getattr(view, name) for name in known) else ""

@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 
 from opskpi.errors import ExitCode, OpsKpiError
 
-PAGES = {"overview": "Overview", "hooks": "Hooks", "supply-chain": "Supply chain", "slo": "SLO", "alerts": "Alerts"}
 RANGES = {
     "1h": timedelta(hours=1),
     "24h": timedelta(hours=24),

@@ -9,8 +9,8 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from opskpi.clocks import with_zone
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.options import with_zone
 
 Kind = Literal["text", "instant", "whole", "decimal", "boolean", "uuid", "json"]
 Given = str | int | bool | datetime | UUID | tuple[str, ...] | list[str] | None

@@ -8,12 +8,12 @@ import psycopg
 from psycopg import sql
 from psycopg.abc import Buffer
 
-from opskpi import db
 from opskpi.exporting import statements
 from opskpi.exporting.files import Write, packed_file, standard_output
 from opskpi.exporting.formats import Format
 from opskpi.exporting.parquet import GROUP_BYTES, Encoder
 from opskpi.exporting.subjects import Subject
+from opskpi.postgres import connecting
 
 CHUNK_BYTES = 64 << 10
 # Of one transaction; it is the user who decides how long an export may take.
@@ -74,7 +74,7 @@ def _export(
     connection: psycopg.Connection, selection: Selection, write: Write, on_progress: Callable[[int], None]
 ) -> int:
     encoder = Encoder(selection.subject) if selection.format is Format.PARQUET else None
-    with db.unfiltered(connection):
+    with connecting.unfiltered(connection):
         connection.execute(SETTINGS)
         with connection.cursor() as cursor:
             with cursor.copy(selection.statement(), selection.values) as rows:

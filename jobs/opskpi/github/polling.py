@@ -10,7 +10,6 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row
 
-from opskpi.console import NIL_ORG
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.github.api import GitHub
@@ -19,7 +18,8 @@ from opskpi.github.listing import Page, Repository
 from opskpi.github.payloads import Collected, Refusal
 from opskpi.github.rules import Rules
 from opskpi.github.storing import Summary
-from opskpi.refresh import journalled
+from opskpi.orgs import NIL_ORG
+from opskpi.postgres.journal import journalled
 
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
 # A run may be run again for 30 days, as another attempt that stands in the list where the first one stood.

@@ -7,14 +7,14 @@ from uuid import UUID
 
 import psycopg
 
-from opskpi.console import NIL_ORG
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import payloads, storing
 from opskpi.github.events import PUBLIC_HOST, site_of
 from opskpi.github.rules import read_rules
 from opskpi.github.signatures import require_signature
 from opskpi.github.storing import Summary
-from opskpi.refresh import journalled
+from opskpi.orgs import NIL_ORG
+from opskpi.postgres.journal import journalled
 
 EVENT_PATH = "GITHUB_EVENT_PATH"
 

@@ -8,10 +8,10 @@ import psycopg
 from psycopg.rows import scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi import anonymisation
-from opskpi.console import NIL_ORG
+from opskpi.access import pseudonyms
 from opskpi.github.events import Event
 from opskpi.github.payloads import Collected, Refusal
+from opskpi.orgs import NIL_ORG
 
 BATCH = 500
 REFUSALS_KEPT = 20
@@ -90,7 +90,7 @@ def _store(connection: psycopg.Connection, found: Sequence[Collected], summary: 
 def _call(connection: psycopg.Connection, events: Sequence[Event], org_id: UUID) -> Event:
     tenant = {} if org_id == NIL_ORG else {"org_id": str(org_id)}
     with connection.transaction(), connection.cursor(row_factory=scalar_row) as cursor:
-        anonymisation.pass_key(connection)
+        pseudonyms.pass_key(connection)
         (answer,) = cursor.execute(
             "select ops.collect_events(events => %s)", [Jsonb([event | tenant for event in events])]
         ).fetchall()

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from opskpi.alerting.channels.posting import retry_after
 from opskpi.alerting.outcomes import Misconfigured, by_network, trusted
-from opskpi.alerting.over_http import retry_after
 from opskpi.hooks import events, plain_json
 
 DEADLINE_S = 5.0

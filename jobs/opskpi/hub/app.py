@@ -13,8 +13,14 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from opskpi.hub import dashboard, exports, github, metrics, page, policies, problems
-from opskpi.hub.answers import (
+from opskpi.hub import dashboard, etags, exports, github, metrics, openapi_page, problems
+from opskpi.hub.bearer import Key
+from opskpi.hub.bodies import read_json
+from opskpi.hub.database import Database
+from opskpi.hub.live import Live
+from opskpi.hub.page_cache import PageCache
+from opskpi.hub.readiness import Readiness
+from opskpi.hub.schemas import (
     ETAG,
     Event,
     Health,
@@ -26,14 +32,8 @@ from opskpi.hub.answers import (
     body,
     schemas,
 )
-from opskpi.hub.answers import problems as described
-from opskpi.hub.bearer import Key
-from opskpi.hub.bodies import read_json
-from opskpi.hub.database import Database
-from opskpi.hub.live import Live
-from opskpi.hub.readiness import Readiness
+from opskpi.hub.schemas import problems as described
 from opskpi.hub.sessions import Sessions
-from opskpi.hub.sharing import Reader
 
 TELEMETRY_BYTES = 1024 * 1024
 POLICY_BYTES = 64 * 1024
@@ -107,8 +107,8 @@ async def get_policy(
 ) -> Response:
     """The policy of the key's organisation, with an ETag to ask again by; scope ingest or read."""
     caller, answer = await _database(request).call(key, ["ingest", "read"], CURRENT_POLICY, [])
-    tag = policies.entity_tag(caller.org_id, answer)
-    if if_none_match is not None and policies.is_named(tag, if_none_match):
+    tag = etags.entity_tag(caller.org_id, answer)
+    if if_none_match is not None and etags.is_named(tag, if_none_match):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_tagged(tag))
     return _json(answer, _tagged(tag))
 
@@ -132,7 +132,7 @@ async def put_policy(
     expected_version = None
     if if_match is not None and if_match.strip() != "*":
         caller, standing = await _database(request).call(key, ["admin"], CURRENT_POLICY, [])
-        named = policies.is_strongly_named(policies.entity_tag(caller.org_id, standing), if_match)
+        named = etags.is_strongly_named(etags.entity_tag(caller.org_id, standing), if_match)
         # Only the database knows whether the body is a policy at all, which comes before any condition.
         expected_version = json.loads(standing)["version"] if named else NO_VERSION
     try:
@@ -145,7 +145,7 @@ async def put_policy(
                 hint="Read it again, and set yours over that one.",
             ) from error
         raise
-    return _json(answer, _tagged(policies.entity_tag(caller.org_id, answer)))
+    return _json(answer, _tagged(etags.entity_tag(caller.org_id, answer)))
 
 
 @router.get("/healthz", summary="Whether the process lives", response_model=Health, responses=described(500))
@@ -164,8 +164,8 @@ async def get_readiness(request: Request) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def get_page(request: Request) -> Response:
     """This API as a page to read."""
-    headers = {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
-    return HTMLResponse(page.render(request.app.openapi()), headers=headers)
+    headers = {"Content-Security-Policy": openapi_page.CONTENT_SECURITY_POLICY}
+    return HTMLResponse(openapi_page.render(request.app.openapi()), headers=headers)
 
 
 def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.Webhook | None = None) -> FastAPI:
@@ -182,7 +182,7 @@ def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.W
         app.state.webhook = webhook
         app.state.sessions = sessions
         app.state.live = Live(database, dsn)
-        app.state.reader = Reader(database, app.state.live, connections)
+        app.state.page_cache = PageCache(database, app.state.live, connections)
         app.state.scrapes = metrics.Scrapes(database)
         await database.open()
         yield

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
-from opskpi.hub import keys
+from opskpi.access import keys
 from opskpi.hub.database import unauthorized
 
 

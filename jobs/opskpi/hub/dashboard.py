@@ -17,15 +17,16 @@ from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from opskpi.dashboard import pages
-from opskpi.dashboard.pages import Section
-from opskpi.dashboard.view import PAGES, View, parse
+from opskpi.dashboard.layout import PAGES
+from opskpi.dashboard.pages import Rendered
+from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
 from opskpi.hub import problems
 from opskpi.hub.database import Database
 from opskpi.hub.live import Live
+from opskpi.hub.page_cache import Answers, PageCache, parsed
 from opskpi.hub.problems import Problem
 from opskpi.hub.sessions import Session, Sessions, require_same_origin
-from opskpi.hub.sharing import Answers, Reader, parsed
 
 # Nothing but our own files: no inline script or style, no other host.
 CONTENT_SECURITY_POLICY = (
@@ -138,7 +139,7 @@ async def get_page(request: Request) -> Response:
             where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
             return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
         view = parse(page, request.query_params)
-        answers, shown = await _reader(request).shown(session.caller, view)
+        answers, shown = await _page_cache(request).shown(session.caller, view)
         # In a thread: whoever sends telemetry must not wait for a page.
         text = await asyncio.to_thread(_page, view, answers, shown, session)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
@@ -201,7 +202,7 @@ async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict
         if await _sessions(socket).find(socket, _database(socket), kept_s=RECALL_S) is None:
             await socket.close(SESSION_ENDED)
             return False
-        _, shown = await _reader(socket).shown(session.caller, view)
+        _, shown = await _page_cache(socket).shown(session.caller, view)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         # The page stays as it is; what it shows says as of when.
         problems.as_problem(error)
@@ -214,7 +215,7 @@ async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict
     return True
 
 
-def _page(view: View, answers: Answers, shown: list[Section], session: Session) -> str:
+def _page(view: View, answers: Answers, shown: list[Rendered], session: Session) -> str:
     return pages.page(view, parsed(answers), shown=shown, reader=session.reader)
 
 
@@ -278,5 +279,5 @@ def _live(connection: Any) -> Live:
     return connection.app.state.live
 
 
-def _reader(connection: Any) -> Reader:
-    return connection.app.state.reader
+def _page_cache(connection: Any) -> PageCache:
+    return connection.app.state.page_cache

@@ -15,9 +15,10 @@ from psycopg import sql
 from psycopg.rows import TupleRow, class_row, scalar_row
 from psycopg_pool import AsyncConnectionPool
 
-from opskpi import anonymisation, db
-from opskpi.hub.keys import ApiKey, mark_of
+from opskpi.access import pseudonyms
+from opskpi.access.keys import ApiKey, mark_of
 from opskpi.hub.problems import Problem, unavailable
+from opskpi.postgres import connecting
 
 # Hook clients give up after 5 s: whoever waits longer for a connection waits for nothing.
 POOL_WAIT_S = 4
@@ -97,7 +98,7 @@ class Database:
                 "prepare_threshold": None,
                 "application_name": "opskpi hub",
                 "client_encoding": "utf8",
-                "connect_timeout": db.CONNECT_TIMEOUT_S,
+                "connect_timeout": connecting.CONNECT_TIMEOUT_S,
                 **KEEPALIVES,
             },
         )
@@ -243,7 +244,7 @@ async def _ask(connection: Connection, caller: Caller, query: LiteralString, par
         # the parameters put in would be faster still, but the server logs the text of a statement that fails.
         async with connection.pipeline():
             await connection.execute("begin")
-            if secret := anonymisation.key():
+            if secret := pseudonyms.key():
                 await connection.execute(BECOME_CALLER_WITH_KEY, [caller.claims(), STATEMENT_TIMEOUT, secret])
             else:
                 await connection.execute(BECOME_CALLER, [caller.claims(), STATEMENT_TIMEOUT])

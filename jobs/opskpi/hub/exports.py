@@ -11,19 +11,19 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from opskpi.access.keys import ApiKey
 from opskpi.errors import OpsKpiError
 from opskpi.exporting import formats, statements, subjects
 from opskpi.exporting.formats import Format
 from opskpi.exporting.parquet import GROUP_BYTES, Encoder
 from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, Subject
 from opskpi.exporting.writing import CHUNK_BYTES
-from opskpi.hub import acceptance
-from opskpi.hub.answers import Json, Name, Org, written_as
-from opskpi.hub.answers import problems as described
+from opskpi.hub import content_negotiation
 from opskpi.hub.bearer import Key
 from opskpi.hub.database import Database
-from opskpi.hub.keys import ApiKey
 from opskpi.hub.problems import Problem
+from opskpi.hub.schemas import Json, Name, Org, written_as
+from opskpi.hub.schemas import problems as described
 from opskpi.hub.streams import Stream
 
 PARAMETERS = {"text/csv": "; charset=utf-8; header=present"}
@@ -158,7 +158,7 @@ def _export(request: Request, subject: Subject, query: ExportQuery, key: ApiKey)
 
 def _media_type(request: Request) -> str:
     offered = [name for name, form in EVERY_TYPE.items() if form is not Format.PARQUET or formats.has_parquet()]
-    chosen = acceptance.choose(offered, request.headers.getlist("accept"))
+    chosen = content_negotiation.choose(offered, request.headers.getlist("accept"))
     if chosen is None:
         raise Problem(
             HTTPStatus.NOT_ACCEPTABLE,

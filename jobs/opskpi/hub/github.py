@@ -12,11 +12,11 @@ from opskpi.errors import OpsKpiError
 from opskpi.github import payloads
 from opskpi.github.rules import SETTINGS, Rules, rules_of
 from opskpi.github.signatures import is_signed
-from opskpi.hub.answers import Collected, body
-from opskpi.hub.answers import problems as described
 from opskpi.hub.bodies import read_json
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.problems import Problem
+from opskpi.hub.schemas import Collected, body
+from opskpi.hub.schemas import problems as described
 
 PAYLOAD_BYTES = 4 * 1024 * 1024
 READ_RULES = "select coalesce(json_object_agg(name, value), '{}')::text from ops.settings where name like any (%s)"

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from opskpi import db
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.problems import unavailable
+from opskpi.postgres import connecting
 
 CHANNEL = "opskpi"
 ANNOUNCE_S = 0.5
@@ -156,7 +156,7 @@ class Live:
     async def _take_notifications(self) -> None:
         connection = await psycopg.AsyncConnection.connect(
             self._dsn, autocommit=True, prepare_threshold=None, application_name="opskpi hub live",
-            connect_timeout=db.CONNECT_TIMEOUT_S,
+            connect_timeout=connecting.CONNECT_TIMEOUT_S,
         )  # fmt: skip
         async with connection:
             await connection.execute("listen opskpi")

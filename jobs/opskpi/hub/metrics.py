@@ -14,9 +14,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from opskpi.hub.answers import problems as described
 from opskpi.hub.bearer import Key
 from opskpi.hub.database import Caller, Database
+from opskpi.hub.schemas import problems as described
 
 SCRAPE = "select answer::text from ops.scrape() as answer"
 SHARED_S = 3

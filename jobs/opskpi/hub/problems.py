@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from opskpi.hub import keys
+from opskpi.access import keys
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5

@@ -6,9 +6,9 @@ import time
 
 import psycopg
 
-from opskpi import db, migrations
 from opskpi.errors import OpsKpiError
 from opskpi.hub.problems import unavailable
+from opskpi.postgres import connecting, migrations
 
 KEPT_S = 1
 
@@ -37,7 +37,7 @@ class Readiness:
     def _look(self) -> str | None:
         """What is wrong, None when all is well."""
         try:
-            with db.connect(self._dsn) as connection:
+            with connecting.connect(self._dsn) as connection:
                 try:
                     migrations.require_current(connection)
                 except OpsKpiError as error:

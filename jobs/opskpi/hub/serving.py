@@ -21,9 +21,10 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from opskpi import anonymisation, console, db, migrations
+from opskpi import console
+from opskpi.access import keys, pseudonyms
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hub import keys
+from opskpi.postgres import connecting, migrations
 
 PACKAGES = (
     "fastapi", "itsdangerous", "jinja2", "jwt", "prometheus_client", "psycopg_pool", "uvicorn", "websockets"
@@ -101,8 +102,8 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
         _require_secret(name)
     _require_local(settings, host)
     _sessions(settings)
-    anonymisation.key()
-    with db.connect(settings.dsn) as connection:
+    pseudonyms.key()
+    with connecting.connect(settings.dsn) as connection:
         migrations.require_current(connection)
         _require_rights(connection)
     with _listen(host, port) as listener:

@@ -20,11 +20,11 @@ from jwt.types import Options
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from opskpi.console import NIL_ORG
+from opskpi.access import keys
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hub import keys
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.problems import Problem
+from opskpi.orgs import NIL_ORG
 
 COOKIE = "opskpi_session"
 SESSION_S = 12 * 3600

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Json
 
-from opskpi import anonymisation
+from opskpi.access import pseudonyms
 from opskpi.ingestion.batches import Batch, ReadAhead
 from opskpi.ingestion.documents import Document
 from opskpi.ingestion.lanes import Lane, Lanes
@@ -242,7 +242,7 @@ def _store(connection: psycopg.Connection, batch: Batch) -> _Verdict:
         connection.execute("begin")
     if not batch.events:
         return _Verdict(0, 0, batch.refused)
-    anonymisation.pass_key(connection)
+    pseudonyms.pass_key(connection)
     # As it was written: parsing and writing it anew would be slow and would round numbers.
     events = Json(b"[%b]" % b",".join(batch.events), dumps=bytes)
     with connection.cursor(row_factory=scalar_row) as cursor:

@@ -33,10 +33,9 @@ AlertCondition, burn_rate   budget-share             the share of the budget tha
 AlertCondition              metric                   kpi_threshold: the KPI
 AlertCondition              event-type               silent_input: of these events instead of SLOs
 AlertNotificationTarget     secret-env               environment variable with the address or password
-AlertNotificationTarget     to, from                 email: addresses separated by commas, and the sender
-AlertNotificationTarget     signing-env              webhook: environment variable with the key of its signatures
 AlertNotificationTarget     severities               those it takes, separated by commas; else all
 AlertNotificationTarget     repeat-interval          how often a message is repeated; else 4h
+AlertNotificationTarget     further ones             the SETTINGS of its kind in alerting/channels
 ==========================  =======================  ==================================================================
 
 In a condition, `kind` is burnrate, OpenSLO's only one, whatever our annotation says. The rest of it says when it fires:

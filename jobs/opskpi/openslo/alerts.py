@@ -1,18 +1,20 @@
 """Alert policies with their conditions as rules, and notification targets as channels."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from opskpi.alerting.channels import registry
+from opskpi.alerting.channels.settings import Form, Setting
 from opskpi.openslo.definitions import FIVE_MINUTES, SEVERITIES, Channel, Rule, Slo, number_text
 from opskpi.openslo.entities import PREFIX, Entities, Entity, inline
 from opskpi.openslo.places import YEAR, Block, Place
 
 OF_SLOS = ("burn_rate", "budget_exhausted", "silent_input")
-TARGETS = ("slack", "email", "webhook", "apprise")
 
 _COMPARISONS = ("gt", "gte", "lt", "lte")
 _ANNOTATIONS = {
@@ -263,21 +265,23 @@ def channel(entity: Entity) -> Channel | None:
     spec = entity.spec.block({"description", "target"})
     target = spec.need("target")
     # Neither is repeated in a message: an address in the wrong place may be a secret.
-    kind = target.choice(TARGETS, hidden=True) if target else None
+    kind = target.choice(registry.KINDS, hidden=True) if target else None
     description = spec.description()
     secret = entity.own.get("secret-env")
     if secret is None:
         entity.place.refuse(f"it needs the annotation {PREFIX}secret-env, the environment variable of its secret")
     if kind is None:
         return None
-    extra = {"email": {"to", "from"}, "webhook": {"signing-env"}}.get(kind, set())
-    entity.allow_only({"secret-env", "severities", "repeat-interval"} | extra, f"a target of kind {kind}")
-    if kind == "email" and "to" not in entity.own:
-        entity.place.refuse(f"mail needs the annotation {PREFIX}to, addresses separated by commas")
+    wanted = registry.kind_of(kind).SETTINGS
+    taken = {"secret-env", "severities", "repeat-interval", *(setting.name for setting in wanted)}
+    entity.allow_only(taken, f"a target of kind {kind}")
+    for setting in wanted:
+        if setting.missing and setting.name not in entity.own:
+            entity.place.refuse(setting.missing)
     repeat = entity.own.get("repeat-interval")
     columns: dict[str, Any] = {
         "secret_env": secret and _variable(secret),
-        "settings": _settings(entity.own),
+        "settings": _settings(entity.own, wanted),
         "severities": _severities(entity.own.get("severities")),
         **({"repeat_interval": repeat.text() and repeat.span(most=YEAR)} if repeat else {}),
     }
@@ -294,15 +298,18 @@ def channel(entity: Entity) -> Channel | None:
     )
 
 
-def _settings(own: dict[str, Place]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    if to := own.get("to"):
-        settings["to"] = [_mail(to, address.strip()) for address in (to.text(4096) or "").split(",")]
-    if sender := own.get("from"):
-        settings["from"] = _mail(sender, (sender.text() or "").strip())
-    if signing := own.get("signing-env"):
-        settings["signing_env"] = _variable(signing)
-    return settings
+def _settings(own: dict[str, Place], wanted: Iterable[Setting]) -> dict[str, Any]:
+    return {setting.key: _setting(own[setting.name], setting.form) for setting in wanted if setting.name in own}
+
+
+def _setting(place: Place, form: Form) -> Any:
+    match form:
+        case "addresses":
+            return [_mail(place, address.strip()) for address in (place.text(4096) or "").split(",")]
+        case "address":
+            return _mail(place, (place.text() or "").strip())
+        case "variable":
+            return _variable(place)
 
 
 def _mail(place: Place, address: str) -> str:

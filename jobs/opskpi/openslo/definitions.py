@@ -112,8 +112,8 @@ class Rule:
 class Channel:
     """Where messages go: `secret_env` names the environment variable that holds the address or the password.
 
-    `kind` is slack, email, webhook or apprise; `settings` holds `to` (a list) and `from` of mails and `signing_env`
-    of webhooks; `severities` are those it takes, in the order page, ticket, notice.
+    `kind` is one of `alerting.channels.registry.KINDS`, `settings` holds what that kind takes, by key; `severities` are
+    those it takes, in the order page, ticket, notice.
     """
 
     channel_name: str

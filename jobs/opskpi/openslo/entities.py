@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from opskpi.alerting.channels import registry
 from opskpi.openslo.places import Block, Faults, Place
 
 API_VERSION = "openslo/v1"
@@ -15,7 +16,8 @@ _ANNOTATIONS = {
     "SLI": (),
     "AlertPolicy": ("applies-to",),
     "AlertCondition": ("kind", "short-window", "budget-share", "metric", "event-type"),
-    "AlertNotificationTarget": ("secret-env", "signing-env", "to", "from", "severities", "repeat-interval"),
+    # And the settings of all kinds of channels.
+    "AlertNotificationTarget": ("secret-env", "severities", "repeat-interval"),
 }
 _NOT_KEPT = {
     "SLI": "an SLI keeps none; write it to its SLO",
@@ -150,6 +152,8 @@ def _entity(kind: str, block: Block) -> Entity | None:
 
 def _annotations(kind: str, place: Place | None) -> tuple[dict[str, str], dict[str, Place]]:
     known = _ANNOTATIONS[kind]
+    if kind == "AlertNotificationTarget":
+        known += tuple(setting.name for channel in registry.KINDS for setting in registry.kind_of(channel).SETTINGS)
     foreign: dict[str, Place] = {}
     own: dict[str, Place] = {}
     for key, value in (place.texts() if place else {}).items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from opskpi.alerting.channels import registry
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo.alerts import OF_SLOS
 from opskpi.openslo.definitions import FIVE_MINUTES, SEVERITIES, Channel, Definitions, Rule, Slo, number_text
@@ -74,13 +75,12 @@ def _object(kind: str, name: str, row: Any, own: Mapping[str, Any], spec: dict[s
 
 
 def _channel(channel: Channel) -> dict[str, Any]:
-    settings = dict(channel.settings)
-    to = settings.pop("to", None)
+    # A setting of a kind that this program does not know, or that is not one of the kind, cannot stand in a file.
+    known = registry.kind_of(channel.kind).SETTINGS if channel.kind in registry.KINDS else ()
+    settings = {setting.name: channel.settings.get(setting.key) for setting in known}
     own = {
         "secret-env": channel.secret_env,
-        "to": to and ", ".join(to),
-        "from": settings.pop("from", None),
-        "signing-env": settings.pop("signing_env", None),
+        **{name: ", ".join(value) if isinstance(value, list) else value for name, value in settings.items()},
         "severities": ", ".join(channel.severities) if channel.severities != SEVERITIES else None,
         "repeat-interval": duration_text(channel.repeat_interval),
     }

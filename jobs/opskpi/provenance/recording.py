@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from opskpi import anonymisation
+from opskpi.access import pseudonyms
 from opskpi.errors import OpsKpiError
 from opskpi.provenance.auditing import Report, Verdict
 from opskpi.provenance.checks import TAG_PREFIX, Check, Expectation, Status
@@ -97,7 +97,7 @@ def record(connection: psycopg.Connection, audit: dict[str, Any], event: dict[st
     `event` is the event's metadata; its `outcome` is required. Raises OpsKpiError and psycopg.Error.
     """
     with connection.transaction(), connection.cursor(row_factory=class_row(Recorded)) as cursor:
-        anonymisation.pass_key(connection)
+        pseudonyms.pass_key(connection)
         recorded = cursor.execute(
             "select audit_id, audit_timestamp, events_stored, provenance_synced, validation_synced, validation_run_id"
             " from ops.observe_audit(audit => %s, event => %s)",

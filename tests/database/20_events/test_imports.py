@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from opskpi.ingest import ingest
+from opskpi.ingestion.files import ingest
 from support.events import Connection, refresh, rows, scalar, states
 from support.fixtures import CreateDatabase, shared_folder
 from support.postgres import Database, Server, janitor

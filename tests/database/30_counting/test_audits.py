@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from opskpi import migrations
+from opskpi.postgres import migrations
 from support.events import AS_OF, add_audit, kpis, rebuild, refresh, rows, states
 from support.oracle import assert_exact
 

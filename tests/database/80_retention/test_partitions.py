@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.rows import scalar_row
 
-from opskpi import migrations
+from opskpi.postgres import migrations
 from support.postgres import Database, Server, unavailable
 
 pytestmark = pytest.mark.database

@@ -12,8 +12,8 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from opskpi import retention
-from opskpi.retention import Removal
+from opskpi.upkeep import retention
+from opskpi.upkeep.retention import Removal
 from support.events import (
     AS_OF,
     NIL,

@@ -1,0 +1,194 @@
+"""E-mail over SMTP: with TLS unless the address says otherwise, and never a password without it."""
+
+import smtplib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.errors import MessageError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import format_datetime, parseaddr
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from opskpi.alerting import messages, wording
+from opskpi.alerting.channels.settings import Setting
+from opskpi.alerting.outcomes import (
+    Delivery,
+    Misconfigured,
+    Outcome,
+    Refused,
+    Retry,
+    Sent,
+    Timeouts,
+    by_network,
+    scrub,
+    secret,
+    trusted,
+)
+
+ADDRESS = "smtp://user:password@host:587, or smtps://…"
+SETTINGS = (
+    Setting(
+        "to", "addresses", "addresses", missing="mail needs the annotation opskpi.dev/to, addresses separated by commas"
+    ),
+    Setting("from", "address", "address"),
+)
+Replies = Mapping[str, tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """Where mail is handed in, as `smtp://user:password@host:587` says; `smtps` speaks TLS from the start."""
+
+    scheme: str
+    host: str
+    port: int
+    starttls: bool
+    user: str = field(repr=False)
+    password: str = field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no reason may quote, as SMTP sends it."""
+        return (self.user, self.password, f"\0{self.user}\0{self.password}")
+
+
+def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
+    """Hand the message in for the addresses of the setting `to`; sent when the server takes it for at least one."""
+    mailbox = _mailbox(secret(environ, delivery.secret_env), str(delivery.secret_env))
+    wanted = delivery.setting("to")
+    listed = [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []
+    try:
+        recipients = [_address(value) for value in listed]
+        sender = _address(delivery.setting("from") or mailbox.user)
+    except (ValueError, MessageError):
+        return Refused("a setting of the channel, `from` or `to`, is no e-mail address")
+    if not recipients:
+        return Refused("the channel has no setting `to` with at least one e-mail address")
+    mail = compose(delivery, sender, recipients)
+    try:
+        return _hand_in(mailbox, mail, sender, recipients, environ=environ, timeouts=timeouts)
+    except smtplib.SMTPException as error:
+        return _by_reply(error, mailbox)
+    except OSError as error:
+        return by_network(error)
+    except UnicodeError:
+        raise Misconfigured(f"environment variable {delivery.secret_env} holds an impossible host") from None
+
+
+def compose(delivery: Delivery, sender: Address, recipients: Iterable[Address]) -> EmailMessage:
+    """The mail; the same for every attempt, so that a mailbox recognises what it has already."""
+    mail = EmailMessage()
+    mail["Subject"] = messages.title(delivery.message)
+    mail["From"] = sender
+    mail["To"] = tuple(recipients)
+    mail["Date"] = format_datetime(delivery.created_at)
+    mail["Message-ID"] = f"<{delivery.stable_id}@{sender.domain}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content(messages.text(delivery.message))
+    return mail
+
+
+def _hand_in(
+    mailbox: Mailbox,
+    mail: EmailMessage,
+    sender: Address,
+    recipients: list[Address],
+    *,
+    environ: Mapping[str, str],
+    timeouts: Timeouts,
+) -> Outcome:
+    with _connected(mailbox, environ, timeouts) as server:
+        if mailbox.user:
+            try:
+                server.login(mailbox.user, mailbox.password)
+            except smtplib.SMTPNotSupportedError:
+                return Retry(None, "the server takes no login here", channel_wide=True)
+        addresses = [recipient.addr_spec for recipient in recipients]
+        refused = server.send_message(mail, sender.addr_spec, addresses)
+        # The server has taken the mail: whatever fails from here on must not send it again.
+        with suppress(smtplib.SMTPException, OSError):
+            server.quit()
+        server.close()
+    return Sent(f"not accepted for {_replies(refused, mailbox)}" if refused else None)
+
+
+def _connected(mailbox: Mailbox, environ: Mapping[str, str], timeouts: Timeouts) -> smtplib.SMTP:
+    if mailbox.scheme == "smtps":
+        server = smtplib.SMTP_SSL(mailbox.host, mailbox.port, timeout=timeouts.total, context=trusted(environ))
+    else:
+        server = smtplib.SMTP(mailbox.host, mailbox.port, timeout=timeouts.total)
+    try:
+        if mailbox.starttls:
+            server.starttls(context=trusted(environ))
+    except smtplib.SMTPNotSupportedError:
+        server.close()
+        raise Misconfigured(
+            "the server offers no STARTTLS; use smtps://, or ?starttls=no where TLS is not needed"
+        ) from None
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _mailbox(value: str, variable: str) -> Mailbox:
+    malformed = f"environment variable {variable} holds no address such as smtp://user:password@host:587"
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        raise Misconfigured(malformed) from None
+    if url.scheme not in {"smtp", "smtps"} or not url.hostname:
+        raise Misconfigured(f"{malformed}; percent-encode / ? # and @ in the password")
+    starttls = url.scheme == "smtp" and parse_qs(url.query).get("starttls") != ["no"]
+    if url.password and url.scheme == "smtp" and not starttls:
+        raise Misconfigured("a password is not sent without TLS; remove starttls=no, or the password")
+    user, password = unquote(url.username or ""), unquote(url.password or "")
+    if not (user + password).isascii():
+        raise Misconfigured(f"environment variable {variable} holds a user or a password with letters beyond ASCII")
+    return Mailbox(
+        scheme=url.scheme,
+        host=url.hostname,
+        port=port or (465 if url.scheme == "smtps" else 587),
+        starttls=starttls,
+        user=user,
+        password=password,
+    )
+
+
+def _address(value: object) -> Address:
+    """An address such as `Ops <ops@example.com>`. Raises ValueError or MessageError when it is none."""
+    name, address = parseaddr(wording.line(value, 320) or "")
+    if " " in address or not all(address.rpartition("@")[::2]):
+        raise ValueError
+    return Address(display_name=name, addr_spec=address)
+
+
+def _by_reply(error: smtplib.SMTPException, mailbox: Mailbox) -> Outcome:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        reason = f"not accepted for {_replies(error.recipients, mailbox)}"
+        temporary = any(code < 500 for code, _ in error.recipients.values())
+        return Retry(None, reason) if temporary else Refused(reason)
+    if isinstance(error, smtplib.SMTPResponseException):
+        reason = f"answered {_reply(error.smtp_code, error.smtp_error, mailbox)}"
+        # A password that no longer holds is mended in the environment, as one that is not set.
+        if isinstance(error, smtplib.SMTPAuthenticationError):
+            return Retry(None, reason, channel_wide=True)
+        return Refused(reason) if 500 <= error.smtp_code < 600 else Retry(None, reason)
+    if isinstance(error, smtplib.SMTPServerDisconnected):
+        # A timeout is told apart only by what it was raised from.
+        late = isinstance(error.__context__, TimeoutError)
+        return Retry(None, "no answer in time" if late else "the server closed the connection", channel_wide=True)
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        return Refused("the server takes no addresses with letters beyond ASCII")
+    return Retry(None, f"the mail was not sent: {type(error).__name__}")
+
+
+def _replies(refused: Replies, mailbox: Mailbox) -> str:
+    return "; ".join(f"{address}: {_reply(code, text, mailbox)}" for address, (code, text) in list(refused.items())[:3])
+
+
+def _reply(code: int, text: bytes | str, mailbox: Mailbox) -> str:
+    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return f"{code} {scrub(words, mailbox.secrets)}"

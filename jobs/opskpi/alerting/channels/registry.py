@@ -1,0 +1,62 @@
+"""The kinds of channels, and the sending of one delivery: no secret gets into a reason or a log."""
+
+import importlib
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, cast
+
+from opskpi.alerting.channels.settings import Setting
+from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Timeouts
+
+# Modules of this package. Everything that knows kinds asks here: files, sending, the guide.
+KINDS = ("slack", "email", "webhook", "apprise")
+
+
+class Kind(Protocol):
+    """What the module of a kind has."""
+
+    ADDRESS: str
+    SETTINGS: tuple[Setting, ...]
+
+    @staticmethod
+    def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts, /) -> Outcome:
+        """Send one delivery. Raises Misconfigured for what is missing or wrong in the environment."""
+        ...
+
+
+def kind_of(name: str) -> Kind:
+    """The module of one of KINDS, imported when it is asked for, because HTTP and mail libraries load slowly."""
+    return cast("Kind", importlib.import_module(f"opskpi.alerting.channels.{name}"))
+
+
+def send(delivery: Delivery, environ: Mapping[str, str], *, timeouts: Timeouts = Timeouts()) -> Outcome:  # noqa: B008
+    """Send one delivery, with the secrets of `environ`.
+
+    Gives Sent, Retry (later, `after` at the earliest) or Refused (never as it is); raises nothing but what ends the
+    process. What is missing or wrong in the environment is worth a retry, since the operator can mend it.
+    """
+    if delivery.channel_kind not in KINDS:
+        return Refused("this version of opskpi does not know the kind of this channel")
+    try:
+        with _silent_logs():
+            return kind_of(delivery.channel_kind).send(delivery, environ, timeouts)
+    except Misconfigured as error:
+        return Retry(None, str(error), channel_wide=True)
+    except Exception as error:  # noqa: BLE001 - one delivery must not stop the others
+        # The text of an unknown error may quote a secret; its place does not.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return Retry(None, f"unexpected {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}")
+
+
+@contextmanager
+def _silent_logs() -> Iterator[None]:
+    """Nothing is logged meanwhile: httpx, urllib3 and apprise write addresses into their logs, tokens included."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

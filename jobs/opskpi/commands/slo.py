@@ -1,0 +1,172 @@
+"""`opskpi slo …`: how the objectives stand, and objectives as code."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from opskpi import console, openslo
+from opskpi.clocks import days_before, parse_range
+from opskpi.commands.options import Options, add_options, command, user_name
+from opskpi.commands.types import INSTANT
+from opskpi.counting import history
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.files import write_whole
+from opskpi.objectives import reporting
+from opskpi.openslo import applying, simulating
+from opskpi.orgs import NIL_ORG
+from opskpi.status import reading, showing
+
+
+@click.group(name="slo", invoke_without_command=True)
+@click.option("--fail-on-breach", is_flag=True, help="Exit with 3 when an objective is breached.")
+@add_options
+def slo(options: Options, fail_on_breach: bool) -> None:
+    """Show each objective: status, SLI, target, budget left and burn rates; the commands below define and explain them.
+
+    \b
+    Example:
+      opskpi slo --fail-on-breach
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    with options.connect() as connection:
+        slos = reading.slos(connection)
+    if options.as_json:
+        console.show_json(slos)
+    else:
+        showing.show_slos(slos)
+    breached = [row.slo_name for row in slos if row.status == "breached"]
+    if fail_on_breach and breached:
+        raise OpsKpiError(f"breached: {', '.join(breached)}", exit_code=ExitCode.BREACH)
+
+
+@command(slo)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
+    """Make objectives, alert rules and channels what OpenSLO v1 FILEs say, all or nothing; - is standard input.
+
+    \b
+    Example:
+      opskpi slo apply --dry-run slos.yaml
+    """
+    with options.connect() as connection:
+        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        changes = applying.apply(connection, definitions, dry_run=dry_run)
+        if not dry_run:
+            with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
+                history.fill(connection, bar.update)
+    if options.as_json:
+        console.show_json(changes)
+        return
+    for change in changes:
+        console.show(f"{change.change:<9} {change.kind} {change.name}")
+        for field, (before, after) in (change.differences or {}).items():
+            console.show(f"            {field}: {before} -> {after}")
+    if dry_run:
+        console.show("nothing was changed: this was a dry run")
+
+
+@command(slo)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead.")
+def export(options: Options, out: Path | None) -> None:
+    """Write what stands as OpenSLO v1 YAML; applying it again changes nothing.
+
+    \b
+    Example:
+      opskpi slo export --out slos.yaml
+    """
+    with options.connect() as connection:
+        definitions = applying.stored(connection)
+    if options.as_json:
+        console.show_json(openslo.as_json(definitions))
+    elif out:
+        write_whole(out, openslo.write(definitions))
+        console.show(f"{len(definitions.slos)} objectives, {len(definitions.rules)} rules are in {out}")
+    else:
+        console.show(openslo.write(definitions).rstrip("\n"))
+
+
+@command(slo)
+@click.argument("name")
+@click.option("--since", type=INSTANT, help="First instant (UTC without an offset); else 30 days before --until.")
+@click.option("--until", type=INSTANT, help="First instant after the range; else now.")
+@click.option("--org", type=click.UUID, help="Only this tenant.")
+def explain(options: Options, name: str, since: datetime | None, until: datetime | None, org: UUID | None) -> None:
+    """List the events that burned the budget of NAME; their costs add up to what was consumed.
+
+    \b
+    Example:
+      opskpi slo explain audit_observer_latency --since 2026-03-01 --until 2026-03-08
+    """
+    until = until or datetime.now(UTC)
+    since, until = parse_range(since or days_before(until, 30), until)
+    with options.connect() as connection:
+        costs = reporting.explain(connection, name, since, until, org)
+    if options.as_json:
+        console.show_json(costs)
+        return
+    console.show_rows(f"What burned the budget of {name}", costs, "nothing burned the budget in this range")
+    for tenant in sorted({cost.org_id for cost in costs}, key=str):
+        own = [cost.cost for cost in costs if cost.org_id == tenant]
+        whose = "" if tenant == NIL_ORG else f" of {tenant}"
+        console.show(f"{len(own)} events consumed {sum(own) * 100:.2f} % of the budget{whose} of this range")
+
+
+@command(slo)
+@click.argument("name")
+@click.option("--since", type=INSTANT, required=True, help="First instant (UTC without an offset).")
+@click.option("--until", type=INSTANT, required=True, help="First instant after it.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--author", default=user_name, show_default="your user name", help="Who says so; it is kept.")
+@click.option("--org", type=click.UUID, default=UUID(int=0), help="The tenant; else the nil org.")
+def exclude(
+    options: Options, *, name: str, since: datetime, until: datetime, reason: str, author: str, org: UUID
+) -> None:
+    """Leave a time out of the account of NAME, such as maintenance, also afterwards; both figures stay visible.
+
+    \b
+    Example:
+      opskpi slo exclude audit_observer_latency --since 2026-03-01T02:00 --until 2026-03-01T04:00 --reason "upgrade"
+    """
+    since, until = parse_range(since, until)
+    with options.connect() as connection:
+        number = reporting.exclude(connection, reporting.Exclusion(name, since, until, reason, author, org))
+    if options.as_json:
+        console.show_json({"exclusion": number})
+    else:
+        console.show(f"exclusion {number}: {name} from {since.isoformat()} to {until.isoformat()}")
+
+
+@command(slo)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--days", type=click.IntRange(1, 400), default=7, show_default=True, help="How far back.")
+@click.option("--until", type=INSTANT, help="Where to end (UTC without an offset); else now.")
+def simulate(options: Options, files: tuple[str, ...], days: int, until: datetime | None) -> None:
+    """Say what the objectives of OpenSLO v1 FILEs would have fired over the last days, and change nothing.
+
+    \b
+    Example:
+      opskpi slo simulate slos.yaml --days 30
+    """
+    until = until or datetime.now(UTC)
+    since, until = parse_range(days_before(until, days), until)
+    with (
+        options.connect() as connection,
+        console.progress("trying days", days, quiet=options.as_json) as bar,
+    ):
+        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        fired = simulating.simulate(connection, definitions, since, until, bar.update)
+    untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]
+    if untried:
+        console.notice(f"not tried, since they are about no objective: {', '.join(untried)}")
+    if options.as_json:
+        console.show_json(fired)
+    else:
+        console.show_rows(f"What would have fired in {days} days", fired, "nothing would have fired")
+
+
+def _paths(files: tuple[str, ...]) -> list[Path | str]:
+    return [file if file == "-" else Path(file) for file in files]

@@ -1,0 +1,1 @@
+"""Brings what is counted up to date: rollups, KPIs and SLIs."""

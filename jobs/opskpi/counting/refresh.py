@@ -1,0 +1,135 @@
+"""Brings rollups, KPIs and SLIs up to date: calls `ops.refresh` until nothing is left to count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg.rows import class_row, scalar_row
+
+from opskpi.errors import OpsKpiError
+from opskpi.postgres.journal import journalled
+
+MAX_WAIT = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one call of `ops.refresh` did; rows are KPI rows, `behind` is in ids."""
+
+    state: str
+    events: int
+    cursor_id: int | None
+    behind: int | None
+    hour_rows: int | None
+    day_rows: int | None
+    week_rows: int | None
+    month_rows: int | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """The part of a range that holds something to rebuild."""
+
+    first_at: datetime
+    end_at: datetime
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run did in all: events counted, KPI rows written by period, the last state and what there is to say."""
+
+    state: str
+    events: int
+    rows: dict[str, int]
+    message: str | None
+
+
+def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], None] = lambda *_: None) -> Totals:
+    """Count every committed event that is not counted yet, a transaction a batch.
+
+    `on_progress` gets the events counted so far and the ids still ahead, after each batch. A failure is written to the
+    journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted.
+    """
+    totals = Totals("more", 0, {"hour": 0, "day": 0, "week": 0, "month": 0}, None)
+    while totals.state == "more":
+        report = _refresh_once(connection)
+        totals.state, totals.message = report.state, report.message
+        totals.events += report.events or 0
+        for period in totals.rows:
+            totals.rows[period] += getattr(report, f"{period}_rows") or 0
+        on_progress(totals.events, report.behind or 0)
+    return totals
+
+
+def maintain(connection: psycopg.Connection) -> int:
+    """Make the partitions that are due and forget old job runs; returns how many partitions were made."""
+    with journalled(connection, "maintain"), connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("select ops.maintain()").fetchone() or 0
+
+
+def rebuild(
+    connection: psycopg.Connection,
+    since: datetime,
+    until: datetime,
+    on_progress: Callable[[datetime], None] = lambda _: None,
+) -> int:
+    """Recompute what the half-open range [since, until) touches, a transaction a month.
+
+    Returns how many events and audits it read. `on_progress` gets the instant up to which it is done.
+    Raises OpsKpiError when the range is empty.
+    """
+    stored = stored_range(connection, since, until)
+    if stored is None:
+        return 0
+    read, step_start = 0, stored.first_at
+    while step_start < stored.end_at:
+        month_end = (step_start.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)).replace(
+            day=1
+        )
+        step_end = min(stored.end_at, month_end)
+        with journalled(connection, "rebuild"), connection.cursor(row_factory=scalar_row) as cursor:
+            # Units of work are counted whole, so once is enough.
+            read += (
+                cursor.execute(
+                    "select ops.rebuild(since => %s, until => %s, recount_units => %s)",
+                    [step_start, step_end, step_end == stored.end_at],
+                ).fetchone()
+                or 0
+            )
+        on_progress(step_end)
+        step_start = step_end
+    return read
+
+
+def stored_range(
+    connection: psycopg.Connection, since: datetime | str = "-infinity", until: datetime | str = "infinity"
+) -> StoredRange | None:
+    """The part of [since, until) for which there are events, audits or rollups; None when there is none."""
+    with connection.cursor(row_factory=class_row(StoredRange)) as cursor:
+        return cursor.execute(
+            "select first_at, end_at from ops.stored_range(since => %s, until => %s)", [since, until]
+        ).fetchone()
+
+
+def in_words(totals: Totals, rows: dict[str, int]) -> str:
+    """What a run did, in one line; `rows` are the KPI rows to report, by period."""
+    if totals.state == "busy":
+        return "another refresh is running, nothing to do"
+    written = ", ".join(f"{count:,} {period}" for period, count in rows.items())
+    return f"{totals.events:,} events counted, KPI rows written: {written}" + (
+        f"; {totals.message}" if totals.message else ""
+    )
+
+
+def _refresh_once(connection: psycopg.Connection) -> Report:
+    with journalled(connection, "refresh"), connection.cursor(row_factory=class_row(Report)) as cursor:
+        report = cursor.execute(
+            "select state, events, cursor_id, behind, hour_rows, day_rows, week_rows, month_rows, message"
+            " from ops.refresh(max_wait => %s)",
+            [MAX_WAIT],
+        ).fetchone()
+    if report is None:
+        raise OpsKpiError("the refresh gave no report")
+    return report

@@ -1,0 +1,93 @@
+"""OpenSLO definitions and the database: what stands there, and making it what files say."""
+
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import class_row, dict_row, scalar_row
+from psycopg.types.json import Jsonb
+
+from opskpi.errors import OpsKpiError
+from opskpi.openslo.definitions import Definitions, as_json, from_json
+from opskpi.postgres import connecting
+
+# Intervals as text, since a month has no length in Python.
+STORED: dict[str, LiteralString] = {
+    "services": "select service_name, display_name, description, labels, annotations from ops.services",
+    "slos": """
+      select
+        slo_name, service, objective, event_type, target, coalesce(indicator_name, slo_name) as indicator_name,
+        description, threshold_ms, case when calendar_period is null then 'rolling' else 'calendar' end as window_kind,
+        rolling_window::text, calendar_period,
+        case when calendar_period is not null then coalesce(time_zone, ops.time_zone()) end as time_zone,
+        budgeting_method, time_slice::text, slice_target, expected_interval::text, display_name, labels, annotations
+      from ops.slos
+    """,
+    "rules": """
+      select
+        rule_name, kind, severity, slo_name, metric_name, event_type, budget_share, factor, long_window::text,
+        short_window::text, comparison, threshold, lasting::text, alert_after::text, silent_for::text, channels,
+        notify_resolved, description, display_name, labels, annotations
+      from ops.alert_rules
+    """,
+    "channels": """
+      select
+        channel_name, kind, secret_env, settings, severities, repeat_interval::text, description, display_name, labels,
+        annotations
+      from ops.alert_channels
+    """,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one definition: created, changed (each field as [before, after]), unchanged or removed."""
+
+    kind: str
+    name: str
+    change: str
+    differences: dict[str, tuple[Any, Any]] | None
+
+
+def apply(connection: psycopg.Connection, definitions: Definitions, *, dry_run: bool = False) -> list[Change]:
+    """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
+
+    Raises psycopg.Error: OP001 for a rule that can never fire, 23503 for a KPI that does not exist.
+    """
+    with connection.transaction(force_rollback=dry_run):
+        return make(connection, definitions)
+
+
+def make(connection: psycopg.Connection, definitions: Definitions) -> list[Change]:
+    """Make the stored definitions what these say, in the open transaction."""
+    with connection.cursor(row_factory=class_row(Change)) as cursor:
+        return cursor.execute(
+            "select kind, name, change, differences from ops.apply_definitions(definitions => %s)",
+            [Jsonb(as_json(definitions))],
+        ).fetchall()
+
+
+def channel_names(connection: psycopg.Connection) -> list[str]:
+    """The channels that files may name without defining them."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("select channel_name from ops.alert_channels").fetchall()
+
+
+def stored(connection: psycopg.Connection) -> Definitions:
+    """All definitions as they stand."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with connecting.unfiltered(connection), connection.cursor(row_factory=dict_row) as cursor:
+        for kind, query in STORED.items():
+            rows[kind] = cursor.execute(query).fetchall()
+            for row in rows[kind]:
+                _check_sayable(kind, row)
+    return from_json(rows)
+
+
+def _check_sayable(kind: str, row: dict[str, Any]) -> None:
+    """Name the row that no file can say."""
+    try:
+        from_json({kind: [row]})
+    except OpsKpiError as error:
+        name = next(iter(row.values()))
+        raise OpsKpiError(f"{name} (in ops.{kind}): {error.message}", error.hint, error.exit_code) from error

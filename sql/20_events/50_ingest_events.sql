@@ -1,0 +1,130 @@
+-- The entry of events: each valid event is stored once, each malformed one is refused by itself.
+
+create function public.ingest_events(events json)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  caller record;
+  skips_known boolean;
+  anonymises boolean := exists (select from ops.anonymisation_rules as rule where rule.on_ingest and rule.is_enabled);
+  document jsonb;
+  accepted bigint;
+  unreadable jsonb := '[]'::jsonb;
+  unreadable_places bigint[];
+  answer jsonb;
+  announced jsonb := '{}'::jsonb;
+begin
+  if events is null or json_typeof(events) <> 'array' then
+    raise exception 'events must be a JSON array'
+      using errcode = 'OP001', hint = 'Send [{"event_type": …, "payload": {…}}, …].';
+  end if;
+  if current_setting('transaction_isolation') <> 'read committed'
+    and exists (select from ops.retention_rules as rule where rule.kept = 'events' and rule.age is not null) then
+    raise exception 'ingest_events needs read committed where events have an age, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'An older snapshot does not know which events are gone, and would count a repeated one again.';
+  end if;
+  select * into strict caller from ops.ingesting_caller();
+  if caller.is_bound then
+    -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.
+    if json_array_length(events) > 5000 then
+      raise exception 'a batch of % events is too large', json_array_length(events)
+        using errcode = 'PT413', hint = 'Send at most 5,000 at once; 50 are a good number.';
+    end if;
+    if not ops.caller_has_scope('ingest') then
+      raise exception 'storing events needs the scope ingest'
+        using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
+    end if;
+    if caller.org_id is not null then
+      perform ops.count_request(
+        caller.org_id,
+        case when anonymises then ops.anonymous_senders(caller.org_id, ops.senders(events)) else ops.senders(events) end
+      );
+      announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
+    end if;
+  end if;
+  begin
+    document := events::jsonb;
+  exception
+    when data_exception or program_limit_exceeded then
+      select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
+  end;
+  -- Nearly every batch is new and valid as a whole. Looking for repeated events costs a tenth more, finding out what is wrong ten times as much.
+  foreach skips_known in array array[false, true] loop
+    exit when unreadable <> '[]';
+    begin
+      if anonymises then
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select
+          event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+        from ops.cast_anonymised(document) as event
+        on conflict on constraint telemetry_events_pkey do nothing;
+      elsif skips_known then
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select * from ops.cast_events(document)
+        on conflict on constraint telemetry_events_pkey do nothing;
+      else
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select * from ops.cast_events(document);
+      end if;
+      get diagnostics accepted = row_count;
+      return jsonb_build_object('accepted', accepted, 'duplicate', jsonb_array_length(document) - accepted, 'refused', '[]'::jsonb)
+        || announced;
+    exception
+      when unique_violation then
+        continue;
+      when data_exception or program_limit_exceeded then
+        exit;
+    end;
+  end loop;
+  unreadable_places := array(select (fault.value -> 'index')::bigint from jsonb_array_elements(unreadable) as fault);
+  with checked as materialized (
+    select
+      event.place, event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id,
+      event.refusal
+    from ops.check_events(document) as event
+    where not anonymises
+    union all
+    select
+      event.place, event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id,
+      event.refusal
+    from ops.check_anonymised(document) as event
+    where anonymises
+  ),
+  stored as (
+    insert into public.telemetry_events (
+      event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id
+    )
+    select
+      checked.event_type, checked.event_timestamp, checked.run_id, checked.tag, checked.metadata, checked.event_id, checked.org_id, checked.agent_id
+    from checked
+    where checked.refusal is null
+    on conflict on constraint telemetry_events_pkey do nothing
+    returning 1
+  ),
+  counted as (
+    select
+      (select count(*) from stored) as accepted,
+      count(*) filter (where checked.refusal is null) as valid,
+      jsonb_agg(
+        jsonb_build_object('index', checked.place, 'field', checked.refusal[1], 'reason', checked.refusal[2])
+        order by checked.place
+      ) filter (where checked.refusal is not null and checked.place <> all (unreadable_places)) as refused
+    from checked
+  )
+  select jsonb_build_object(
+    'accepted', counted.accepted,
+    'duplicate', counted.valid - counted.accepted,
+    'refused', unreadable || coalesce(counted.refused, '[]')
+  )
+  into answer
+  from counted;
+  return answer || announced;
+end;
+$$;
+comment on function public.ingest_events(json) is
+  'Stores a JSON array of events. Returns {"accepted": n, "duplicate": n, "refused": [{"index", "field", "reason"}]}; index counts from 0. Valid events are stored whatever the others are; a repeated event (org, event_id, time) counts as duplicate. A caller whom RLS binds is also told the "policy_version" of its hooks, and is held to the requests a minute of the settings.';

@@ -1,0 +1,117 @@
+-- Counts of the patterns that blocked.
+
+create table ops.blocked_patterns (
+  org_id uuid not null,
+  period text not null,
+  period_start timestamptz not null,
+  hook_type text not null,
+  pattern text not null,
+  blocked_count bigint not null,
+  team text not null default '',
+  constraint blocked_patterns_pkey primary key (org_id, period, period_start, hook_type, pattern, team),
+  constraint blocked_patterns_period_check check (period in ('hour', 'day', 'week', 'month'))
+);
+comment on table ops.blocked_patterns is 'One row a finding pattern, hook type, team and period: how often it blocked.';
+comment on column ops.blocked_patterns.org_id is 'The tenant.';
+comment on column ops.blocked_patterns.period is 'hour, day, week (ISO, from Monday) or month.';
+comment on column ops.blocked_patterns.period_start is 'First instant of the period.';
+comment on column ops.blocked_patterns.hook_type is 'The hook; empty when the event names none.';
+comment on column ops.blocked_patterns.pattern is 'The pattern that blocked.';
+comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (count).';
+comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
+alter table ops.blocked_patterns enable row level security;
+create policy blocked_patterns_select_own_org on ops.blocked_patterns for select to authenticated
+  using (org_id = (select ops.current_org_id()));
+
+create type ops.pattern_delta as (
+  org_id uuid,
+  hook_type text,
+  pattern text,
+  period text,
+  period_start timestamptz,
+  blocked_count bigint,
+  team text
+);
+comment on type ops.pattern_delta is 'What is to be added to one row of ops.blocked_patterns.';
+
+create function ops.count_patterns(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
+returns setof ops.pattern_delta
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+begin
+  return query
+  with blocked as (
+    select
+      event.org_id,
+      coalesce(left(event.metadata ->> 'hook_type', 100), '') as hook_type,
+      found.pattern,
+      event.hour_start,
+      coalesce(event.team, '') as team,
+      count(*) as blocked_count
+    from ops.labelled_events as event
+    cross join lateral (
+      select left(event.metadata #>> '{findings_summary,pattern}', 100) as pattern
+      union
+      select left(listed.pattern #>> '{}', 100)
+      from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') as listed (pattern)
+    ) as found
+    where event.id > after_id
+      and event.id <= until_id
+      and event.event_timestamp >= since
+      and event.event_timestamp < until
+      and event.event_type = 'hook_execution'
+      and event.metadata ->> 'result' = 'blocked'
+      and found.pattern is not null
+    group by 1, 2, 3, 4, 5
+  )
+  select span.org_id, span.hook_type, span.pattern, span.period, span.period_start, span.blocked_count, span.team
+  from (
+    select
+      blocked.org_id,
+      blocked.hook_type,
+      blocked.pattern,
+      period.name as period,
+      ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
+      sum(blocked.blocked_count)::bigint as blocked_count,
+      blocked.team
+    from blocked
+    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+    group by 1, 2, 3, 4, 5, 7
+  ) as span
+  left join ops.removed_periods as removed
+    on removed.period = span.period
+  where coalesce(span.period_start >= removed.removed_until, true);
+end;
+$$;
+comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
+  'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and .patterns.';
+
+create view ops.blocked_pattern_parts
+with (security_invoker = true)
+as
+select stored.org_id, stored.period, stored.period_start, stored.hook_type, stored.pattern, stored.team, stored.blocked_count
+from ops.blocked_patterns as stored
+union all
+select fresh.org_id, fresh.period, fresh.period_start, fresh.hook_type, fresh.pattern, fresh.team, fresh.blocked_count
+from ops.count_patterns(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh;
+comment on view ops.blocked_pattern_parts is
+  'Parts that add up to how often a pattern blocked: what is stored, and the events behind the cursor beside it.';
+
+create function ops.add_patterns(deltas ops.pattern_delta[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.blocked_patterns as stored (org_id, period, period_start, hook_type, pattern, team, blocked_count)
+  select delta.org_id, delta.period, delta.period_start, delta.hook_type, delta.pattern, delta.team, delta.blocked_count
+  from unnest(add_patterns.deltas) as delta
+  on conflict on constraint blocked_patterns_pkey do update set
+    blocked_count = stored.blocked_count + excluded.blocked_count;
+end;
+comment on function ops.add_patterns(ops.pattern_delta[]) is 'Adds a delta to the blocked patterns; only refresh and rebuild call it, once a delta.';

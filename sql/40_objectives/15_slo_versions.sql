@@ -1,0 +1,234 @@
+-- Versions of objectives with a valid-from, and exclusions of times from their accounts.
+
+create table ops.slo_versions (
+  slo_name text not null,
+  version integer not null,
+  valid_from timestamptz not null,
+  valid_until timestamptz not null default 'infinity',
+  sli_id bigint not null,
+  service text not null,
+  objective text not null,
+  target numeric(7, 6) not null,
+  rolling_window interval,
+  calendar_period text,
+  time_zone text,
+  budgeting_method text not null,
+  time_slice interval,
+  slice_target numeric(7, 6),
+  expected_interval interval,
+  constraint slo_versions_pkey primary key (slo_name, version),
+  constraint slo_versions_sli_id_fkey foreign key (sli_id) references ops.slis (sli_id),
+  constraint slo_versions_ends_after_it_begins check (valid_from <= valid_until)
+);
+comment on table ops.slo_versions is 'One row a version of an objective, written by a trigger on ops.slos; an evaluation uses the version that held at its instant.';
+comment on column ops.slo_versions.slo_name is 'The objective; it may be gone by now.';
+comment on column ops.slo_versions.version is 'Counts from 1.';
+comment on column ops.slo_versions.valid_from is 'First instant of the version; -infinity: as long as there are events.';
+comment on column ops.slo_versions.valid_until is 'First instant after it; infinity: it holds.';
+comment on column ops.slo_versions.sli_id is 'How it counts.';
+comment on column ops.slo_versions.service is 'The service that promises.';
+comment on column ops.slo_versions.objective is 'availability, latency or error_rate.';
+comment on column ops.slo_versions.target is 'The share that must be good (ratio).';
+comment on column ops.slo_versions.rolling_window is 'How far back it looks; null when it goes by the calendar.';
+comment on column ops.slo_versions.calendar_period is 'day, week, month or quarter; null when the window rolls.';
+comment on column ops.slo_versions.time_zone is 'The time zone of the calendar; null: that of the settings.';
+comment on column ops.slo_versions.budgeting_method is 'occurrences or timeslices.';
+comment on column ops.slo_versions.time_slice is 'Length of a slice; null with occurrences.';
+comment on column ops.slo_versions.slice_target is 'The share of a good slice (ratio); null with occurrences.';
+comment on column ops.slo_versions.expected_interval is 'How often input is expected; null: as the setting says.';
+alter table ops.slo_versions enable row level security;
+create policy slo_versions_select_authenticated on ops.slo_versions for select to authenticated using (true);
+
+create function ops.date_slo_change()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if (
+    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
+    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
+  ) is not distinct from (
+    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
+    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
+  ) then
+    new.valid_from := old.valid_from;
+  elsif new.valid_from = old.valid_from then
+    new.valid_from := greatest(now(), old.valid_from);
+  end if;
+  if new.valid_from < old.valid_from then
+    raise exception 'the definition of % from % cannot hold from % already', old.slo_name, old.valid_from, new.valid_from
+      using errcode = 'OP001', hint = 'Leave valid_from out, or pass an instant after the last change.';
+  end if;
+  return new;
+end;
+$$;
+comment on function ops.date_slo_change() is 'Trigger: a changed definition holds from now on unless it says otherwise, and never from before the last change.';
+
+create trigger slos_date_change
+before update on ops.slos
+for each row execute function ops.date_slo_change();
+
+create function ops.record_slo_version()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  latest ops.slo_versions;
+  begins_at timestamptz;
+  counted_by bigint;
+begin
+  select * into latest
+  from ops.slo_versions as version
+  where version.slo_name = case tg_op when 'INSERT' then new.slo_name else old.slo_name end
+  order by version.version desc
+  limit 1;
+  if tg_op = 'DELETE' then
+    -- A change that was planned never comes.
+    delete from ops.slo_versions as version where version.slo_name = old.slo_name and version.valid_from > now();
+    update ops.slo_versions as version
+    set valid_until = now()
+    where version.slo_name = old.slo_name
+      and version.valid_until > now();
+    return null;
+  end if;
+  if tg_op = 'UPDATE' and new.slo_name <> old.slo_name then
+    raise exception 'the objective % cannot be renamed', old.slo_name
+      using errcode = 'OP001', hint = 'Its history goes by its name: add one of the new name and delete this one.';
+  end if;
+  if tg_op = 'UPDATE' and (new.valid_from = old.valid_from and latest.valid_until = 'infinity') and (
+    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
+    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
+  ) is not distinct from (
+    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
+    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
+  ) then
+    return null;
+  end if;
+
+  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  if ops.cursor_id() = 0 then
+    perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  end if;
+  insert into ops.slis (event_type, objective, threshold_ms, filled_until)
+  values (
+    new.event_type, new.objective, new.threshold_ms,
+    case
+      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+      else timestamptz '-infinity'
+    end
+  )
+  on conflict on constraint slis_event_type_objective_threshold_ms_key do nothing;
+  select sli.sli_id into strict counted_by
+  from ops.slis as sli
+  where sli.event_type = new.event_type
+    and sli.objective = new.objective
+    and sli.threshold_ms is not distinct from new.threshold_ms;
+
+  begins_at := case when latest.valid_until < 'infinity' then greatest(new.valid_from, latest.valid_until) else new.valid_from end;
+  if tg_op = 'UPDATE' and begins_at < latest.valid_from then
+    raise exception 'the definition of % from % cannot hold from % already', new.slo_name, latest.valid_from, begins_at
+      using errcode = 'OP001', hint = 'Leave valid_from out, or pass an instant after the last change.';
+  end if;
+  if latest.valid_from = begins_at then
+    -- Changed twice in one transaction: nobody has seen the first.
+    delete from ops.slo_versions as version where version.slo_name = new.slo_name and version.version = latest.version;
+    latest.version := latest.version - 1;
+  else
+    update ops.slo_versions as version
+    set valid_until = least(version.valid_until, begins_at)
+    where version.slo_name = new.slo_name
+      and version.version = latest.version;
+  end if;
+  insert into ops.slo_versions (
+    slo_name, version, valid_from, sli_id, service, objective, target, rolling_window, calendar_period, time_zone,
+    budgeting_method, time_slice, slice_target, expected_interval
+  )
+  values (
+    new.slo_name, coalesce(latest.version, 0) + 1, begins_at, counted_by, new.service, new.objective, new.target, new.rolling_window,
+    new.calendar_period, new.time_zone, new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
+  );
+  return null;
+end;
+$$;
+comment on function ops.record_slo_version() is 'Trigger: a new or changed definition is a new version, and how it counts an SLI to be filled; a deleted one ends its last version.';
+
+create trigger slos_record_version
+after insert or update or delete on ops.slos
+for each row execute function ops.record_slo_version();
+
+create table ops.slo_exclusions (
+  slo_exclusion_id bigint generated always as identity,
+  org_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  slo_name text not null,
+  since timestamptz not null,
+  until timestamptz not null,
+  reason text not null,
+  author text not null,
+  created_at timestamptz not null default now(),
+  constraint slo_exclusions_pkey primary key (org_id, slo_exclusion_id),
+  constraint slo_exclusions_ends_after_it_begins check (since < until and isfinite(since) and isfinite(until)),
+  constraint slo_exclusions_lasts_a_year_at_most check (since >= until - interval '8784 hours'),
+  constraint slo_exclusions_has_a_reason check (char_length(btrim(reason)) between 1 and 1000),
+  constraint slo_exclusions_has_an_author check (char_length(btrim(author)) between 1 and 200)
+);
+comment on table ops.slo_exclusions is
+  'One row a time that an objective''s account leaves out, such as maintenance; applied when reading, so it may be added afterwards.';
+comment on column ops.slo_exclusions.slo_exclusion_id is 'Number of the exclusion.';
+comment on column ops.slo_exclusions.org_id is 'The tenant.';
+comment on column ops.slo_exclusions.slo_name is 'The objective.';
+comment on column ops.slo_exclusions.since is 'First instant; the five minutes that hold it are left out whole.';
+comment on column ops.slo_exclusions.until is 'First instant after it; the five minutes that it lies in are left out whole.';
+comment on column ops.slo_exclusions.reason is 'Why.';
+comment on column ops.slo_exclusions.author is 'Who said so.';
+comment on column ops.slo_exclusions.created_at is 'When it was added.';
+alter table ops.slo_exclusions enable row level security;
+create policy slo_exclusions_select_own_org on ops.slo_exclusions for select to authenticated
+  using (org_id = (select ops.current_org_id()));
+
+create function ops.exclude_from_slo(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  reason text,
+  author text,
+  org_id uuid default '00000000-0000-0000-0000-000000000000'::uuid
+)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  exclusion_id bigint;
+begin
+  if not exists (select from ops.slos where slos.slo_name = exclude_from_slo.slo_name) then
+    raise exception 'there is no objective %', coalesce(exclude_from_slo.slo_name, '')
+      using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  if (
+    isfinite(exclude_from_slo.since) and isfinite(exclude_from_slo.until)
+    and exclude_from_slo.since < exclude_from_slo.until
+    and exclude_from_slo.since + interval '366 days' >= exclude_from_slo.until
+  ) is not true then
+    raise exception 'the time to leave out is empty or longer than a year: % to %', exclude_from_slo.since, exclude_from_slo.until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  if coalesce(btrim(exclude_from_slo.reason), '') = '' or coalesce(btrim(exclude_from_slo.author), '') = '' then
+    raise exception 'an exclusion needs a reason and an author'
+      using errcode = 'OP001', hint = 'Say why, and who says so: budgets are read by others.';
+  end if;
+  insert into ops.slo_exclusions (org_id, slo_name, since, until, reason, author)
+  values (
+    exclude_from_slo.org_id, exclude_from_slo.slo_name, exclude_from_slo.since, exclude_from_slo.until,
+    exclude_from_slo.reason, exclude_from_slo.author
+  )
+  returning slo_exclusions.slo_exclusion_id into exclusion_id;
+  return exclusion_id;
+end;
+$$;
+comment on function ops.exclude_from_slo(text, timestamptz, timestamptz, text, text, uuid) is
+  'Leaves a time out of an objective''s account for one org; returns the number of the exclusion.';

@@ -1,0 +1,116 @@
+-- SLI counts: good and total per five minutes, kept by the exactly-once pass.
+
+create table ops.sli_counts (
+  org_id uuid not null,
+  sli_id bigint not null,
+  bucket_start timestamptz not null,
+  good bigint not null,
+  total bigint not null,
+  constraint sli_counts_pkey primary key (org_id, sli_id, bucket_start),
+  constraint sli_counts_good_is_part_of_total check (good between 0 and total)
+)
+with (fillfactor = 80);
+comment on table ops.sli_counts is 'One row an SLI and five minutes: what was counted and what of it was good.';
+comment on column ops.sli_counts.org_id is 'The tenant.';
+comment on column ops.sli_counts.sli_id is 'The SLI.';
+comment on column ops.sli_counts.bucket_start is 'First instant of the five minutes, UTC.';
+comment on column ops.sli_counts.good is 'Good ones (count).';
+comment on column ops.sli_counts.total is 'All that were counted (count).';
+alter table ops.sli_counts enable row level security;
+create policy sli_counts_select_own_org on ops.sli_counts for select to authenticated
+  using (org_id = (select ops.current_org_id()));
+
+create view ops.slo_counts
+with (security_invoker = true)
+as
+select
+  bucket.org_id,
+  version.slo_name,
+  version.version,
+  bucket.bucket_start,
+  bucket.good,
+  bucket.total
+from ops.slo_versions as version
+join ops.sli_counts as bucket
+  on bucket.sli_id = version.sli_id
+where version.valid_until = 'infinity';
+comment on view ops.slo_counts is 'One row an org, objective as it stands now and five minutes in which something was counted.';
+
+create type ops.sli_delta as (
+  org_id uuid,
+  sli_id bigint,
+  bucket_start timestamptz,
+  good bigint,
+  total bigint
+);
+comment on type ops.sli_delta is 'What is to be added to one row of ops.sli_counts; negative where a unit of work moves.';
+
+create function ops.count_attempts(
+  after_id bigint,
+  until_id bigint,
+  since timestamptz,
+  until timestamptz,
+  sli_ids bigint[] default null
+)
+returns setof ops.sli_delta
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return query
+  select
+    attempt.org_id,
+    sli.sli_id,
+    date_bin('5 minutes', attempt.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
+    count(*) filter (where attempt.succeeded and (sli.objective = 'error_rate' or attempt.duration_ms < sli.threshold_ms)),
+    count(*)
+  from ops.attempts as attempt
+  join ops.slis as sli
+    on sli.event_type = attempt.event_type
+  where attempt.id > after_id
+    and attempt.id <= until_id
+    and attempt.event_timestamp >= since
+    and attempt.event_timestamp < until
+    and (sli.objective = 'error_rate' or (sli.objective = 'latency' and attempt.succeeded and attempt.duration_ms is not null))
+    and case when sli_ids is null then attempt.event_timestamp < sli.filled_until else sli.sli_id = any (sli_ids) end
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]) is
+  'Good and total of the error_rate and latency SLIs over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all.';
+
+create function ops.add_slis(deltas ops.sli_delta[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.sli_counts as stored (org_id, sli_id, bucket_start, good, total)
+  select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
+  from unnest(add_slis.deltas) as delta
+  where delta.good between 0 and delta.total
+  on conflict on constraint sli_counts_pkey do update set
+    good = stored.good + excluded.good,
+    total = stored.total + excluded.total;
+
+  -- A late success or a unit that moves changes a row that is there; as an insert it would fail the check first.
+  update ops.sli_counts as stored
+  set good = stored.good + delta.good,
+      total = stored.total + delta.total
+  from unnest(add_slis.deltas) as delta
+  where delta.good not between 0 and delta.total
+    and stored.org_id = delta.org_id
+    and stored.sli_id = delta.sli_id
+    and stored.bucket_start = delta.bucket_start;
+
+  delete from ops.sli_counts as stored
+  using unnest(add_slis.deltas) as delta
+  where delta.total < 0
+    and stored.total = 0
+    and stored.org_id = delta.org_id
+    and stored.sli_id = delta.sli_id
+    and stored.bucket_start = delta.bucket_start;
+end;
+comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts; only refresh and rebuild call it, once a delta.';

@@ -1,0 +1,260 @@
+-- Units of work: the tag, else the run, and whether one of its attempts succeeded.
+
+create table ops.work_units (
+  org_id uuid not null,
+  event_type text not null,
+  unit text not null,
+  first_attempt_at timestamptz not null,
+  succeeded boolean not null,
+  constraint work_units_pkey primary key (org_id, event_type, unit)
+);
+comment on table ops.work_units is 'One row a unit of work that was attempted: a tag, else a run, else a single event.';
+comment on column ops.work_units.org_id is 'The tenant.';
+comment on column ops.work_units.event_type is 'The kind of its attempts.';
+comment on column ops.work_units.unit is 'tag:…, run:… or event:…; a tag of over 200 bytes by its SHA-256.';
+comment on column ops.work_units.first_attempt_at is 'Its earliest attempt; the unit is counted there, whenever it succeeds.';
+comment on column ops.work_units.succeeded is 'Any attempt succeeded.';
+alter table ops.work_units enable row level security;
+
+-- Few units are lost, and those are what people ask for: the newest, in a window.
+create index work_units_org_id_event_type_first_attempt_at_idx
+  on ops.work_units (org_id, event_type, first_attempt_at desc)
+  where not succeeded;
+
+create policy work_units_select_own_org on ops.work_units for select to authenticated
+  using (org_id = (select ops.current_org_id()));
+
+create type ops.unit_delta as (
+  org_id uuid,
+  event_type text,
+  unit text,
+  first_attempt_at timestamptz,
+  succeeded boolean
+);
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work.';
+
+create type ops.unit_change as (
+  org_id uuid,
+  event_type text,
+  unit text,
+  old_first_attempt_at timestamptz,
+  old_succeeded boolean,
+  first_attempt_at timestamptz,
+  succeeded boolean
+);
+comment on type ops.unit_change is 'A unit of work as it is stored (null: it is not) and as it is with new attempts.';
+
+create view ops.attempts
+with (security_invoker = true)
+as
+select
+  event.id,
+  event.org_id,
+  event.event_type,
+  event.event_timestamp,
+  event.outcome = 'success' as succeeded,
+  event.duration_ms,
+  case
+    when octet_length(event.tag) > 200 then 'sha256:' || encode(sha256(convert_to(event.tag, 'UTF8')), 'hex')
+    else coalesce('tag:' || nullif(btrim(event.tag), ''), 'run:' || event.run_id, 'event:' || event.event_id)
+  end as unit,
+  event.event_id,
+  event.run_id,
+  event.tag
+from public.telemetry_events as event
+where event.outcome in ('success', 'failure')
+  and event.event_type in (select sli.event_type from ops.slis as sli);
+comment on view ops.attempts is 'One row an event that an SLI counts.';
+
+create function ops.count_units(
+  after_id bigint,
+  until_id bigint,
+  since timestamptz default '-infinity',
+  until timestamptz default 'infinity',
+  sli_ids bigint[] default null
+)
+returns setof ops.unit_delta
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return query
+  select
+    attempt.org_id,
+    attempt.event_type,
+    attempt.unit,
+    min(attempt.event_timestamp),
+    bool_or(attempt.succeeded)
+  from ops.attempts as attempt
+  join ops.slis as sli
+    on sli.event_type = attempt.event_type
+    and sli.objective = 'availability'
+  where attempt.id > after_id
+    and attempt.id <= until_id
+    and attempt.event_timestamp >= since
+    and attempt.event_timestamp < until
+    and case when sli_ids is null then attempt.event_timestamp < sli.filled_until else sli.sli_id = any (sli_ids) end
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]) is
+  'The units of work that the given events attempt: of each SLI what lies before filled_until, or of sli_ids all.';
+
+create function ops.changed_units(units ops.unit_delta[])
+returns setof ops.unit_change
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    unit.org_id,
+    unit.event_type,
+    unit.unit,
+    stored.first_attempt_at,
+    stored.succeeded,
+    least(stored.first_attempt_at, unit.first_attempt_at),
+    coalesce(stored.succeeded, false) or unit.succeeded
+  from unnest(changed_units.units) as unit
+  -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
+  left join lateral (
+    select work_unit.first_attempt_at, work_unit.succeeded
+    from ops.work_units as work_unit
+    where work_unit.org_id = unit.org_id
+      and work_unit.event_type = unit.event_type
+      and work_unit.unit = unit.unit
+    limit 1
+  ) as stored on true
+  -- Most attempts at a unit that is known change nothing: a later check of a good release, a retry that failed again.
+  where stored.first_attempt_at is null
+    or unit.first_attempt_at < stored.first_attempt_at
+    or (unit.succeeded and not stored.succeeded);
+end;
+comment on function ops.changed_units(ops.unit_delta[]) is 'The units of work that new attempts add or change, before and after; nothing is written.';
+
+create function ops.unit_slis(changes ops.unit_change[])
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  with moved as (
+    select change.org_id, change.event_type, change.first_attempt_at, change.succeeded::integer as good, 1 as total
+    from unnest(unit_slis.changes) as change
+    union all
+    select change.org_id, change.event_type, change.old_first_attempt_at, -change.old_succeeded::integer, -1
+    from unnest(unit_slis.changes) as change
+    where change.old_first_attempt_at is not null
+  )
+  select
+    moved.org_id,
+    sli.sli_id,
+    date_bin('5 minutes', moved.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    sum(moved.good)::bigint,
+    sum(moved.total)::bigint
+  from moved
+  join ops.slis as sli
+    on sli.event_type = moved.event_type
+    and sli.objective = 'availability'
+  group by 1, 2, 3
+  having sum(moved.good) <> 0
+    or sum(moved.total) <> 0;
+end;
+comment on function ops.unit_slis(ops.unit_change[]) is
+  'What changed units of work change in the counts of the availability SLIs, five minutes by five minutes.';
+
+create function ops.write_units(changes ops.unit_change[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.work_units (org_id, event_type, unit, first_attempt_at, succeeded)
+  select change.org_id, change.event_type, change.unit, change.first_attempt_at, change.succeeded
+  from unnest(write_units.changes) as change
+  where change.old_first_attempt_at is null;
+
+  update ops.work_units as stored
+  set first_attempt_at = change.first_attempt_at,
+      succeeded = change.succeeded
+  from unnest(write_units.changes) as change
+  where change.old_first_attempt_at is not null
+    and stored.org_id = change.org_id
+    and stored.event_type = change.event_type
+    and stored.unit = change.unit;
+end;
+comment on function ops.write_units(ops.unit_change[]) is
+  'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
+
+create function ops.recount_units()
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.sli_counts as stored
+  using ops.slis as sli
+  where sli.sli_id = stored.sli_id
+    and sli.objective = 'availability';
+
+  insert into ops.sli_counts (org_id, sli_id, bucket_start, good, total)
+  select
+    unit.org_id,
+    sli.sli_id,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.work_units as unit
+  join ops.slis as sli
+    on sli.event_type = unit.event_type
+    and sli.objective = 'availability'
+  group by 1, 2, 3;
+end;
+comment on function ops.recount_units() is 'Counts the availability SLIs anew from the units of work; only rebuild calls it.';
+
+create function ops.fill_slis(until timestamptz default 'infinity')
+returns timestamptz
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  last_id bigint;
+  stretch record;
+  changes ops.unit_change[];
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  last_id := ops.cursor_id();
+  for stretch in
+    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
+    from ops.slis as sli
+    where sli.filled_until < fill_slis.until
+    group by 1
+  loop
+    perform ops.add_slis(array(
+      select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as delta
+    ));
+    changes := array(
+      select changed
+      from ops.changed_units(array(
+        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as attempted
+      )) as changed
+    );
+    perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));
+    perform ops.write_units(changes);
+    update ops.slis
+    set filled_until = fill_slis.until
+    where slis.sli_id = any (stretch.sli_ids);
+  end loop;
+  return (select min(sli.filled_until) from ops.slis as sli);
+end;
+$$;
+comment on function ops.fill_slis(timestamptz) is
+  'Gives new SLIs their history up to an instant from the events before the cursor; called stretch by stretch it gives what one call gives. Returns up to where all are filled.';

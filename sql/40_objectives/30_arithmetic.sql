@@ -1,0 +1,141 @@
+-- The arithmetic of error budgets, everything in numeric.
+-- Sources: SRE Workbook chapter 5 (factors, burn rates, detection), OpenSLO (time slices).
+
+create function ops.alert_factor(budget_share numeric, slo_window interval, alert_window interval)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return budget_share * extract(epoch from slo_window) / extract(epoch from alert_window);
+comment on function ops.alert_factor(numeric, interval, interval) is
+  'The burn rate at which alert_window burns budget_share of the budget of slo_window: 0.02 of 30 days in 1 hour is 14.4.';
+
+create function ops.highest_burn_rate(target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return 1 / (1 - target);
+comment on function ops.highest_burn_rate(numeric) is 'The burn rate when everything fails; an alert factor above it can never fire.';
+
+create function ops.burn_rate(good numeric, total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return (total - good) / nullif(total * (1 - target), 0);
+comment on function ops.burn_rate(numeric, numeric, numeric) is
+  'Share of bad ÷ share allowed; over a whole SLO window it is the share of the budget consumed. Null when nothing was counted.';
+
+create function ops.budget_left(good numeric, total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return 1 - (total - good) / nullif(total * (1 - target), 0);
+comment on function ops.budget_left(numeric, numeric, numeric) is
+  'Share of the error budget that is left, negative when overspent; null when nothing was counted.';
+
+create function ops.time_to_exhaustion(slo_window interval, burn_rate numeric, budget_left numeric default 1)
+returns interval
+language sql
+immutable
+set search_path = ''
+return case
+  when burn_rate is null or burn_rate <= 0 then null
+  when budget_left <= 0 then interval '0'
+  else make_interval(secs => least(extract(epoch from slo_window) * budget_left / burn_rate, 3155760000000)::double precision)
+end;
+comment on function ops.time_to_exhaustion(interval, numeric, numeric) is
+  'How long the budget that is left lasts at a burn rate; null when it is not burning, which is never.';
+
+create function ops.budget_slices(target numeric, slo_window interval, slice interval)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return (1 - target) * extract(epoch from slo_window) / extract(epoch from slice);
+comment on function ops.budget_slices(numeric, interval, interval) is 'How many time slices of the window may be bad.';
+
+create function ops.detection_time(target numeric, factor numeric, alert_window interval, error_ratio numeric)
+returns interval
+language sql
+immutable
+set search_path = ''
+return make_interval(
+  secs => ((1 - target) * factor * extract(epoch from alert_window) / nullif(error_ratio, 0))::double precision
+);
+comment on function ops.detection_time(numeric, numeric, interval, numeric) is
+  'How long a constant share of errors takes to fire an alert; longer than the window means never. Null without errors.';
+
+create function ops.events_to_judge(target numeric)
+returns bigint
+language sql
+immutable
+set search_path = ''
+return ceil(1 / (1 - target))::bigint;
+comment on function ops.events_to_judge(numeric) is 'How many events it takes until a single failure fits into the budget: 1,000 at 99.9 %.';
+
+create function ops.is_overspent(good numeric, total numeric, target numeric)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return (total - good) > (1 - target) * greatest(total, ceil(1 / (1 - target)));
+comment on function ops.is_overspent(numeric, numeric, numeric) is
+  'Whether more is bad than the budget allows, even if all that is still needed to judge turns out good: 2 of 10 at 99.9 %, not 1 of 10.';
+
+create function ops.in_hours(length interval)
+returns interval
+language sql
+immutable
+set search_path = ''
+return make_interval(secs => extract(epoch from length)::double precision);
+comment on function ops.in_hours(interval) is
+  'The same length without days, since a day of the session''s time zone may have 23 or 25 hours.';
+
+create function ops.slo_window_start(rolling_window interval, calendar_period text, time_zone text, as_of timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+return case
+  when calendar_period is null then as_of - ops.in_hours(rolling_window)
+  else date_trunc(calendar_period, as_of, coalesce(time_zone, ops.time_zone()))
+end;
+comment on function ops.slo_window_start(interval, text, text, timestamptz) is
+  'First instant of the window that an objective looks at as of an instant: so far back, or the start of its calendar period.';
+
+create function ops.slo_window_length(rolling_window interval, calendar_period text, time_zone text, as_of timestamptz)
+returns interval
+language sql
+stable
+set search_path = ''
+return case
+  when calendar_period is null then ops.in_hours(rolling_window)
+  else make_interval(secs => (
+    select extract(
+      epoch from
+      (local_period.starts_at + case calendar_period when 'quarter' then interval '3 months' else ('1 ' || calendar_period)::interval end)
+        at time zone local_period.zone
+      - local_period.starts_at at time zone local_period.zone
+    )
+    from (
+      select
+        date_trunc(calendar_period, as_of at time zone named.zone) as starts_at,
+        named.zone
+      from (select coalesce(time_zone, ops.time_zone()) as zone) as named
+    ) as local_period
+  )::double precision)
+end;
+comment on function ops.slo_window_length(interval, text, text, timestamptz) is
+  'How long the whole window is, in hours: a calendar month has 672 to 745.';
+
+create function ops.is_burning(long_burn numeric, short_burn numeric, factor numeric)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return long_burn > factor and coalesce(short_burn > factor, true);
+comment on function ops.is_burning(numeric, numeric, numeric) is
+  'Whether both windows burn faster than factor: the long one says that it matters, the short one that it goes on. A short window without events says nothing against it; a long one without gives null.';

@@ -1,0 +1,194 @@
+-- Alert channels and alert rules.
+
+create table ops.alert_channels (
+  channel_name text not null,
+  kind text not null,
+  secret_env text not null,
+  settings jsonb not null default '{}',
+  severities text[] not null default '{page,ticket,notice}',
+  repeat_interval interval not null default '4 hours',
+  max_attempts integer not null default 15,
+  only_org_id uuid,
+  is_enabled boolean not null default true,
+  description text not null default '',
+  display_name text,
+  labels jsonb not null default '{}',
+  annotations jsonb not null default '{}',
+  constraint alert_channels_pkey primary key (channel_name),
+  constraint alert_channels_kind_check check (kind in ('slack', 'email', 'webhook', 'apprise')),
+  -- A name cannot be a URL or a password, so a secret pasted here by mistake is refused.
+  constraint alert_channels_secret_env_is_a_variable_name check (secret_env ~ '^[A-Z_][A-Z0-9_]{0,99}$'),
+  constraint alert_channels_settings_is_an_object check (jsonb_typeof(settings) = 'object'),
+  constraint alert_channels_settings_to_is_a_list_of_texts check (
+    jsonb_typeof(coalesce(settings -> 'to', '[]')) = 'array' and not settings @? '$.to[*] ? (@.type() != "string")'
+  ),
+  constraint alert_channels_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
+  constraint alert_channels_severities_are_known check (severities <@ array['page', 'ticket', 'notice'] and cardinality(severities) > 0),
+  constraint alert_channels_repeat_interval_is_sensible check (repeat_interval >= interval '1 minute' and repeat_interval <= interval '1 year'),
+  constraint alert_channels_max_attempts_is_sensible check (max_attempts between 1 and 100)
+);
+comment on table ops.alert_channels is 'One row a place that alerts are sent to; its secret stays in the environment of the job that sends.';
+comment on column ops.alert_channels.channel_name is 'Its name.';
+comment on column ops.alert_channels.kind is 'slack (incoming webhook), email, webhook (signed after Standard Webhooks) or apprise.';
+comment on column ops.alert_channels.secret_env is 'Name of the environment variable that holds the URL with its secret.';
+comment on column ops.alert_channels.settings is 'email: to, from; webhook: signing_env, the name of the variable with the signing secret.';
+comment on column ops.alert_channels.severities is 'What it takes: page, ticket, notice.';
+comment on column ops.alert_channels.repeat_interval is 'How long until what still fires is sent again.';
+comment on column ops.alert_channels.max_attempts is 'Attempts (count) after which a delivery is dead until it is retried by hand.';
+comment on column ops.alert_channels.only_org_id is 'Only alerts of this tenant; null: of all.';
+comment on column ops.alert_channels.is_enabled is 'False: nothing is sent to it; what waits stays in the outbox.';
+comment on column ops.alert_channels.description is 'What it is for.';
+comment on column ops.alert_channels.display_name is 'Its name for people; null: the same.';
+comment on column ops.alert_channels.labels is 'Labels of its OpenSLO document, kept for the export.';
+comment on column ops.alert_channels.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
+alter table ops.alert_channels enable row level security;
+
+create table ops.alert_rules (
+  rule_name text not null,
+  kind text not null,
+  slo_name text,
+  metric_name text,
+  event_type text,
+  severity text not null,
+  budget_share numeric,
+  factor numeric,
+  long_window interval,
+  short_window interval,
+  comparison text,
+  threshold numeric,
+  lasting interval,
+  alert_after interval not null default '0',
+  silent_for interval,
+  channels text[] not null default '{}',
+  notify_resolved boolean not null default true,
+  is_enabled boolean not null default true,
+  description text not null default '',
+  display_name text,
+  labels jsonb not null default '{}',
+  annotations jsonb not null default '{}',
+  constraint alert_rules_pkey primary key (rule_name),
+  constraint alert_rules_slo_name_fkey foreign key (slo_name) references ops.slos (slo_name) on delete cascade,
+  constraint alert_rules_metric_name_fkey foreign key (metric_name) references ops.kpi_definitions (metric_name),
+  constraint alert_rules_kind_check check (
+    kind in ('burn_rate', 'budget_exhausted', 'kpi_threshold', 'silent_input', 'silent_agents', 'silent_jobs')
+  ),
+  constraint alert_rules_severity_check check (severity in ('page', 'ticket', 'notice')),
+  constraint alert_rules_burn_rate_has_a_factor_or_a_budget_share check (
+    case kind
+      when 'burn_rate' then num_nonnulls(factor, budget_share) = 1 and long_window is not null
+      else num_nonnulls(factor, budget_share, long_window, short_window) = 0
+    end
+  ),
+  constraint alert_rules_factor_is_positive check (factor > 0),
+  constraint alert_rules_budget_share_is_a_share check (budget_share > 0 and budget_share <= 1),
+  constraint alert_rules_short_window_is_shorter check (short_window is null or short_window < long_window),
+  -- Counts are kept per five minutes.
+  constraint alert_rules_windows_are_multiples_of_5_minutes check (
+    extract(epoch from long_window) % 300 = 0
+    and extract(epoch from coalesce(short_window, interval '5 minutes')) % 300 = 0
+    and long_window between interval '5 minutes' and interval '1 year'
+    and coalesce(short_window, interval '5 minutes') >= interval '5 minutes'
+  ),
+  constraint alert_rules_kpi_threshold_is_whole check (
+    num_nonnulls(metric_name, comparison, threshold, lasting) = case kind when 'kpi_threshold' then 4 else 0 end
+  ),
+  constraint alert_rules_comparison_check check (comparison in ('gt', 'gte', 'lt', 'lte')),
+  constraint alert_rules_lasting_is_in_hours check (
+    lasting between interval '1 hour' and interval '30 days' and extract(epoch from lasting) % 3600 = 0
+  ),
+  constraint alert_rules_alert_after_is_sensible check (alert_after >= interval '0' and alert_after <= interval '30 days'),
+  constraint alert_rules_silent_for_is_sensible check (silent_for >= interval '1 minute' and silent_for <= interval '1 year'),
+  constraint alert_rules_silence_has_a_length check (
+    kind <> 'silent_agents' and not (kind = 'silent_input' and event_type is not null) or silent_for is not null
+  ),
+  constraint alert_rules_slo_name_is_for_objectives check (slo_name is null or kind in ('burn_rate', 'budget_exhausted', 'silent_input')),
+  constraint alert_rules_labels_and_annotations_are_objects check (
+    jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
+  ),
+  constraint alert_rules_event_type_is_for_silent_input check (event_type is null or (kind = 'silent_input' and slo_name is null))
+);
+comment on table ops.alert_rules is 'One row a rule that alerts.';
+comment on column ops.alert_rules.rule_name is 'Its name; <objective>/<policy> where it came from an OpenSLO file.';
+comment on column ops.alert_rules.kind is
+  'burn_rate; budget_exhausted (overspent); kpi_threshold; silent_input (an objective has no_data, or an event type is silent); silent_agents; silent_jobs.';
+comment on column ops.alert_rules.slo_name is 'Only this objective; null: each that has no rule of the kind of its own.';
+comment on column ops.alert_rules.metric_name is 'kpi_threshold: the KPI, of the org as a whole.';
+comment on column ops.alert_rules.event_type is 'silent_input: this kind of event instead of an objective.';
+comment on column ops.alert_rules.severity is 'page, ticket or notice; a page of an objective inhibits its tickets.';
+comment on column ops.alert_rules.budget_share is 'burn_rate: share of the budget burned within long_window; the factor follows from the window of the objective.';
+comment on column ops.alert_rules.factor is 'burn_rate: how many times the sustainable rate; null: from budget_share.';
+comment on column ops.alert_rules.long_window is 'burn_rate: over how long the rate must be exceeded.';
+comment on column ops.alert_rules.short_window is 'burn_rate: over how long it must be exceeded as well; null: long_window alone decides.';
+comment on column ops.alert_rules.comparison is 'kpi_threshold: gt, gte, lt or lte.';
+comment on column ops.alert_rules.threshold is 'kpi_threshold: the limit, in the unit of the KPI.';
+comment on column ops.alert_rules.lasting is 'kpi_threshold: how many whole hours in a row must be beyond it.';
+comment on column ops.alert_rules.alert_after is 'How long the condition must hold before the alert fires; it is pending until then.';
+comment on column ops.alert_rules.silent_for is 'silent_*: how long; null: for jobs twice refresh_interval, for objectives twice their expected interval.';
+comment on column ops.alert_rules.channels is 'Where to; empty: every channel that takes the severity.';
+comment on column ops.alert_rules.notify_resolved is 'Whether to say that it is over.';
+comment on column ops.alert_rules.is_enabled is 'False: it finds nothing, and what it found is resolved.';
+comment on column ops.alert_rules.description is 'What it means and what to do.';
+comment on column ops.alert_rules.display_name is 'Its name for people; null: the same.';
+comment on column ops.alert_rules.labels is 'Labels of its OpenSLO document, kept for the export.';
+comment on column ops.alert_rules.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
+alter table ops.alert_rules enable row level security;
+create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using (true);
+
+create function ops.check_alert_factor()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  hopeless record;
+begin
+  select
+    rule.rule_name,
+    coalesce(
+      rule.factor,
+      ops.alert_factor(
+        rule.budget_share,
+        ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, now()),
+        rule.long_window
+      )
+    ) as factor,
+    ops.highest_burn_rate(slo.target) as highest,
+    slo.target
+  into hopeless
+  from ops.alert_rules as rule
+  join ops.slos as slo
+    on slo.slo_name = rule.slo_name
+  where case tg_table_name when 'slos' then slo.slo_name = to_jsonb(new) ->> 'slo_name' else rule.rule_name = to_jsonb(new) ->> 'rule_name' end
+    and rule.kind = 'burn_rate'
+    and coalesce(
+      rule.factor,
+      ops.alert_factor(
+        rule.budget_share,
+        ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, now()),
+        rule.long_window
+      )
+    ) >= ops.highest_burn_rate(slo.target)
+  limit 1;
+  if hopeless.rule_name is not null then
+    raise exception 'the rule % can never fire: its factor is %, and at a target of % nothing burns faster than %',
+      hopeless.rule_name, trim_scale(round(hopeless.factor, 4)), hopeless.target, trim_scale(round(hopeless.highest, 4))
+      using errcode = 'OP001', hint = 'Lower the factor, or take a longer long_window.';
+  end if;
+  return null;
+end;
+$$;
+comment on function ops.check_alert_factor() is 'Trigger: refuses a burn-rate rule whose factor is not below 1 / (1 - target) of its objective.';
+
+-- At the end of the transaction, so that a rule and the target it depends on may change together.
+create constraint trigger alert_rules_check_factor
+after insert or update on ops.alert_rules
+deferrable initially deferred
+for each row execute function ops.check_alert_factor();
+
+create constraint trigger slos_check_factor
+after update on ops.slos
+deferrable initially deferred
+for each row execute function ops.check_alert_factor();

@@ -1,0 +1,185 @@
+-- Checks of health, one row each, for `opskpi doctor` and for SQL.
+
+create function ops.compared_from(event_type text)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+begin atomic
+  select greatest(
+    (select removed.removed_until from ops.removed_events as removed where removed.event_type = compared_from.event_type),
+    (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
+    '-infinity'
+  );
+end;
+comment on function ops.compared_from(text) is 'From when on neither events of a kind nor days have been removed, so that one can be checked by the other.';
+
+create function ops.count_differences(since timestamptz)
+returns table (day_start timestamptz, events bigint, counted bigint)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with stored as (
+    select daily.day_start, sum(daily.events) as events
+    from (
+      select
+        hourly.event_type,
+        ops.period_start('day', hourly.hour_start, ops.time_zone()) as day_start,
+        hourly.events
+      from (
+        select event.event_type, date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
+        from public.telemetry_events as event
+        where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
+          and event.id <= ops.cursor_id()
+        group by 1, 2
+      ) as hourly
+      offset 0
+    ) as daily
+    where daily.day_start >= ops.compared_from(daily.event_type)
+    group by 1
+  ),
+  counted as (
+    select rollup.period_start as day_start, sum(rollup.event_count) as events
+    from ops.rollups as rollup
+    join ops.series
+      on series.org_id = rollup.org_id
+      and series.series_id = rollup.series_id
+    where rollup.period = 'day'
+      and rollup.period_start >= ops.period_start('day', count_differences.since, ops.time_zone())
+      and series.event_type <> 'slsa_audit_metrics'
+      and rollup.period_start >= ops.compared_from(series.event_type)
+    group by 1
+  )
+  select
+    coalesce(stored.day_start, counted.day_start),
+    coalesce(stored.events, 0)::bigint,
+    coalesce(counted.events, 0)::bigint
+  from stored
+  full join counted
+    on counted.day_start = stored.day_start
+  where stored.events is distinct from counted.events;
+end;
+comment on function ops.count_differences(timestamptz) is
+  'The days from since on whose rollups do not add up to the events up to the cursor; no row when all is well. Days that retention has touched are left out, kind by kind.';
+
+create function ops.broken_views()
+returns table (view_name text, reason text)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  for view_name in
+    select class.relname
+    from pg_catalog.pg_class as class
+    where class.relnamespace = 'public'::regnamespace
+      and class.relkind = 'v'
+      and class.relname like 'v\_ops\_%'
+    order by class.relname
+  loop
+    begin
+      execute format('select from public.%I limit 1', view_name);
+    exception
+      when others then
+        reason := sqlerrm;
+        return next;
+    end;
+  end loop;
+end;
+$$;
+comment on function ops.broken_views() is 'The v_ops_* views that do not answer, and why; no row when all do.';
+
+create function ops.doctor(as_of timestamptz default now())
+returns table (check_name text, passed boolean, detail text)
+language sql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+begin atomic
+  select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
+    'telemetry_events and kpi_aggregations exist'
+  union all
+  select 'audits', exists (select from public.slsa_audit_metrics),
+    case when exists (select from public.slsa_audit_metrics) then 'slsa_audit_metrics has rows'
+      else 'slsa_audit_metrics is empty: no audit has been recorded yet' end
+  union all
+  select 'views', count(broken.view_name) = 0,
+    coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
+  from ops.broken_views() as broken
+  union all
+  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
+      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
+        else '; run opskpi run from cron every ' || ops.refresh_interval() end
+  from ops.job_runs as run
+  where run.job = 'refresh'
+    and run.outcome <> 'failure'
+  union all
+  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    case when not watched.has_channel then 'no channel: nobody is told'
+      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
+    end
+  from (
+    select
+      exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
+      (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
+  ) as watched
+  union all
+  select 'messages', count(*) = 0,
+    case when count(*) = 0 then 'none is dead'
+      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
+  from ops.alert_deliveries as delivery
+  where delivery.state = 'dead'
+  union all
+  select 'partitions', next_month.partition is not null,
+    case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
+  from (
+    select named.name, to_regclass('ops.' || named.name) as partition
+    from (
+      select 'telemetry_events_' || to_char((doctor.as_of at time zone 'UTC') + interval '1 month', 'YYYY_MM') as name
+    ) as named
+  ) as next_month
+  union all
+  select 'retention', count(*) = 0,
+    case
+      when count(*) > 0 then format(
+        'what is due since more than two days is still there: %s; run opskpi retention run', string_agg(overdue.name, ', ' order by overdue.month_start)
+      )
+      when not exists (select from ops.retention_rules as rule where rule.age is not null) then 'everything is kept for ever'
+      else 'nothing is overdue'
+    end
+  from ops.expired_months(doctor.as_of - interval '2 days') as overdue
+  union all
+  select 'row level security', count(*) = 0,
+    coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
+  from pg_catalog.pg_class as class
+  where class.relkind in ('r', 'p')
+    and not class.relrowsecurity
+    and (
+      class.relnamespace = 'ops'::regnamespace
+      or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
+    )
+  union all
+  select 'cursor', count(*) = 0,
+    case when count(*) = 0 then 'no event waits'
+      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
+  from public.telemetry_events as event
+  where event.id > ops.cursor_id()
+    and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  union all
+  select 'counts', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has %s events and %s counted; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.events order by difference.day_start))[1],
+        (array_agg(difference.counted order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.count_differences(doctor.as_of - interval '7 days') as difference;
+end;
+comment on function ops.doctor(timestamptz) is 'One row a check: whether it passed, and what was found or what to do.';

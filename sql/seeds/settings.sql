@@ -1,0 +1,15 @@
+-- Settings as they ship; the cursor of the events, which has counted nothing yet.
+
+insert into ops.settings (name, value, description)
+values
+  ('time_zone', 'UTC', 'Time zone in which days, weeks and months begin. After a change: opskpi rebuild over all time.'),
+  ('refresh_interval', '5 minutes', 'How often the jobs are meant to run; an SLO is stale after two of these without a run.'),
+  ('job_runs_kept', '30 days', 'How long the journal of the jobs is kept.'),
+  ('expected_interval', '7 days', 'How often each objective expects input unless it says otherwise; silent for twice as long is no_data (interval).'),
+  ('requests_per_minute', '100', 'Calls of ingest_events that one agent may make in a minute through an API (count).'),
+  ('workflows_slsa_provenance', 'slsa-provenance', 'Workflows whose runs are collected as slsa_provenance events: names or file names, * and ? allowed, separated by commas.'),
+  ('workflows_provenance_validate', 'provenance-validate', 'Workflows whose runs are collected as provenance_validate events: names or file names, * and ? allowed, separated by commas.'),
+  ('workflows_audit_observer', 'phase3-audit-observer', 'Workflows whose runs are collected as audit_observer events: names or file names, * and ? allowed, separated by commas.'),
+  ('tag_patterns', 'v[0-9]*.[0-9]*.[0-9]*, [0-9]*.[0-9]*.[0-9]*', 'What tags are called, where GitHub does not say whether a push was of a branch or a tag; * and ? allowed, separated by commas.');
+
+insert into ops.cursors (name) values ('telemetry_events');
