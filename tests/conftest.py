@@ -7,17 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.pq import TransactionStatus
 
+from support import commands
 from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
 from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
+from support.rolled_back import SharedDatabase, in_transaction_block
 
 TEMPLATE = "opskpi_template"
 
@@ -107,10 +108,34 @@ def connect(migrated_database: Database) -> Iterator[Connect]:
         yield open_connection
 
 
+@pytest.fixture(scope="session")
+def _shared_databases(server: Server, template: Database) -> Iterator[Callable[[], SharedDatabase]]:
+    """Return the session's shared database, and another one when a test has committed to it."""
+    with ExitStack() as created:
+        shared: list[SharedDatabase] = []
+
+        def current() -> SharedDatabase:
+            if not shared or shared[-1].connection.closed:
+                name = f"shared_{len(shared) + 1}"
+                created.enter_context(janitor(server, name, template=template.name))
+                shared.append(created.enter_context(SharedDatabase.connect(server.database(name))))
+            return shared[-1]
+
+        yield current
+
+
 @pytest.fixture
-def database(connect: Connect) -> psycopg.Connection:
-    """Connect to a fresh copy of the migrated template, in autocommit mode, as superuser."""
-    return connect()
+def database(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
+    """Connect to a database as the migrations leave it, in autocommit mode, as superuser.
+
+    It is shared, and what a test does is rolled back: everything happens in one transaction, so `now()` stands still.
+    A test that is marked `own_database`, or asks for `connect`, `cli` or `migrated_database`, has its own copy.
+    """
+    if "migrated_database" in request.fixturenames or request.node.get_closest_marker("own_database"):
+        yield request.getfixturevalue("connect")()
+    else:
+        with request.getfixturevalue("_shared_databases")().test() as connection:
+            yield connection
 
 
 @pytest.fixture
@@ -129,7 +154,7 @@ def acting_as() -> ActingAs:
         commit: bool = False,
         **claims: object,
     ) -> Iterator[psycopg.Connection]:
-        assert connection.info.transaction_status == TransactionStatus.IDLE, "a transaction is open already"
+        assert not in_transaction_block(connection), "a transaction is open already"
         app_metadata = {} if org is None else {"app_metadata": {"org_id": str(org)}}
         with connection.transaction(force_rollback=not commit):
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
@@ -160,15 +185,6 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
     def run(
         *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "opskpi", *arguments],
-            input=stdin,
-            env=environment | dict(env or {}),
-            cwd=tmp_path,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=timeout,
-            check=False,
-        )
+        return commands.run(*arguments, cwd=tmp_path, env=environment | dict(env or {}), stdin=stdin, timeout=timeout)
 
     return run

