@@ -111,7 +111,7 @@ def test_it_is_valid_by_the_schema_of_github(schema: str, files: list[Path]) -> 
     assert answer.returncode == 0, answer.stdout
 
 
-@pytest.mark.parametrize("file", [ACTION, SCHEDULED], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [ACTION, *WORKFLOWS], ids=lambda file: file.name)
 def test_what_others_wrote_is_pinned_to_a_commit(file: Path) -> None:
     used = re.findall(r"uses: (\S+)(.*)", file.read_text("utf-8"))
     assert used

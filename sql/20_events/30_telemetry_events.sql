@@ -1,6 +1,8 @@
 -- What happened: the events, partitioned by month.
 
 create table public.telemetry_events (
+  -- Users were promised a bigserial.
+  -- squawk-ignore prefer-identity
   id bigserial not null,
   event_type text not null,
   event_timestamp timestamptz not null default now(),

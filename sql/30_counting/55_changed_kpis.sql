@@ -1,66 +1,46 @@
 -- KPI values from rollups plus a delta, so that refresh and the views that show "now" share one formula.
 
-create function ops.kpi_groups(deltas ops.rollup_delta[])
-returns table (
-  metric_name text,
-  event_type text,
-  series_labels jsonb,
-  group_labels jsonb,
-  periods text[],
-  in_numerator boolean
-)
+create type ops.kpi_span as (span_id bigint, org_id uuid, period text, period_start timestamptz);
+comment on type ops.kpi_span is 'A period of an org, with a number to join by: hashing text and instants as they are took most of the time.';
+
+create function ops.changed_spans(deltas ops.rollup_delta[])
+returns setof ops.kpi_span
 language sql
 stable
 set search_path = ''
 begin atomic
-  with kinds as (
-    select series.event_type, series.labels from ops.series
-    union
-    select delta.event_type, delta.labels from unnest(kpi_groups.deltas) as delta
-  ),
-  matched as (
-    select
-      definition.metric_name,
-      definition.measure,
-      definition.breakdowns,
-      definition.breakdown_periods,
-      kinds.event_type,
-      kinds.labels,
-      not exists (
-        select from jsonb_each(definition.numerator) as wanted where not coalesce(wanted.value ? (kinds.labels ->> wanted.key), false)
-      ) as fits_numerator,
-      not exists (
-        select from jsonb_each(definition.denominator) as wanted where not coalesce(wanted.value ? (kinds.labels ->> wanted.key), false)
-      ) as fits_denominator
-    from kinds
-    join ops.kpi_definitions as definition
-      on definition.event_type is null
-      or definition.event_type = kinds.event_type
-    where definition.measure <> 'percentile'
-  )
-  select
-    matched.metric_name,
-    matched.event_type,
-    matched.labels,
-    kept.labels,
-    kept.periods,
-    matched.fits_numerator
-  from matched
-  cross join lateral (
-    select '{}'::jsonb as labels, array['hour', 'day', 'week', 'month'] as periods
-    union all
-    select jsonb_build_object(breakdown.key, matched.labels -> breakdown.key), matched.breakdown_periods
-    from unnest(matched.breakdowns) as breakdown (key)
-    where matched.labels ? breakdown.key
-  ) as kept
-  where matched.fits_denominator
-    and (matched.fits_numerator or matched.measure = 'ratio');
+  select row_number() over (), span.org_id, span.period, span.period_start
+  from (select distinct delta.org_id, delta.period, delta.period_start from unnest(changed_spans.deltas) as delta) as span
+  left join ops.removed_periods as removed
+    on removed.period = span.period
+  -- The hours of audits stay where the others are gone, and would stand for all.
+  where coalesce(span.period_start >= removed.removed_until, true);
 end;
-comment on function ops.kpi_groups(ops.rollup_delta[]) is
-  'One row a label combination (stored or new) that counts towards a KPI, with the breakdown it counts in and the periods for which that is kept.';
+comment on function ops.changed_spans(ops.rollup_delta[]) is
+  'One row per org and period that a delta changes, numbered, without the periods that retention removed.';
 
-create function ops.changed_ratios(deltas ops.rollup_delta[])
-returns setof ops.kpi_value
+create function ops.span_rollups(spans ops.kpi_span[])
+returns table (span_id bigint, series_id bigint, event_count bigint, value_count bigint, value_sum numeric)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select span.span_id, rollup.*
+  from unnest(span_rollups.spans) as span
+  -- One range of the primary key a period, whatever the number of KPIs: a look-up for each took three times as long.
+  cross join lateral (
+    select stored.series_id, stored.event_count, stored.value_count, stored.value_sum
+    from ops.rollups as stored
+    where stored.org_id = span.org_id
+      and stored.period = span.period
+      and stored.period_start = span.period_start
+    offset 0
+  ) as rollup;
+end;
+comment on function ops.span_rollups(ops.kpi_span[]) is 'The stored rollups of numbered periods; one row per period and series.';
+
+create function ops.changed_sums(deltas ops.rollup_delta[])
+returns setof ops.kpi_sum
 language sql
 stable
 set search_path = ''
@@ -71,16 +51,12 @@ set enable_sort = off
 begin atomic
   -- Spans and groups go by number: hashing them as they are, text and jsonb, took most of the time.
   with span as materialized (
-    select distinct_span.*, row_number() over () as span_id
-    from (select distinct delta.org_id, delta.period, delta.period_start from unnest(changed_ratios.deltas) as delta) as distinct_span
-    left join ops.removed_periods as removed
-      on removed.period = distinct_span.period
-    -- The hours of audits stay where the others are gone, and would stand for all.
-    where coalesce(distinct_span.period_start >= removed.removed_until, true)
+    select changed.*
+    from ops.changed_spans(changed_sums.deltas) as changed
   ),
   kpi_group as materialized (
     select kpi_group.*, dense_rank() over (order by kpi_group.metric_name, kpi_group.group_labels) as group_id
-    from ops.kpi_groups(changed_ratios.deltas) as kpi_group
+    from ops.kpi_groups(changed_sums.deltas) as kpi_group
   ),
   added as materialized (
     select
@@ -91,7 +67,7 @@ begin atomic
       delta.event_count,
       delta.value_count,
       delta.value_sum
-    from unnest(changed_ratios.deltas) as delta
+    from unnest(changed_sums.deltas) as delta
     join span
       on span.org_id = delta.org_id
       and span.period = delta.period
@@ -101,9 +77,6 @@ begin atomic
       and kpi_group.series_labels = delta.labels
       and delta.period = any (kpi_group.periods)
   ),
-  touched as materialized (
-    select distinct added.span_id, added.org_id, added.group_id from added
-  ),
   member as materialized (
     select series.org_id, series.series_id, kpi_group.group_id, kpi_group.in_numerator
     from kpi_group
@@ -111,27 +84,13 @@ begin atomic
       on series.event_type = kpi_group.event_type
       and series.labels = kpi_group.series_labels
   ),
-  -- The barriers here and below keep the order of the joins, and store nothing.
+  -- The barrier keeps the order of the joins, and stores nothing.
   wanted as (
     select touched.span_id, touched.group_id, member.series_id, member.in_numerator
-    from touched
+    from (select distinct added.span_id, added.org_id, added.group_id from added) as touched
     join member
       on member.org_id = touched.org_id
       and member.group_id = touched.group_id
-    offset 0
-  ),
-  -- One range of the primary key a period, whatever the number of KPIs: a look-up for each took three times as long.
-  found as (
-    select span.span_id, rollup.*
-    from span
-    cross join lateral (
-      select stored.series_id, stored.event_count, stored.value_count, stored.value_sum
-      from ops.rollups as stored
-      where stored.org_id = span.org_id
-        and stored.period = span.period
-        and stored.period_start = span.period_start
-      offset 0
-    ) as rollup
     offset 0
   ),
   summed as (
@@ -148,7 +107,7 @@ begin atomic
       union all
       select wanted.span_id, wanted.group_id, wanted.in_numerator, found.event_count, found.value_count, found.value_sum
       from wanted
-      join found
+      join ops.span_rollups(array(select row(span.*)::ops.kpi_span from span)) as found
         on found.span_id = wanted.span_id
         and found.series_id = wanted.series_id
     ) as part
@@ -160,28 +119,38 @@ begin atomic
     kpi.group_labels,
     span.period,
     span.period_start,
-    definition.unit,
-    case definition.measure
-      when 'ratio' then 100 * summed.numerator_events / nullif(summed.events, 0)
-      when 'average' then summed.value_sum / nullif(summed.value_count, 0)
-      else nullif(summed.events, 0)
-    end,
-    case definition.measure
-      when 'ratio' then summed.numerator_events
-      when 'average' then summed.value_sum
-    end,
-    case definition.measure
-      when 'ratio' then summed.events
-      when 'average' then summed.value_count
-    end,
-    case definition.measure when 'average' then summed.value_count else summed.events end::bigint
+    summed.events,
+    summed.numerator_events,
+    summed.value_count,
+    summed.value_sum
   from summed
   join span
     on span.span_id = summed.span_id
   join (select distinct kpi_group.group_id, kpi_group.metric_name, kpi_group.group_labels from kpi_group) as kpi
-    on kpi.group_id = summed.group_id
-  join ops.kpi_definitions as definition
-    on definition.metric_name = kpi.metric_name;
+    on kpi.group_id = summed.group_id;
+end;
+comment on function ops.changed_sums(ops.rollup_delta[]) is
+  'The sums of the series of each KPI that a delta changes, over the rollups and that delta; one row per KPI, period and breakdown.';
+
+create function ops.changed_ratios(deltas ops.rollup_delta[])
+returns setof ops.kpi_value
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    kpi.org_id,
+    kpi.metric_name,
+    kpi.labels,
+    kpi.period,
+    kpi.period_start,
+    kpi.unit,
+    -- Null without samples, so that write_kpis removes the row of a count of 0, too.
+    case when kpi.sample_count <> 0 then ops.measured_value(kpi.measure, kpi.numerator, kpi.denominator, kpi.sample_count) end,
+    kpi.numerator,
+    kpi.denominator,
+    kpi.sample_count
+  from ops.kpi_figures(array(select summed from ops.changed_sums(changed_ratios.deltas) as summed)) as kpi;
 end;
 comment on function ops.changed_ratios(ops.rollup_delta[]) is
   'The ratios, averages and counts that a delta changes, computed from the rollups and that delta; one row a KPI, period and breakdown.';

@@ -1,6 +1,8 @@
 -- Audits: one row per audit run. Their KPIs come from the same rollups, as series of their own.
 
 create table public.slsa_audit_metrics (
+  -- Users were promised a bigserial.
+  -- squawk-ignore prefer-identity
   id bigserial not null,
   audit_run_id bigint not null,
   provenance_run_id bigint,

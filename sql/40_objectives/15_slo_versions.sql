@@ -189,6 +189,29 @@ alter table ops.slo_exclusions enable row level security;
 create policy slo_exclusions_select_own_org on ops.slo_exclusions for select to authenticated
   using (org_id = (select ops.current_org_id()));
 
+create view ops.excluded_times
+with (security_invoker = true)
+as
+select
+  joined.org_id,
+  joined.slo_name,
+  lower(stretch) as since,
+  upper(stretch) as until
+from (
+  select
+    exclusion.org_id,
+    exclusion.slo_name,
+    range_agg(tstzrange(
+      date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00'),
+      date_bin('5 minutes', exclusion.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+    )) as stretches
+  from ops.slo_exclusions as exclusion
+  group by 1, 2
+) as joined
+cross join unnest(joined.stretches) as stretch;
+comment on view ops.excluded_times is
+  'One row per uninterrupted time that an objective''s account leaves out: the five minutes that exclusions touch, each once however many exclusions overlap there.';
+
 create function ops.exclude_from_slo(
   slo_name text,
   since timestamptz,

@@ -19,137 +19,59 @@ begin atomic
   with zone as materialized (
     select ops.time_zone() as name
   ),
-  -- In UTC whole days are read from their sums; -infinity and infinity are days of their own.
   asked as materialized (
-    select
-      span.org_id,
-      span.slo_name,
-      span.version,
-      span.since,
-      span.until,
-      version.sli_id,
-      version.time_slice,
-      version.slice_target,
-      days.first_day,
-      days.end_day
-    from unnest(daily_slos.spans) as span
-    join ops.slo_versions as version
-      on version.slo_name = span.slo_name
-      and version.version = span.version
+    select span.*, span::ops.counted_span as span, zone.name as zone
+    from ops.counted_spans(daily_slos.spans) as span
     cross join zone
-    left join lateral (
-      select
-        case when isfinite(span.since) then date_bin('1 day', span.since + interval '23:59:59.999999', timestamptz '1969-12-29 00:00+00')
-          else span.since end as first_day,
-        case when isfinite(span.until) then date_bin('1 day', span.until, timestamptz '1969-12-29 00:00+00') else span.until end as end_day
-    ) as days
-      on zone.name = 'UTC'
-      and version.time_slice is null
-  ),
-  excluded as materialized (
-    select distinct
-      exclusion.org_id,
-      exclusion.slo_name,
-      bucket.starts_at
-    from ops.slo_exclusions as exclusion
-    cross join lateral generate_series(
-      date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00'),
-      exclusion.until - interval '1 microsecond',
-      interval '5 minutes'
-    ) as bucket (starts_at)
   ),
   counted as (
-    select
-      asked.org_id,
-      asked.slo_name,
-      asked.version,
-      asked.slice_target,
-      day.day_start as slice_start,
-      day.good,
-      day.total,
-      day.good as good_unadjusted,
-      day.total as total_unadjusted
+    select asked.place, day.day_start as starts_at, day.good, day.total, day.good as good_unadjusted, day.total as total_unadjusted
     from asked
     join ops.sli_days as day
       on day.org_id = asked.org_id
       and day.sli_id = asked.sli_id
       and day.day_start >= asked.first_day
       and day.day_start < asked.end_day
-      and day.total > 0
+    where asked.time_slice is null
+      and asked.zone = 'UTC'
     union all
-    select asked.org_id, asked.slo_name, asked.version, asked.slice_target, bucket.bucket_start, -bucket.good, -bucket.total, 0, 0
-    from asked
-    join excluded
-      on excluded.org_id = asked.org_id
-      and excluded.slo_name = asked.slo_name
-      and excluded.starts_at >= asked.first_day
-      and excluded.starts_at < asked.end_day
-    join ops.sli_counts as bucket
-      on bucket.org_id = asked.org_id
-      and bucket.sli_id = asked.sli_id
-      and bucket.bucket_start = excluded.starts_at
-      and bucket.total > 0
-    union all
-    select
-      asked.org_id,
-      asked.slo_name,
-      asked.version,
-      asked.slice_target,
-      coalesce(date_bin(asked.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), bucket.bucket_start),
-      case when excluded.starts_at is null then bucket.good else 0 end,
-      case when excluded.starts_at is null then bucket.total else 0 end,
-      bucket.good,
-      bucket.total
+    select asked.place, bucket.bucket_start, bucket.good, bucket.total, bucket.good, bucket.total
     from asked
     -- What is not within whole days: the edges, or all of it.
     cross join lateral (
-      values
-        (asked.since, least(asked.until, asked.first_day)),
-        (greatest(asked.first_day, asked.end_day), asked.until)
+      select asked.since, least(asked.until, asked.first_day) where asked.zone = 'UTC'
+      union all
+      select greatest(asked.first_day, asked.end_day), asked.until where asked.zone = 'UTC'
+      union all
+      select asked.since, asked.until where asked.zone <> 'UTC'
     ) as edge (since, until)
     join ops.sli_counts as bucket
       on bucket.org_id = asked.org_id
       and bucket.sli_id = asked.sli_id
       and bucket.bucket_start >= edge.since
       and bucket.bucket_start < edge.until
-      and bucket.total > 0
-    left join excluded
-      on excluded.org_id = asked.org_id
-      and excluded.slo_name = asked.slo_name
-      and excluded.starts_at = bucket.bucket_start
-  ),
-  sliced as (
-    select
-      counted.org_id,
-      counted.slo_name,
-      counted.version,
-      counted.slice_target,
-      counted.slice_start,
-      sum(counted.good) as good,
-      sum(counted.total) as total,
-      sum(counted.good_unadjusted) as good_unadjusted,
-      sum(counted.total_unadjusted) as total_unadjusted
-    from counted
-    group by 1, 2, 3, 4, 5
+    where asked.time_slice is null
+    union all
+    select change.*
+    from ops.changed_counts(array(select asked.span from asked where asked.time_slice is null)) as change
+    union all
+    select slices.*
+    from ops.slice_counts(array(select asked.span from asked where asked.time_slice is not null), '{}', (select zone.name from zone)) as slices
   )
   select
-    sliced.org_id,
-    sliced.slo_name,
-    sliced.version,
-    date_trunc('day', sliced.slice_start, zone.name),
-    sum(case
-      when sliced.slice_target is null then sliced.good
-      else (sliced.total > 0 and sliced.good >= sliced.slice_target * sliced.total)::integer
-    end)::bigint,
-    sum(case when sliced.slice_target is null then sliced.total else (sliced.total > 0)::integer end)::bigint,
-    sum(case
-      when sliced.slice_target is null then sliced.good_unadjusted
-      else (sliced.total_unadjusted > 0 and sliced.good_unadjusted >= sliced.slice_target * sliced.total_unadjusted)::integer
-    end)::bigint,
-    sum(case when sliced.slice_target is null then sliced.total_unadjusted else (sliced.total_unadjusted > 0)::integer end)::bigint
-  from sliced
-  cross join zone
-  group by 1, 2, 3, 4;
+    asked.org_id,
+    asked.slo_name,
+    asked.version,
+    date_trunc('day', counted.starts_at, asked.zone),
+    sum(counted.good)::bigint,
+    sum(counted.total)::bigint,
+    sum(counted.good_unadjusted)::bigint,
+    sum(counted.total_unadjusted)::bigint
+  from counted
+  join asked
+    on asked.place = counted.place
+  group by 1, 2, 3, 4
+  having sum(counted.total_unadjusted) > 0;
 end;
 comment on function ops.daily_slos(ops.slo_span[]) is
   'Good and total of each span by day, in events or time slices as the version says, exclusions applied and (unadjusted) not; days without events have no row.';
@@ -207,26 +129,14 @@ stable
 set search_path = ''
 begin atomic
   with spans as (
-    select
-      counting.org_id,
-      version.slo_name,
-      version.version,
-      date_bin(
-        '5 minutes',
-        ops.slo_window_start(version.rolling_window, version.calendar_period, version.time_zone, slo_burndown.as_of),
-        timestamptz '1969-12-29 00:00+00'
-      ) as since,
-      date_bin('5 minutes', slo_burndown.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as until
+    select counting.org_id, held.slo_name, held.version, held.window_start as since, held.window_end as until
     from (
       select distinct series.org_id
       from ops.series
       where slo_burndown.only_org_id is null
         or series.org_id = slo_burndown.only_org_id
     ) as counting
-    cross join ops.slo_versions as version
-    where version.valid_from <= slo_burndown.as_of
-      and version.valid_until > slo_burndown.as_of
-      and (slo_burndown.slo_names is null or version.slo_name = any (slo_burndown.slo_names))
+    cross join ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
   )
   select
     daily.org_id,

@@ -72,7 +72,6 @@ as $$
 declare
   report ops.alert_report;
   started_at timestamptz := clock_timestamp();
-  all_kinds constant text[] := array['burn_rate', 'budget_exhausted', 'kpi_threshold', 'silent_input', 'silent_agents', 'silent_jobs'];
   conditions ops.alert_condition[];
 begin
   if as_of is null or not isfinite(as_of) then
@@ -104,7 +103,7 @@ begin
     union all
     select condition from ops.job_conditions(as_of) as condition where kinds is null or 'silent_jobs' = any (kinds)
   );
-  report := ops.move_alerts(conditions, as_of, coalesce(kinds, all_kinds));
+  report := ops.move_alerts(conditions, as_of, kinds);
   report.queued := ops.queue_notifications(as_of);
   report.state := 'done';
   if kinds is null then
@@ -119,122 +118,3 @@ end;
 $$;
 comment on function ops.evaluate_alerts(timestamptz, text[]) is
   'Evaluates the rules as of an instant, moves the alerts and writes the messages that follow to the outbox, all in one transaction; kinds {silent_jobs} is the watchdog alone.';
-
-create function ops.move_alerts(conditions ops.alert_condition[], as_of timestamptz, kinds text[])
-returns ops.alert_report
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  report ops.alert_report;
-begin
-  -- What no rule asks about any more is over, and so is what no longer holds.
-  with moved as (
-    update ops.alerts as alert
-    set state = 'resolved',
-        resolved_at = as_of,
-        evaluated_at = as_of,
-        is_frozen = false,
-        detail = alert.detail || coalesce(
-          finding.detail,
-          case
-            when not exists (select from ops.alert_rules as rule where rule.rule_name = open_alert.rule_name and rule.is_enabled)
-              then jsonb '{"rule_is_gone": true}'
-          end,
-          '{}'
-        )
-    from ops.alerts as open_alert
-    left join unnest(conditions) as finding
-      on finding.org_id = open_alert.org_id
-      and finding.rule_name = open_alert.rule_name
-      and finding.subject = open_alert.subject
-    where alert.org_id = open_alert.org_id
-      and alert.alert_id = open_alert.alert_id
-      and open_alert.state in ('pending', 'firing')
-      and open_alert.kind = any (kinds)
-      and (
-        finding.holds is false
-        or (
-          finding.rule_name is null
-          -- A KPI without a value has no finding either: that is silence, and alerts freeze.
-          and not exists (
-            select from ops.alert_rules as rule
-            where rule.rule_name = open_alert.rule_name
-              and rule.is_enabled
-              and rule.kind = 'kpi_threshold'
-              and rule.kind = open_alert.kind
-              and rule.metric_name = open_alert.subject
-          )
-        )
-      )
-    returning alert.firing_since
-  )
-  select count(*) filter (where moved.firing_since is not null) into report.resolved from moved;
-  -- What never fired is no alert.
-  delete from ops.alerts as alert where alert.state = 'resolved' and alert.firing_since is null and alert.resolved_at = as_of;
-
-  with frozen as (
-    update ops.alerts as alert
-    set is_frozen = true,
-        evaluated_at = as_of
-    from ops.alerts as open_alert
-    left join unnest(conditions) as finding
-      on finding.org_id = open_alert.org_id
-      and finding.rule_name = open_alert.rule_name
-      and finding.subject = open_alert.subject
-    where alert.org_id = open_alert.org_id
-      and alert.alert_id = open_alert.alert_id
-      and open_alert.state in ('pending', 'firing')
-      and open_alert.kind = any (kinds)
-      and finding.holds is null
-    returning 1
-  )
-  select count(*) into report.frozen from frozen;
-
-  with held as (
-    insert into ops.alerts as alert (
-      org_id, rule_name, kind, severity, subject, service, slo_version, state, pending_since, firing_since, evaluated_at, channels,
-      notify_resolved, description, detail
-    )
-    select
-      finding.org_id, finding.rule_name, rule.kind, rule.severity, finding.subject, finding.service, finding.slo_version,
-      case when rule.alert_after = interval '0' then 'firing' else 'pending' end,
-      as_of, case when rule.alert_after = interval '0' then as_of end, as_of, rule.channels,
-      rule.notify_resolved, rule.description, finding.detail
-    from unnest(conditions) as finding
-    join ops.alert_rules as rule
-      on rule.rule_name = finding.rule_name
-    where finding.holds
-    on conflict (org_id, rule_name, subject) where state <> 'resolved' do update set
-      kind = excluded.kind,
-      detail = excluded.detail,
-      slo_version = excluded.slo_version,
-      severity = excluded.severity,
-      channels = excluded.channels,
-      notify_resolved = excluded.notify_resolved,
-      description = excluded.description,
-      evaluated_at = excluded.evaluated_at,
-      is_frozen = false,
-      state = case
-        when alert.state = 'firing' or excluded.evaluated_at - alert.pending_since >= (
-          select rule.alert_after from ops.alert_rules as rule where rule.rule_name = alert.rule_name
-        ) then 'firing'
-        else 'pending'
-      end,
-      firing_since = coalesce(
-        alert.firing_since,
-        case
-          when excluded.evaluated_at - alert.pending_since >= (
-            select rule.alert_after from ops.alert_rules as rule where rule.rule_name = alert.rule_name
-          ) then excluded.evaluated_at
-        end
-      )
-    returning alert.firing_since
-  )
-  select count(*), count(*) filter (where held.firing_since = as_of) into report.found, report.fired from held;
-  return report;
-end;
-$$;
-comment on function ops.move_alerts(ops.alert_condition[], timestamptz, text[]) is
-  'Takes each alert of the given kinds from state to state: inactive (no row), pending, firing, resolved; only evaluate_alerts calls it.';

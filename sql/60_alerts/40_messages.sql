@@ -79,6 +79,152 @@ return (
 );
 comment on function ops.alert_facts(bigint[], timestamptz) is 'What there is to say about some alerts, the most urgent first.';
 
+create function ops.addressed_alerts(as_of timestamptz)
+returns table (
+  org_id uuid,
+  channel_name text,
+  repeat_interval interval,
+  group_key text,
+  alert_id bigint,
+  state text,
+  notify_resolved boolean,
+  is_silenced boolean,
+  is_inhibited boolean
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    alert.org_id,
+    channel.channel_name,
+    channel.repeat_interval,
+    case when alert.kind in ('silent_agents', 'silent_jobs') then alert.kind else coalesce(alert.service, alert.subject) end,
+    alert.alert_id,
+    alert.state,
+    alert.notify_resolved,
+    alert.state = 'firing' and ops.is_silenced(alert.org_id, alert.rule_name, alert.subject, alert.service, addressed_alerts.as_of),
+    alert.state = 'firing' and alert.severity = 'ticket' and exists (
+      select
+      from ops.alerts as page
+      where page.org_id = alert.org_id
+        and page.subject = alert.subject
+        and page.state = 'firing'
+        and page.severity = 'page'
+    )
+  from ops.alerts as alert
+  join ops.alert_channels as channel
+    on channel.is_enabled
+    and (channel.only_org_id is null or channel.only_org_id = alert.org_id)
+    and (
+      alert.state = 'resolved'
+      or (
+        alert.severity = any (channel.severities)
+        and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
+      )
+    )
+  where alert.state = 'firing'
+    -- Hashed: of 100,000 alerts that are over only those last said to fire are looked at.
+    or (alert.org_id, channel.channel_name, alert.alert_id) in (
+      select known.org_id, known.channel_name, last.alert_id
+      from ops.alert_groups as known
+      cross join lateral unnest(known.last_firing) as last (alert_id)
+    );
+end;
+comment on function ops.addressed_alerts(timestamptz) is
+  'One row per channel and alert that fires, or that was last said to fire and is over: silenced by a person, or inhibited by a page of the same subject.';
+
+create type ops.alert_news as (
+  org_id uuid,
+  channel_name text,
+  group_key text,
+  repeat_interval interval,
+  last_firing bigint[],
+  last_resolved bigint[],
+  last_notified_at timestamptz,
+  logged_silenced bigint[],
+  now_firing bigint[],
+  now_resolved bigint[],
+  now_silenced bigint[]
+);
+comment on type ops.alert_news is
+  'A group of alerts for a channel: what was last said (last_firing is null when nothing was) and how it stands now.';
+
+create function ops.group_news(as_of timestamptz)
+returns setof ops.alert_news
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    addressed.org_id,
+    addressed.channel_name,
+    addressed.group_key,
+    addressed.repeat_interval,
+    -- What is over and need not be said so is forgotten.
+    case when known.org_id is not null then array(
+      select last.alert_id
+      from unnest(known.last_firing) as last (alert_id)
+      where not last.alert_id = any (coalesce(array_agg(addressed.alert_id) filter (where addressed.state = 'resolved' and not addressed.notify_resolved), '{}'))
+    ) end,
+    known.last_resolved,
+    known.last_notified_at,
+    coalesce(known.logged_silenced, '{}'),
+    coalesce(
+      array_agg(addressed.alert_id order by addressed.alert_id)
+        filter (where addressed.state = 'firing' and not addressed.is_silenced and not addressed.is_inhibited),
+      '{}'
+    ),
+    coalesce(
+      array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.state = 'resolved' and addressed.notify_resolved),
+      '{}'
+    ),
+    coalesce(array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.is_silenced), '{}')
+  from ops.addressed_alerts(group_news.as_of) as addressed
+  left join ops.alert_groups as known
+    on known.org_id = addressed.org_id
+    and known.channel_name = addressed.channel_name
+    and known.group_key = addressed.group_key
+  group by addressed.org_id, addressed.channel_name, addressed.group_key, addressed.repeat_interval, known.org_id, known.channel_name, known.group_key;
+end;
+comment on function ops.group_news(timestamptz) is 'How each group of alerts stands for each channel, beside what was last said of it.';
+
+create function ops.notify_group(news ops.alert_news, as_of timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if not news.now_silenced <@ news.logged_silenced then
+    perform ops.queue_delivery(news.org_id, news.channel_name, news.group_key, 'silenced', news.now_silenced, '{}', as_of);
+  end if;
+  insert into ops.alert_groups as known (org_id, channel_name, group_key, last_firing, logged_silenced)
+  values (news.org_id, news.channel_name, news.group_key, coalesce(news.last_firing, '{}'), news.now_silenced)
+  on conflict on constraint alert_groups_pkey do update set
+    last_firing = excluded.last_firing,
+    logged_silenced = excluded.logged_silenced;
+  if cardinality(news.now_firing || news.now_resolved) > 0 and ops.needs_notification(
+    case when news.last_notified_at is not null then news.last_firing end,
+    news.last_resolved, as_of - news.last_notified_at, news.repeat_interval,
+    news.now_firing, news.now_resolved
+  ) then
+    perform ops.queue_delivery(news.org_id, news.channel_name, news.group_key, 'queued', news.now_firing, news.now_resolved, as_of);
+    update ops.alert_groups as known
+    set last_firing = news.now_firing,
+        last_resolved = news.now_resolved,
+        last_notified_at = as_of
+    where known.org_id = news.org_id
+      and known.channel_name = news.channel_name
+      and known.group_key = news.group_key;
+    return true;
+  end if;
+  return false;
+end;
+$$;
+comment on function ops.notify_group(ops.alert_news, timestamptz) is
+  'Writes to the outbox what a channel should hear now about a group, logs what is newly silenced, and notes both; returns whether a message was written.';
+
 create function ops.queue_notifications(as_of timestamptz)
 returns bigint
 language plpgsql
@@ -86,102 +232,11 @@ volatile
 set search_path = ''
 as $$
 declare
-  alert_group record;
+  news ops.alert_news;
   queued bigint := 0;
 begin
-  for alert_group in
-    with addressed as (
-      select
-        alert.*,
-        channel.channel_name,
-        channel.repeat_interval,
-        case when alert.kind in ('silent_agents', 'silent_jobs') then alert.kind else coalesce(alert.service, alert.subject) end as group_key,
-        alert.state = 'firing' and ops.is_silenced(alert.org_id, alert.rule_name, alert.subject, alert.service, as_of) as is_silenced,
-        alert.state = 'firing' and alert.severity = 'ticket' and exists (
-          select
-          from ops.alerts as page
-          where page.org_id = alert.org_id
-            and page.subject = alert.subject
-            and page.state = 'firing'
-            and page.severity = 'page'
-        ) as is_inhibited
-      from ops.alerts as alert
-      join ops.alert_channels as channel
-        on channel.is_enabled
-        and (channel.only_org_id is null or channel.only_org_id = alert.org_id)
-        and (
-          alert.state = 'resolved'
-          or (
-            alert.severity = any (channel.severities)
-            and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
-          )
-        )
-      where alert.state = 'firing'
-        -- Hashed: of 100,000 alerts that are over only those last said to fire are looked at.
-        or (alert.org_id, channel.channel_name, alert.alert_id) in (
-          select known.org_id, known.channel_name, last.alert_id
-          from ops.alert_groups as known
-          cross join lateral unnest(known.last_firing) as last (alert_id)
-        )
-    )
-    select
-      addressed.org_id,
-      addressed.channel_name,
-      addressed.group_key,
-      addressed.repeat_interval,
-      known.last_resolved,
-      known.last_notified_at,
-      coalesce(known.logged_silenced, '{}') as logged_silenced,
-      -- What is over and need not be said so is forgotten.
-      case when known.org_id is not null then array(
-        select last.alert_id
-        from unnest(known.last_firing) as last (alert_id)
-        where not last.alert_id = any (coalesce(array_agg(addressed.alert_id) filter (where addressed.state = 'resolved' and not addressed.notify_resolved), '{}'))
-      ) end as last_firing,
-      coalesce(
-        array_agg(addressed.alert_id order by addressed.alert_id)
-          filter (where addressed.state = 'firing' and not addressed.is_silenced and not addressed.is_inhibited),
-        '{}'
-      ) as now_firing,
-      coalesce(
-        array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.state = 'resolved' and addressed.notify_resolved),
-        '{}'
-      ) as now_resolved,
-      coalesce(array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.is_silenced), '{}') as now_silenced
-    from addressed
-    left join ops.alert_groups as known
-      on known.org_id = addressed.org_id
-      and known.channel_name = addressed.channel_name
-      and known.group_key = addressed.group_key
-    group by addressed.org_id, addressed.channel_name, addressed.group_key, addressed.repeat_interval, known.org_id, known.channel_name, known.group_key
-  loop
-    if not alert_group.now_silenced <@ alert_group.logged_silenced then
-      perform ops.queue_delivery(
-        alert_group.org_id, alert_group.channel_name, alert_group.group_key, 'silenced', alert_group.now_silenced, '{}', as_of
-      );
-    end if;
-    insert into ops.alert_groups as known (org_id, channel_name, group_key, last_firing, logged_silenced)
-    values (
-      alert_group.org_id, alert_group.channel_name, alert_group.group_key, coalesce(alert_group.last_firing, '{}'), alert_group.now_silenced
-    )
-    on conflict on constraint alert_groups_pkey do update set
-      last_firing = excluded.last_firing,
-      logged_silenced = excluded.logged_silenced;
-    if cardinality(alert_group.now_firing || alert_group.now_resolved) > 0 and ops.needs_notification(
-      case when alert_group.last_notified_at is not null then alert_group.last_firing end,
-      alert_group.last_resolved, as_of - alert_group.last_notified_at, alert_group.repeat_interval,
-      alert_group.now_firing, alert_group.now_resolved
-    ) then
-      perform ops.queue_delivery(
-        alert_group.org_id, alert_group.channel_name, alert_group.group_key, 'queued', alert_group.now_firing, alert_group.now_resolved, as_of
-      );
-      update ops.alert_groups as known
-      set last_firing = alert_group.now_firing,
-          last_resolved = alert_group.now_resolved,
-          last_notified_at = as_of
-      where known.org_id = alert_group.org_id
-        and known.channel_name = alert_group.channel_name
-        and known.group_key = alert_group.group_key;
+  for news in select * from ops.group_news(as_of) loop
+    if ops.notify_group(news, as_of) then
       queued := queued + 1;
     end if;
   end loop;

@@ -149,39 +149,20 @@ declare
 begin
   return query
   with spans as materialized (
-    select
-      version.slo_name,
-      version.version,
-      version.target,
-      windows.name,
-      date_bin('5 minutes', slo_burn_rates.as_of - windows.length, timestamptz '1969-12-29 00:00+00') as since
+    select version.slo_name, version.version, version.target, burning.window_name, burning.since, burning.until
     from ops.slo_versions as version
-    cross join (
-      values
-        ('5m', interval '5 minutes'),
-        ('30m', interval '30 minutes'),
-        ('1h', interval '1 hour'),
-        ('6h', interval '6 hours'),
-        ('1d', interval '24 hours'),
-        ('3d', interval '72 hours')
-    ) as windows (name, length)
+    cross join ops.burn_windows(slo_burn_rates.as_of) as burning
     where version.valid_from <= slo_burn_rates.as_of
       and version.valid_until > slo_burn_rates.as_of
   ),
   sums as materialized (
     select summed.*
     from ops.sum_slos(
-      array(
-        select row(
-          owner_id, spans.slo_name, spans.version, spans.since,
-          date_bin('5 minutes', slo_burn_rates.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
-        )::ops.slo_span
-        from spans
-      ),
+      array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans),
       array(select row(fresh.*)::ops.sli_delta from ops.fresh_slis() as fresh where fresh.org_id = owner_id)
     ) as summed
   )
-  select spans.slo_name, spans.name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target)
+  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target)
   from spans
   join sums
     on sums.slo_name = spans.slo_name

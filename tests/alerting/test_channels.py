@@ -24,9 +24,9 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from opskpi.alerting import messages
-from opskpi.alerting.channels.posting import retry_after
 from opskpi.alerting.channels.registry import send
-from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, Timeouts
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
+from opskpi.outbound.limits import Timeouts, retry_after
 from support.receivers import TOKEN, HttpTarget, free_port, http_target, smtp_server
 
 CREATED_AT = datetime(2026, 11, 21, 10, tzinfo=UTC)

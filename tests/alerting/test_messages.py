@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opskpi import texts
 from opskpi.alerting import messages, wording
 from opskpi.alerting.channels import slack
 
@@ -150,7 +151,7 @@ def test_a_test_message_says_that_it_is_a_test():
         (wording.instant("yesterday"), "yesterday"),
         (wording.decimal("NaN"), None),
         (wording.decimal("1e999999999"), None),
-        (wording.line("a\r\nb\u2028c\x00\x1bd\u202ee"), "a b cde"),
+        (texts.line("a\r\nb\u2028c\x00\x1bd\u202ee"), "a b cde"),
     ],
 )
 def test_numbers_durations_and_instants_are_readable(given, said):

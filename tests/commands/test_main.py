@@ -14,6 +14,7 @@ import pytest
 
 from opskpi.commands.main import COMMANDS
 from opskpi.commands.main import cli as commands
+from support.events import add_channel
 from support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +208,18 @@ def test_doctor_names_the_check_that_fails_and_what_to_do(cli: Cli, database: ps
     assert cli("run").returncode == 0
     healthy = cli("doctor")
     assert (healthy.returncode, "FAIL" in healthy.stdout) == (0, False)
+
+
+def test_doctor_names_a_channel_that_no_message_can_be_sent_to(cli: Cli, database: psycopg.Connection) -> None:
+    database.execute("""select public.record_audit('{"audit_run_id": 1}')""")
+    assert cli("run").returncode == 0
+    add_channel(database, "on-call", kind="slak")
+    answer = cli("doctor")
+    assert answer.returncode == 1
+    assert "on-call" in answer.stdout
+    assert "slack, email, webhook, apprise" in answer.stdout
+    database.execute("update ops.alert_channels set kind = 'slack' where channel_name = 'on-call'")
+    assert cli("doctor").returncode == 0
 
 
 def test_doctor_names_the_range_whose_counts_are_wrong_and_rebuild_mends_it(

@@ -12,7 +12,8 @@ from psycopg.rows import args_row, scalar_row
 from psycopg.types.json import Json
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from opskpi.demo.sample import Event, audits, month, teams
+from opskpi.demo.drawing import Event
+from opskpi.demo.sample import audits, month, teams
 from support.postgres import Database, Server
 
 UNTIL = datetime(2025, 10, 31, 12, tzinfo=UTC)

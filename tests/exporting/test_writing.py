@@ -30,7 +30,7 @@ from pyarrow import parquet
 from opskpi.errors import OpsKpiError
 from opskpi.exporting import subjects, writing
 from opskpi.exporting.formats import Format
-from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, SUBJECTS, Subject
+from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, Subject
 from opskpi.exporting.writing import Selection
 from opskpi.ingestion import files as importing
 from support.events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
@@ -38,6 +38,7 @@ from support.fixtures import CreateDatabase
 from support.postgres import Database
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
+SUBJECTS = (EVENTS, KPIS, AUDITS, SLO)
 OURS, THEIRS = UUID(int=1), UUID(int=2)
 AGENTS = [UUID(int=number) for number in range(100, 104)]
 SUFFIXES = {Format.JSONL: ".jsonl", Format.CSV: ".csv", Format.PARQUET: ".parquet"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opskpi.errors import OpsKpiError
-from opskpi.hooks import events, overview, queue_file, sender
+from opskpi.hooks import configuring, events, overview, queue_file, sender
 from opskpi.hooks.scrubbing import scrub
 from opskpi.hooks.storage import Folder
 from support.hook_world import AGENT, EXECUTION, ORG, Hub, World
@@ -242,7 +242,7 @@ def test_worktrees_of_a_git_dir_that_lies_elsewhere_share_one_queue(world: World
 )
 def test_an_address_with_more_than_an_address_is_refused_and_not_repeated(inside: World, url: str) -> None:
     with pytest.raises(OpsKpiError) as refusal:
-        overview.configure(url, None, None, None)
+        configuring.configure(url, None, None, None)
     assert "hunter2" not in str(refusal.value)
     assert not (inside.folder / "settings.json").exists()
 

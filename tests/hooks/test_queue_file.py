@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from opskpi.hooks import events, queue_file, record, recording
+from opskpi.hooks import events, queue_file, record, starting
 from opskpi.hooks.storage import Folder
 from support.hook_world import EXECUTION, ORG, World
 
@@ -247,7 +247,7 @@ def test_a_full_disk_changes_neither_the_hook_nor_the_queue(world: World) -> Non
     fill(world, [event(number) for number in range(20)])
     before = (world.folder / queue_file.NAME).read_bytes()
     script = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-I", "-S", recording.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
+    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
     answer = world.python(script, *command)
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "")
     assert (world.folder / queue_file.NAME).read_bytes() == before
@@ -339,5 +339,5 @@ def test_a_worktree_a_submodule_and_a_bare_repository_each_have_their_place(worl
 
 def test_a_folder_that_is_gone_changes_nothing_for_the_command(world: World) -> None:
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
-    command = [sys.executable, "-I", "-S", recording.ENTRY, "wrap", "pre-commit", "sh", "-c", "exit 3"]
+    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "exit 3"]
     assert world.run("sh", "-c", script, "sh", *command).returncode == 3

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from opskpi.hooks import events, queue_file, recording, refusals, sender, targets
+from opskpi.hooks import events, queue_file, refusals, schedule, sender, starting, targets
 from opskpi.hooks.storage import Folder
 from support.hook_world import AGENT, EXECUTION, KEY, ORG, Hub, World
 
@@ -339,7 +339,7 @@ def test_a_process_that_lived_long_sends_when_it_ends(world: World, receiver: Hu
     world.target(receiver.url)
     (world.folder / "telemetry-state.json").write_text(json.dumps({"last_try_at": time.time()}))
     script = (
-        "import opskpi.hooks.recording as r; from opskpi.hooks import record; r.LONG_LIVED_S = {};"
+        "import opskpi.hooks.starting as r; from opskpi.hooks import record; r.LONG_LIVED_S = {};"
         "record('hook_execution', hook_type='x', result='allowed', duration_ms=1)"
     )
     world.python(script.format(60))
@@ -353,10 +353,10 @@ def test_no_sender_is_started_while_it_has_to_wait(world: World, receiver: Hub) 
     now = time.time()
     (world.folder / "telemetry-state.json").write_text(json.dumps({"next_try_at": now + 200, "last_try_at": now - 400}))
     world.wrap("true")
-    assert recording.must_wait(world.state(), {}, now)
+    assert schedule.must_wait(world.state(), {}, now)
     # A wait longer than any of ours is from a clock that was wrong.
-    assert not recording.must_wait({"next_try_at": now + 86400}, {}, now)
-    assert not recording.must_wait({"pause": {"until": now + 86400}}, {}, now)
+    assert not schedule.must_wait({"next_try_at": now + 86400}, {}, now)
+    assert not schedule.must_wait({"pause": {"until": now + 86400}}, {}, now)
     assert receiver.requests == []
 
 
@@ -510,7 +510,7 @@ def test_the_sender_leaves_terminal_folder_and_open_files_behind(world: World, r
     receiver.always = "silence"
     world.target(receiver.url)
     shell = 'exec 7>&1; exec "$@"'
-    command = [sys.executable, "-I", "-S", recording.ENTRY, "wrap", "pre-commit", "sh", "-c", "exit 3"]
+    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "exit 3"]
     started = time.monotonic()
     assert world.run("sh", "-c", shell, "sh", *command).returncode == 3
     # `run` returns when every copy of the pipe is closed; the request goes on for five seconds.

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from opskpi.postgres import migrations
 from opskpi.postgres.cluster import Cluster
-from opskpi.postgres.embedded import unprivileged_user
+from opskpi.postgres.installation import unprivileged_user
 from support.hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
 from support.postgres import Database, running_server
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.ingestion import documents
-from opskpi.ingestion.documents import KEPT_OF_A_LONG_EVENT, LONGEST_EVENT, open_document
+from opskpi.ingestion.documents import open_document
+from opskpi.ingestion.records import KEPT_OF_A_LONG_EVENT, LONGEST_EVENT
 
 CHUNKS = [3, 4, 5, 7, 64, 1 << 18]
 

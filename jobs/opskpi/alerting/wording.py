@@ -1,9 +1,10 @@
 """Turns single values of a message into words that people read at once; None is what cannot be said."""
 
 import re
-import unicodedata
 from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, InvalidOperation
+
+from opskpi.texts import line, scalar
 
 COMPARISONS = {
     "gt": "above",
@@ -17,26 +18,12 @@ UNITS = {"percent": "%", "milliseconds": "ms"}
 CLOCK_INTERVAL = re.compile(
     r"(?:(?P<days>\d+) days? ?)?(?:(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d)(?:\.\d+)?)?"
 )
-# They turn the reading direction around, so that a name could pose as another.
-BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def line(value: object, limit: int = 300) -> str | None:
-    """One line of at most `limit` characters without control characters; None when nothing is left of it."""
-    kept = (
-        " " if character.isspace() else character
-        for character in _text(value)
-        if character.isspace()
-        or (unicodedata.category(character) not in {"Cc", "Cs"} and character not in BIDI_CONTROLS)
-    )
-    words = " ".join("".join(kept).split())
-    return (words if len(words) <= limit else words[: limit - 1].rstrip() + "…") or None
 
 
 def decimal(value: object) -> Decimal | None:
     """The finite number below 10^20 that a value says, as text or as JSON number; what is as good as 0 is 0."""
     try:
-        number = Decimal(_text(value).strip())
+        number = Decimal(scalar(value).strip())
     except InvalidOperation:
         return None
     if not number.is_finite() or number.adjusted() >= 20:
@@ -78,7 +65,7 @@ def quantity(value: object, unit: object) -> str | None:
 
 def change(value: object, unit: object) -> str | None:
     """How much a value differs from the one before: +1.5 points, -20 %, unchanged."""
-    number, name = decimal(value), {"points": "points", "percent": "%"}.get(_text(unit))
+    number, name = decimal(value), {"points": "points", "percent": "%"}.get(scalar(unit))
     if number is None or name is None:
         return None
     return f"{'+' * (number > 0)}{rounded(number)} {name}" if number else "unchanged"
@@ -119,20 +106,10 @@ def lapse(since: object, until: object) -> str | None:
 
 def _moment(value: object) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(_text(value))
+        moment = datetime.fromisoformat(scalar(value))
         return moment.astimezone(UTC) if moment.tzinfo else None
     except (ValueError, OverflowError):
         return None
-
-
-def _text(value: object) -> str:
-    """The text of a JSON scalar, else nothing."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return ""
-    try:
-        return str(value)
-    except ValueError:  # an integer of thousands of digits
-        return ""
 
 
 def _plain(number: Decimal) -> str:

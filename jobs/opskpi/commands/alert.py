@@ -1,12 +1,14 @@
 """`opskpi alert …`: what fires, what was sent, and sending it."""
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
 from opskpi import console
 from opskpi.alerting import evaluation
+from opskpi.alerting.channels import registry
 from opskpi.clocks import with_zone
 from opskpi.commands.options import Options, add_options, command, user_name
 from opskpi.commands.types import INSTANT
@@ -29,22 +31,23 @@ def alert(options: Options) -> None:
 @command(alert, name="list")
 @click.option("--all", "everything", is_flag=True, help="Those that are over, too.")
 @click.option("--channels", is_flag=True, help="The channels instead.")
-def list_command(options: Options, everything: bool, channels: bool) -> None:
-    """Show the alerts, or the channels they go to.
+@click.option("--kinds", is_flag=True, help="The kinds that a channel can be of, and what each needs, instead.")
+def list_command(options: Options, everything: bool, channels: bool, kinds: bool) -> None:
+    """Show the alerts, the channels they go to, or the kinds of channels.
 
     \b
     Example:
       opskpi alert list --all
     """
+    if kinds:
+        _show(options, "Kinds of channels", registry.needs(), "")
+        return
     if not channels:
         _list(options, resolved=everything)
         return
     with options.connect() as connection:
         found = evaluation.channels(connection)
-    if options.as_json:
-        console.show_json(found)
-    else:
-        console.show_rows("Channels", found, "no channel yet; `opskpi slo apply` adds one from an OpenSLO file")
+    _show(options, "Channels", found, "no channel yet; `opskpi slo apply` adds one from an OpenSLO file")
 
 
 @command(alert)
@@ -127,3 +130,10 @@ def _list(options: Options, *, resolved: bool) -> None:
         console.show_json(found)
     else:
         console.show_rows("Alerts", found, "nothing is pending or firing", without=["pending_since", "detail"])
+
+
+def _show(options: Options, title: str, rows: Sequence[object], nothing: str) -> None:
+    if options.as_json:
+        console.show_json(rows)
+    else:
+        console.show_rows(title, rows, nothing)

@@ -3,6 +3,7 @@
 import click
 
 from opskpi import console
+from opskpi.alerting.channels import registry
 from opskpi.commands.options import Options, add_options
 from opskpi.errors import OpsKpiError
 from opskpi.status import showing
@@ -19,7 +20,7 @@ def doctor(options: Options) -> None:
       opskpi doctor
     """
     with options.connect(current=False) as connection:
-        checks = examine(connection)
+        checks = examine(connection, registry.KINDS)
     if options.as_json:
         console.show_json(checks)
     else:

@@ -9,7 +9,7 @@ import click
 from opskpi import console
 from opskpi.commands.options import Options, add_options, command
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import installing, overview, recording, sender, switch, wrapping
+from opskpi.hooks import configuring, installing, overview, recording, sender, switch, wrapping
 
 
 @click.group(name="hook", invoke_without_command=True)
@@ -56,7 +56,7 @@ def install(
     if hub is not None and supabase is not None:
         raise OpsKpiError("--hub and --supabase are two targets", "Pass one of them.", ExitCode.BAD_ARGUMENT)
     hooks = installing.install(force_shared=force_shared)
-    overview.configure(hub, supabase, org, key_file)
+    configuring.configure(hub, supabase, org, key_file)
     _show_hooks(options, hooks)
     if not options.as_json and overview.status()["target"] is None:
         console.show(

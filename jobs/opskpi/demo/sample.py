@@ -4,17 +4,12 @@ What goes wrong does so about as often in every month, so the SLOs end in the sa
 validation availability and errors breached, provenance latency and audit errors at risk, the rest ok.
 """
 
-import math
-import uuid
-from bisect import bisect
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import accumulate, count
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from random import Random
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple
 
-ORG_ID = "00000000-0000-0000-0000-000000000000"
+from opskpi.demo.drawing import ORG_ID, Event, Story, drawn_uuid
 
 OFFICE_HOURS = [int(weight) for weight in "000000137998579986321100"]  # of each hour of the day, UTC
 ALL_HOURS = [1 + weight for weight in OFFICE_HOURS]
@@ -57,13 +52,6 @@ STAGES = {  # median ms, share of first attempts that fail, share of attempts th
 }
 
 
-class Event(TypedDict):
-    """An event of the batch format."""
-
-    event_type: str
-    payload: dict[str, Any]
-
-
 _Dated = Iterator[tuple[datetime, Event]]
 
 
@@ -86,21 +74,21 @@ def month(until: datetime, *, seed: int = 2026, days: int = 30) -> list[Event]:
 
     All ten event types, about 1,400 events a day. The same arguments give the same events, ids included.
     """
-    releases = _releases(_Story("releases", until, seed, days))
+    releases = _releases(Story("releases", until, seed, days))
     events = [
-        *_hook_events(_Story("hooks", until, seed, days), teams(seed=seed)),
-        *_release_events(_Story("release events", until, seed, days), releases),
-        *_workflow_events(_Story("workflows", until, seed, days)),
-        *_api_events(_Story("api", until, seed, days)),
+        *_hook_events(Story("hooks", until, seed, days), teams(seed=seed)),
+        *_release_events(Story("release events", until, seed, days), releases),
+        *_workflow_events(Story("workflows", until, seed, days)),
+        *_api_events(Story("api", until, seed, days)),
     ]
     return [event for at, event in sorted(events, key=lambda dated: dated[0]) if at < until]
 
 
 def audits(until: datetime, *, seed: int = 2026, days: int = 30) -> list[dict[str, object]]:
     """Return rows of slsa_audit_metrics, by column: what the audits of `month` with these arguments found."""
-    digests = _Story("digests", until, seed, days).chance
+    digests = Story("digests", until, seed, days).chance
     rows: list[dict[str, object]] = []
-    for release in _releases(_Story("releases", until, seed, days)):
+    for release in _releases(Story("releases", until, seed, days)):
         audit = release.stages["audit_observer"][-1]
         if audit.outcome != "success" or audit.ended_at >= until:
             continue
@@ -126,70 +114,10 @@ def audits(until: datetime, *, seed: int = 2026, days: int = 30) -> list[dict[st
 def teams(*, seed: int = 2026) -> dict[str, str]:
     """Return the team of each agent_id."""
     chance = Random(f"{seed} agents")  # noqa: S311 - no secret
-    return {_uuid(chance): name for name, (agents, *_) in TEAMS.items() for _ in range(agents)}
+    return {drawn_uuid(chance): name for name, (agents, *_) in TEAMS.items() for _ in range(agents)}
 
 
-class _Story:
-    """When and how often things happen; one a subject, so that a change to one leaves the others alone."""
-
-    def __init__(self, subject: str, until: datetime, seed: int, days: int) -> None:
-        self.until, self._days = until.astimezone(UTC), days
-        # The time is part of the seed because an event_id must not stand for two events.
-        self.chance = Random(f"{seed} {subject} {self.until.isoformat()}")  # noqa: S311 - no secret
-        self._owed: dict[str, float] = defaultdict(float)
-        self._numbers = count()
-        self._incident_at = _workday(self.until - timedelta(days=11), hour=9)
-        self._outage_at = _workday(self.until - timedelta(days=4), hour=13)
-
-    def is_incident(self, at: datetime) -> bool:
-        return timedelta() <= at - self._incident_at < timedelta(hours=6)
-
-    def is_outage(self, at: datetime) -> bool:
-        return timedelta() <= at - self._outage_at < timedelta(minutes=90)
-
-    def instants(self, a_day: int, hours: Sequence[int], weekend: float) -> Iterator[datetime]:
-        """Yield `a_day` instants a day on average, oldest first, by the weights of the hours."""
-        starts = [self.until - timedelta(hours=ago) for ago in range(self._days * 24, 0, -1)]
-        weights = [hours[start.hour] * (weekend if start.weekday() > 4 else 1) for start in starts]
-        sums = list(accumulate(weights, initial=0.0))
-        total = a_day * self._days
-        for number in range(total):
-            # One in each equal share of the weight, so that the volume of an incident hardly varies.
-            point = (number + self.chance.random()) / total * sums[-1]
-            hour = bisect(sums, point, hi=len(starts)) - 1
-            yield starts[hour] + timedelta(hours=(point - sums[hour]) / weights[hour])
-
-    def happens(self, what: str, share: float) -> bool:
-        """Draw so that what happened stays close to its share of the draws."""
-        self._owed[what] += share
-        happened = self.chance.random() < self._owed[what]
-        self._owed[what] -= happened
-        return happened
-
-    def around(self, median: float, sigma: float) -> int:
-        return round(self.chance.lognormvariate(math.log(median), sigma))
-
-    def minutes(self, least: float, most: float) -> timedelta:
-        return timedelta(minutes=self.chance.uniform(least, most))
-
-    def run_id(self, at: datetime) -> int:
-        return int(at.timestamp()) * 1000 + next(self._numbers) % 1000
-
-    def event(self, event_type: str, at: datetime, **payload: object) -> tuple[datetime, Event]:
-        identity = {"timestamp": at.isoformat(timespec="microseconds"), "event_id": _uuid(self.chance)}
-        return at, {"event_type": event_type, "payload": {"org_id": ORG_ID} | payload | identity}
-
-
-def _uuid(chance: Random) -> str:
-    return str(uuid.UUID(int=chance.getrandbits(128), version=4))
-
-
-def _workday(at: datetime, *, hour: int) -> datetime:
-    at -= timedelta(days=max(at.weekday() - 4, 0))
-    return at.replace(hour=hour, minute=0, second=0, microsecond=0)
-
-
-def _hook_events(story: _Story, agents: dict[str, str]) -> _Dated:
+def _hook_events(story: Story, agents: dict[str, str]) -> _Dated:
     chance, agent_ids = story.chance, list(agents)
     for at in story.instants(COMMITS_A_DAY, OFFICE_HOURS, WEEKEND):
         agent_id = chance.choice(agent_ids)
@@ -220,7 +148,7 @@ def _hook_events(story: _Story, agents: dict[str, str]) -> _Dated:
 
 
 def _hook_execution(
-    story: _Story, at: datetime, slowness: float, who: dict[str, str], *, result: str, **findings: object
+    story: Story, at: datetime, slowness: float, who: dict[str, str], *, result: str, **findings: object
 ) -> tuple[datetime, Event]:
     summary = {"total": 0, "critical": 0, "warning": 0, "info": 0} | findings
     duration_ms = story.around(slowness * (4200 if who["hook_type"] == "pre-push" else 380), 0.6)
@@ -228,7 +156,7 @@ def _hook_execution(
     return story.event("hook_execution", at, **who, **ran)
 
 
-def _releases(story: _Story) -> Iterator[_Release]:
+def _releases(story: Story) -> Iterator[_Release]:
     chance = story.chance
     versions = {name: [chance.randint(0, 4), chance.randint(0, 20), 0] for name in COMPONENTS}
     for number, released_at in enumerate(story.instants(RELEASES_A_DAY, OFFICE_HOURS, WEEKEND)):
@@ -247,7 +175,7 @@ def _releases(story: _Story) -> Iterator[_Release]:
         yield _Release(component, f"{component}/v{'.'.join(map(str, version))}", stages, audited)
 
 
-def _attempts(story: _Story, name: str, at: datetime, *, hopeless: bool) -> list[_Run]:
+def _attempts(story: Story, name: str, at: datetime, *, hopeless: bool) -> list[_Run]:
     median_ms, failing, slow = STAGES[name]
     runs: list[_Run] = []
     for attempt in range(ATTEMPTS):
@@ -266,7 +194,7 @@ def _attempts(story: _Story, name: str, at: datetime, *, hopeless: bool) -> list
     return runs
 
 
-def _release_events(story: _Story, releases: Iterator[_Release]) -> _Dated:
+def _release_events(story: Story, releases: Iterator[_Release]) -> _Dated:
     for release in releases:
         about: dict[str, object] = {"tag": release.tag, "repository": f"example/{release.component}"}
         before: dict[str, object] = {}
@@ -290,7 +218,7 @@ def _release_events(story: _Story, releases: Iterator[_Release]) -> _Dated:
             yield story.event("audit_complete", audit.ended_at, **ended)
 
 
-def _workflow_events(story: _Story) -> _Dated:
+def _workflow_events(story: Story) -> _Dated:
     # How far a run comes, in the order of the outcomes' weights.
     progress = {"success": 1, "failure": 0.7, "cancelled": 0.3, "skipped": 0.005}
     for name, (a_day, median_ms, weights, hours, weekend) in WORKFLOWS.items():
@@ -302,7 +230,7 @@ def _workflow_events(story: _Story) -> _Dated:
             yield story.event("workflow_run", ended_at, run_id=story.run_id(at), **ran)
 
 
-def _api_events(story: _Story) -> _Dated:
+def _api_events(story: Story) -> _Dated:
     chance = story.chance
     for at in story.instants(API_REQUESTS_A_DAY, ALL_HOURS, weekend=0.4):
         endpoint = chance.choices(list(ENDPOINTS), [weight for weight, _ in ENDPOINTS.values()])[0]

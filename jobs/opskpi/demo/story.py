@@ -17,6 +17,7 @@ from opskpi.demo import sample
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.ingestion import files
 from opskpi.postgres import connecting, embedded, migrations
+from opskpi.postgres.installation import find_installation
 from opskpi.status import reading
 from opskpi.status.reading import Kpi, Slo
 
@@ -59,7 +60,7 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
         with console.progress("counting hours, days, weeks, months", None, quiet=quiet) as bar:
             refresh.refresh(connection, lambda done, left: bar.update(done, done + left))
         # A DSN that was given may hold a password.
-        psql = "psql DSN" if dsn else f"{embedded.find_installation().bin_dir / 'psql'} '{target}'"
+        psql = "psql DSN" if dsn else f"{find_installation().bin_dir / 'psql'} '{target}'"
         return Demo(
             loaded,
             reading.kpis(connection, "day", None, breakdowns=False),

@@ -160,7 +160,6 @@ SLO = Subject(
     filters={"slo": "slo_name = any(%(slo)s)"},
     order=("org_id", "slo_name", "day_start", "version"),
 )
-SUBJECTS = (EVENTS, KPIS, AUDITS, SLO)
 
 
 def understand(given: Mapping[str, Given]) -> dict[str, object]:

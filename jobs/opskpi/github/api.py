@@ -12,10 +12,12 @@ from typing import Any, NoReturn, Self
 
 import httpx
 
-from opskpi.alerting.outcomes import Misconfigured, scrub, trusted
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.access import TOKEN_VARIABLES, base_url_of, token_of
 from opskpi.github.events import Event, site_of
+from opskpi.outbound.reasons import phrase
+from opskpi.outbound.secrets import Misconfigured, scrub
+from opskpi.outbound.tls import trusted
 
 API_VERSION = "2022-11-28"
 ATTEMPTS = 4
@@ -165,7 +167,7 @@ class GitHub:
         if status == HTTPStatus.NOT_MODIFIED:
             return Answer(None, None, None)
         if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
-            raise _Passing(f"answered {_phrase(status)}")
+            raise _Passing(f"answered {phrase(status)}")
         if status != HTTPStatus.OK:
             self._refuse(status, body)
         try:
@@ -211,7 +213,7 @@ class GitHub:
 
     def _refuse(self, status: int, body: bytes) -> NoReturn:
         said = self._said(body)
-        message = f"{self.host} answered {_phrase(status)}{f': {said}' if said else ''}"
+        message = f"{self.host} answered {phrase(status)}{f': {said}' if said else ''}"
         if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
             raise Gone(message, "Check the name; a private repository needs a token.", ExitCode.BAD_ARGUMENT)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -244,13 +246,6 @@ class GitHub:
 def _digits(header: str | None) -> int | None:
     value = (header or "").strip()
     return int(value) if value.isascii() and value.isdigit() and len(value) < 12 else None
-
-
-def _phrase(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
 
 
 def _request_event(moment: datetime, seconds: float, payload: Event) -> Event:

@@ -7,7 +7,6 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.events import LARGEST_NUMBER, PUBLIC_HOST, Event, identify, milliseconds, site_of, text
 
 JOB_STATUSES = ("success", "failure", "cancelled", "skipped")
-VARIABLES = "https://docs.github.com/en/actions/reference/workflows-and-actions/variables"
 
 
 def event_of_own_job(
@@ -21,7 +20,8 @@ def event_of_own_job(
     """The event of this job, which ends now or at `ended_at` with `outcome`, one of JOB_STATUSES.
 
     As workflow_job it is labelled by conclusion, as any other event type by outcome. The same job that began at the
-    same time is the same event. Raises OpsKpiError (BAD_ARGUMENT) outside GitHub Actions. Source: VARIABLES.
+    same time is the same event. Raises OpsKpiError (BAD_ARGUMENT) outside GitHub Actions. Source:
+    https://docs.github.com/en/actions/reference/workflows-and-actions/variables
     """
     run_id = environ.get("GITHUB_RUN_ID", "")
     if not (run_id.isascii() and run_id.isdigit() and 0 < int(run_id[:19]) <= LARGEST_NUMBER and len(run_id) < 20):

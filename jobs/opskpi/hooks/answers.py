@@ -3,14 +3,13 @@
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from http import HTTPStatus
 
 from opskpi.hooks.targets import NotReady, Reply, Unreachable
+from opskpi.outbound.reasons import may_pass, phrase
 
 LONGEST_REASON = 300
 # They say something about the request or who makes it, nothing about an event in it.
 _PAUSING = {401, 403, 404, 405, 406, 411, 415}
-_RETRIED = {408, 425, 429}
 _OTHER_ORG = "the key belongs to another organisation than the events: opskpi hook install --org UUID"
 
 
@@ -58,17 +57,14 @@ def of_batch(reply: Reply, count: int) -> Taken | Later | Paused | Unacceptable:
     reason = in_words(reply.status, reply.body)
     if reply.status < 400 or reply.status in _PAUSING:
         return Paused(f"{reason}; redirects are not followed" if reply.status < 400 else reason)
-    if reply.status in _RETRIED or reply.status >= 500:
+    if may_pass(reply.status):
         return Later(reason, reply.after)
     return Unacceptable(reason)
 
 
 def in_words(status: int, body: bytes) -> str:
     """A status with the sentence of the problem details (RFC 9457) that came with it."""
-    try:
-        answer = f"answered {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        answer = f"answered {status}"
+    answer = f"answered {phrase(status)}"
     problem = _object(body)
     detail = problem.get("detail") or problem.get("title")
     return f"{answer}: {_line(detail)}" if isinstance(detail, str) and detail.strip() else answer

@@ -1,8 +1,6 @@
 """Putting our hooks around those of a repository, and taking them away again without a trace."""
 
-import json
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import git, places, recording, shims
+from opskpi.hooks import git, manifest, places, shims, starting
 
 NAMES = ("pre-commit", "pre-push", "post-commit")
-MANIFEST = "opskpi-installed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +65,22 @@ def install(*, force_shared: bool = False) -> list[Hook]:
     folder = hooks_folder(repository, force_shared=force_shared)
     _refuse_committed(folder)
     with explained(folder):
-        manifest = _manifest(repository) or {}
-        folders = _folders(manifest)
+        noted = manifest.read(repository) or {}
+        folders = manifest.folders(noted)
         folders.setdefault(str(folder), not folder.exists())
-        manifest["folders"] = folders
+        noted["folders"] = folders
         folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(repository, manifest)
+        manifest.write(repository, noted)
         hooks = [_install_one(folder / name) for name in NAMES]
-        _exclude(repository, folder, manifest)
-        _write_manifest(repository, manifest)
+        _exclude(repository, folder, noted)
+        manifest.write(repository, noted)
     return hooks
 
 
 def uninstall(*, force_shared: bool = False) -> list[Hook]:
     """Put back what was there before `install`; a second time changes nothing. Raises OpsKpiError as `install` does."""
     repository = here()
-    folders = _folders(_manifest(repository) or {})
+    folders = manifest.folders(manifest.read(repository) or {})
     if not folders:
         folders[str(hooks_folder(repository, force_shared=force_shared))] = False
     hooks: list[Hook] = []
@@ -99,23 +96,23 @@ def uninstall(*, force_shared: bool = False) -> list[Hook]:
 
 def forget(repository: places.Repository) -> None:
     """Take `.sentinel/` out of info/exclude again, and the note of what was installed. Raises OpsKpiError."""
-    manifest = _manifest(repository)
-    if manifest is None:
+    noted = manifest.read(repository)
+    if noted is None:
         return
     exclude = Path(repository.common_dir, "info", "exclude")
     with explained(exclude):
-        added = _excluded(manifest)
+        added = manifest.excluded(noted)
         if added and exclude.is_file():
             left = exclude.read_bytes()
             for lines in added.values():
                 left = left.replace(lines.encode("utf-8", "surrogateescape"), b"", 1)
-            if left or not manifest.get("made_exclude"):
+            if left or not noted.get("made_exclude"):
                 exclude.write_bytes(left)
             else:
                 exclude.unlink()
-        if manifest.get("made_info") and not any(exclude.parent.iterdir()):
+        if noted.get("made_info") and not any(exclude.parent.iterdir()):
             exclude.parent.rmdir()
-        Path(repository.common_dir, MANIFEST).unlink(missing_ok=True)
+        Path(repository.common_dir, manifest.NAME).unlink(missing_ok=True)
 
 
 def state_of(folder: Path, name: str) -> str:
@@ -149,7 +146,7 @@ def _install_one(hook: Path) -> Hook:
     if not shims.is_ours(str(hook)) and os.path.lexists(hook):
         notes += _keep_as(hook, original)
     via = shims.via_of(str(original)) if os.path.lexists(original) else ""
-    _place(hook, shims.text(hook.name, sys.executable, recording.ENTRY, via))
+    _place(hook, shims.text(hook.name, sys.executable, starting.ENTRY, via))
     return Hook(hook.name, hook, state_of(hook.parent, hook.name) + notes)
 
 
@@ -248,14 +245,14 @@ def _refuse_committed(folder: Path) -> None:
             )
 
 
-def _exclude(repository: places.Repository, folder: Path, manifest: dict[str, object]) -> None:
+def _exclude(repository: places.Repository, folder: Path, noted: dict[str, object]) -> None:
     """Keep `.sentinel/`, and our hooks where they lie in the working tree, from being committed."""
-    excluded = _excluded(manifest)
+    excluded = manifest.excluded(noted)
     if str(folder) in excluded or repository.top is None:
         return
     exclude = Path(repository.common_dir, "info", "exclude")
-    manifest.setdefault("made_info", not exclude.parent.exists())
-    manifest.setdefault("made_exclude", not exclude.exists())
+    noted.setdefault("made_info", not exclude.parent.exists())
+    noted.setdefault("made_exclude", not exclude.exists())
     exclude.parent.mkdir(exist_ok=True)
     text = exclude.read_bytes() if exclude.exists() else b""
     lines = [] if excluded else [f"/{places.FOLDER}/"]
@@ -266,44 +263,10 @@ def _exclude(repository: places.Repository, folder: Path, manifest: dict[str, ob
         inside = folder.resolve().relative_to(top)
         lines += [f"/{inside}/{name}{ending}" for name in NAMES for ending in ("", shims.ORIGINAL)]
     added = ("" if not text or text.endswith(b"\n") else "\n") + "".join(f"{line}\n" for line in lines)
-    manifest["excluded"] = excluded | {str(folder): added}
-    _write_manifest(repository, manifest)
+    noted["excluded"] = excluded | {str(folder): added}
+    manifest.write(repository, noted)
     with exclude.open("ab") as file:
         file.write(added.encode("utf-8", "surrogateescape"))
-
-
-def _folders(manifest: dict[str, object]) -> dict[str, bool]:
-    """The folders with hooks of ours, and whether each was made for them."""
-    kept = manifest.get("folders")
-    if isinstance(kept, dict):
-        return {str(path): bool(made) for path, made in kept.items()}
-    # As it was written when there was one folder only.
-    one = manifest.get("hooks")
-    return {one: bool(manifest.get("made_folder"))} if isinstance(one, str) else {}
-
-
-def _excluded(manifest: dict[str, object]) -> dict[str, str]:
-    """By folder, what was added to info/exclude."""
-    kept = manifest.get("excluded")
-    if isinstance(kept, dict):
-        return {str(path): str(lines) for path, lines in kept.items()}
-    return {str(manifest.get("hooks")): kept} if isinstance(kept, str) else {}
-
-
-def _manifest(repository: places.Repository) -> dict[str, object] | None:
-    try:
-        kept = json.loads(Path(repository.common_dir, MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return kept if isinstance(kept, dict) else None
-
-
-def _write_manifest(repository: places.Repository, manifest: dict[str, object]) -> None:
-    path = Path(repository.common_dir, MANIFEST)
-    temporary = path.with_name(f"{MANIFEST}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest) + "\n", "utf-8")
-    temporary.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    temporary.replace(path)
 
 
 def _mask() -> int:

@@ -4,9 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from urllib.parse import urlsplit
-from uuid import UUID
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hooks import (
@@ -15,11 +12,13 @@ from opskpi.hooks import (
     installing,
     places,
     plain_json,
-    policies,
+    policy,
     queue_file,
-    recording,
     refusals,
+    schedule,
     sender,
+    settings,
+    starting,
     state,
     switch,
     targets,
@@ -28,26 +27,9 @@ from opskpi.hooks.storage import Folder
 
 WARNED = "telemetry-warned.json"
 _OWN_FILES = (
-    *(recording.SETTINGS, recording.POLICY, recording.STATE, WARNED),
+    *(settings.NAME, policy.NAME, schedule.STATE, WARNED),
     *(queue_file.NAME, queue_file.LOCK, sender.LOCK, refusals.NAME),
 )
-
-
-def configure(hub: str | None, supabase: str | None, org: str | None, key_file: str | None) -> None:
-    """Write the settings of the repository here; what is None stays as it is. Raises OpsKpiError."""
-    path = places.folder()
-    with installing.explained(Path(path)), Folder(path) as folder:
-        chosen = recording.settings(folder)
-        before = dict(chosen)
-        for kind, url in (("hub", hub), ("supabase", supabase)):
-            if url is not None:
-                chosen |= {"target": kind, "url": _url(url)}
-        if org is not None:
-            chosen["org_id"] = _org(org)
-        if key_file is not None:
-            chosen["key_file"] = _key_file(key_file)
-        if chosen != before or not chosen:
-            folder.write(recording.SETTINGS, (json.dumps(chosen, indent=2) + "\n").encode())
 
 
 def status() -> dict[str, object]:
@@ -64,7 +46,7 @@ def status() -> dict[str, object]:
         with Folder(path, create=False) as folder:
             return answer | _status_of(folder)
     except FileNotFoundError:
-        nothing = {"settings": {}, "policy": policies.BUILT_IN, "refused": 0, "damaged_files": 0}
+        nothing = {"settings": {}, "policy": policy.BUILT_IN, "refused": 0, "damaged_files": 0}
         return answer | nothing | _outlook({}, state.State())
     except OSError as error:
         raise OpsKpiError(
@@ -80,7 +62,7 @@ def upcoming() -> list[dict[str, str]]:
     """The requests that would be made for what is queued now, in their order: method, url and body, exactly."""
     try:
         with Folder(places.folder(), create=False) as folder:
-            chosen = recording.settings(folder)
+            chosen = settings.read(folder)
             target = targets.of(chosen) or targets.Target("hub", "", None, targets.org_of(chosen))
             with queue_file.Queue(folder) as queue:
                 queue.save()
@@ -102,7 +84,7 @@ def flush() -> sender.Report:
     if not os.path.isdir(path):
         return sender.Report()
     # A process of its own, because a name look-up that hangs cannot be ended otherwise.
-    command = [sys.executable, "-I", recording.ENTRY, "send", path, "--foreground"]
+    command = [sys.executable, "-I", starting.ENTRY, "send", path, "--foreground"]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     try:
         report = sender.Report(**json.loads(answer.stdout))
@@ -163,13 +145,13 @@ def _status_of(folder: Folder) -> dict[str, object]:
         dropped = dict(queue.dropped)
         stamps = sorted(queue_file.stamp(entry).decode("ascii") for entry in queue.lines)
     size = len(folder.read(queue_file.NAME, 1 << 24) or b"")
-    chosen = recording.settings(folder)
+    chosen = settings.read(folder)
     remembered = state.load(folder)
     names = folder.names()
     return {
         "queue": {"events": len(stamps), "bytes": size, "oldest": stamps[0] if stamps else None, "dropped": dropped},
         "settings": chosen,
-        "policy": policies.cached(folder),
+        "policy": policy.document(folder),
         "refused": len(refusals.load(folder)[0]),
         "damaged_files": sum(name.startswith(queue_file.DAMAGED) for name in names),
     } | _outlook(chosen, remembered)
@@ -180,9 +162,7 @@ def _outlook(chosen: dict[str, object], remembered: state.State) -> dict[str, ob
     error = remembered.last_error
     pause = remembered.pause
     now = state.clock()
-    holds = pause is not None and recording.lies_ahead(pause.get("until"), now, recording.HOUR_S)
-    if holds and pause is not None:
-        holds = pause.get("fingerprint") == recording.fingerprint(chosen)
+    holds = pause is not None and schedule.holds(pause, chosen, now)
     return {
         "target": None
         if target is None
@@ -236,37 +216,3 @@ def _unsent(report: sender.Report) -> OpsKpiError:
 
 def _locked() -> OpsKpiError:
     return OpsKpiError("another process has had the queue for a while", "Try again.", ExitCode.TRY_LATER)
-
-
-def _url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
-        usable = usable and parts.port != 0 and not parts.query and not parts.fragment
-        # Parsing drops line breaks and takes blanks.
-        usable = usable and url.isprintable() and not any(map(str.isspace, url))
-    except ValueError:
-        usable = False
-    if not usable:
-        raise OpsKpiError(
-            "that is no address of a hub or a project",
-            "Pass http://… or https://…, without a user, a query or a fragment.",
-            ExitCode.BAD_ARGUMENT,
-        )
-    return url.rstrip("/")
-
-
-def _org(org: str) -> str:
-    try:
-        return str(UUID(org))
-    except ValueError:
-        raise OpsKpiError(f"{org!r} is no UUID", "Pass the org's id.", ExitCode.BAD_ARGUMENT) from None
-
-
-def _key_file(path: str) -> str:
-    absolute = os.path.abspath(os.path.expanduser(path))
-    if not os.path.isfile(absolute):
-        raise OpsKpiError(
-            f"there is no file {absolute}", "Put the key into it, readable for you only.", ExitCode.BAD_ARGUMENT
-        )
-    return absolute

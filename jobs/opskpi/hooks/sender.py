@@ -7,7 +7,20 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
-from opskpi.hooks import answers, events, policies, queue_file, recording, refusals, state, switch, targets
+from opskpi.hooks import (
+    answers,
+    distrust,
+    events,
+    policy,
+    policy_fetching,
+    queue_file,
+    refusals,
+    schedule,
+    settings,
+    state,
+    switch,
+    targets,
+)
 from opskpi.hooks.storage import Folder
 
 LOCK = "telemetry-sender.lock"
@@ -89,7 +102,7 @@ class _Run:
     def __init__(self, folder: Folder, *, foreground: bool) -> None:
         self._folder = folder
         self._foreground = foreground
-        self._settings = recording.settings(folder)
+        self._settings = settings.read(folder)
         self._state = state.load(folder)
         self._report = Report()
         self._loop = asyncio.new_event_loop()
@@ -114,13 +127,13 @@ class _Run:
         now = state.clock()
         if self._foreground:
             wait = self._state.not_before - now
-            if 0 < wait <= recording.DAY_S:
+            if 0 < wait <= schedule.DAY_S:
                 self._stop("retry", "the other side asked to wait", wait)
             return bool(self._report.stopped)
-        return recording.must_wait(asdict(self._state), self._settings, now)
+        return schedule.must_wait(asdict(self._state), self._settings, now)
 
     def _is_foreign(self) -> bool:
-        reason = targets.distrust(self._folder.path)
+        reason = distrust.reason_for(self._folder.path)
         if reason:
             self._pause(reason)
         return bool(reason)
@@ -187,15 +200,15 @@ class _Run:
         """Ask for the policy when the cached one is 5 minutes old or an answer named a newer one."""
         if self._report.stopped in {"retry", "paused"}:
             return
-        _, version, fetched_at = recording.policy(self._folder)
+        _, version, fetched_at = policy.read(self._folder)
         now = state.clock()
         is_newer = self._newest_policy is not None and self._newest_policy > (version or 0)
         tried_at = max(at for at in (fetched_at, self._state.policy_tried_at, 0.0) if at <= now)
-        is_due = is_newer or now - tried_at >= recording.DUE_S
+        is_due = is_newer or now - tried_at >= schedule.DUE_S
         # Events come first: where the minute is full, the policy waits for the next run.
         if is_due and self._state.wait_for_slot(now) <= 0 and self._take_slot():
             self._state.policy_tried_at = now
-            reason = policies.refresh(self._folder, self._loop, target, now)
+            reason = policy_fetching.refresh(self._folder, self._loop, target, now)
             if reason:
                 self._state.last_error = {"at": now, "reason": f"policy: {reason}"}
                 self._report.warnings.append(f"the policy could not be fetched: {reason}")
@@ -212,7 +225,7 @@ class _Run:
         return found[:count]
 
     def _pause(self, reason: str) -> None:
-        self._state.note_pause(state.clock(), reason, recording.fingerprint(self._settings))
+        self._state.note_pause(state.clock(), reason, settings.fingerprint(self._settings))
         state.save(self._folder, self._state)
         self._stop("paused", reason)
 

@@ -5,12 +5,12 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 
-from opskpi.hooks import plain_json, recording
+from opskpi.hooks import plain_json, schedule
 from opskpi.hooks.storage import Folder
 
 REQUESTS_A_MINUTE = 10
 MINUTE_S = 60.0
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 30, recording.DUE_S
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 30, schedule.DUE_S
 
 
 @dataclass(slots=True)
@@ -50,12 +50,12 @@ class State:
         wait = min(SHORTEST_WAIT_S * 2 ** (self.failures - 1), LONGEST_WAIT_S)
         self.next_try_at = now + random.uniform(wait / 2, wait)  # noqa: S311 - spreads load, guards nothing
         if after is not None:
-            self.not_before = now + min(after.total_seconds(), recording.DAY_S)
+            self.not_before = now + min(after.total_seconds(), schedule.DAY_S)
         self.last_error = {"at": now, "reason": reason}
 
     def note_pause(self, now: float, reason: str, fingerprint: str) -> None:
         """It will not go through until someone changes something: wait an hour, or for other settings or a new key."""
-        self.pause = {"until": now + recording.HOUR_S, "since": now, "reason": reason, "fingerprint": fingerprint}
+        self.pause = {"until": now + schedule.HOUR_S, "since": now, "reason": reason, "fingerprint": fingerprint}
         self.last_error = {"at": now, "reason": reason}
 
     def note_success(self, now: float) -> None:
@@ -66,7 +66,7 @@ class State:
 
 def load(folder: Folder) -> State:
     """The state as it was saved; a new one where there is none or it cannot be read."""
-    kept = plain_json.read_object(folder.read(recording.STATE, recording.LONGEST_FILE))
+    kept = schedule.remembered(folder)
     state = State()
     for entry in fields(State):
         value, default = kept.get(entry.name), getattr(state, entry.name)
@@ -80,7 +80,7 @@ def load(folder: Folder) -> State:
 
 def save(folder: Folder, state: State) -> None:
     """Keep the state. Raises OSError."""
-    folder.write(recording.STATE, plain_json.dumps(asdict(state)).encode("ascii") + b"\n")
+    folder.write(schedule.STATE, plain_json.dumps(asdict(state)).encode("ascii") + b"\n")
 
 
 def clock() -> float:

@@ -2,18 +2,18 @@
 
 import asyncio
 import os
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from opskpi.alerting.channels.posting import retry_after
-from opskpi.alerting.outcomes import Misconfigured, by_network, trusted
 from opskpi.hooks import events, plain_json
+from opskpi.outbound.limits import Timeouts, retry_after
+from opskpi.outbound.requests import FAILURES, exchange, http_url, reason_of
+from opskpi.outbound.secrets import Misconfigured
+from opskpi.outbound.tls import trusted
 
 DEADLINE_S = 5.0
 LONGEST_ANSWER = 1 << 20
@@ -148,49 +148,40 @@ def _over_http(
 
 
 def _url(address: str) -> httpx.URL:
-    try:
-        url = httpx.URL(urlsplit(address).geturl())
-    except (httpx.InvalidURL, ValueError):
-        raise Misconfigured("the address in the settings cannot be read") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise Misconfigured("the address in the settings is no http or https URL")
-    return url
+    return http_url(
+        address,
+        unreadable="the address in the settings cannot be read",
+        unusable="the address in the settings is no http or https URL",
+    )
 
 
-def _within_deadline(loop: asyncio.AbstractEventLoop, exchange: Any) -> Reply:
+def _within_deadline(loop: asyncio.AbstractEventLoop, request: Coroutine[Any, Any, Reply]) -> Reply:
     try:
-        return loop.run_until_complete(exchange)
-    except (httpx.TimeoutException, TimeoutError):
-        return Unreachable("no answer in time")
-    except (httpx.TransportError, OSError) as error:
-        return Unreachable(by_network(error).reason)
+        return loop.run_until_complete(request)
+    except (*FAILURES, ValueError) as error:
+        return Unreachable(reason_of(error))
     except Misconfigured as error:
         return NotReady(str(error))
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:
-        # Their texts may quote the URL.
-        return Unreachable(f"the request failed: {type(error).__name__}")
 
 
 async def _exchange(method: str, url: httpx.URL, headers: dict[str, str], content: bytes | None) -> Answered:
-    """Name look-up, connection and the whole answer within one deadline; only a coroutine can be limited as a whole."""
     # Reading the roots takes longer than a request that needs none.
     verify = trusted(os.environ) if url.scheme == "https" else False
-    async with (
-        asyncio.timeout(DEADLINE_S),
-        httpx.AsyncClient(timeout=DEADLINE_S, verify=verify, follow_redirects=False) as client,
-        client.stream(method, url, content=content, headers=headers) as response,
-    ):
-        received = bytearray()
-        async for piece in response.aiter_raw():
-            received += piece
-            if len(received) > LONGEST_ANSWER:
-                break
-        return _answered(response, bytes(received))
+    answer = await exchange(
+        method,
+        url,
+        headers=headers,
+        content=content,
+        timeouts=Timeouts(DEADLINE_S, DEADLINE_S),
+        verify=verify,
+        longest_answer=LONGEST_ANSWER,
+    )
+    return _answered(answer.status, answer.headers, answer.body)
 
 
-def _answered(response: httpx.Response, received: bytes) -> Answered:
-    after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
-    return Answered(response.status_code, after, response.headers.get("etag"), received)
+def _answered(status: int, headers: httpx.Headers, body: bytes) -> Answered:
+    after = retry_after(headers.get("retry-after"), datetime.now(UTC))
+    return Answered(status, after, headers.get("etag"), body)
 
 
 def _over_supabase(
@@ -232,39 +223,7 @@ def _supabase_call(url: str, key: str, function: str, arguments: dict[str, objec
             if not seen:
                 raise ValueError(error.code) from None
             refusal = {"title": error.message, "detail": error.details or error.message}
-            answered = _answered(seen[-1], b"")
+            answered = _answered(seen[-1].status_code, seen[-1].headers, b"")
             return Answered(answered.status, answered.after, None, plain_json.dumps(refusal).encode("ascii"))
 
     return call
-
-
-def distrust(folder: str) -> str:
-    """Why the settings in a `.sentinel` folder may be a stranger's, in words; empty where no repository brings them.
-
-    Every repository around the file is asked: one may hold a folder that looks like a repository itself.
-    """
-    settings = os.path.realpath(os.path.join(folder, "settings.json"))
-    place = os.path.dirname(settings)
-    while True:
-        if os.path.lexists(os.path.join(place, ".git")) and (reason := _held_by(place, settings)):
-            return reason
-        parent = os.path.dirname(place)
-        if parent == place:
-            return ""
-        place = parent
-
-
-def _held_by(place: str, settings: str) -> str:
-    relative = os.path.relpath(settings, place)
-    where = [f"--git-dir={os.path.join(place, '.git')}", f"--work-tree={place}", "-C", place]
-    command = ["git", *where, "ls-files", "--", f":(icase,literal){relative}"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        listed = subprocess.run(command, capture_output=True, env=environment, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"whether .sentinel/settings.json is committed could not be checked: git: {type(error).__name__}"
-    if listed.returncode:
-        return f"whether .sentinel/settings.json is committed could not be checked: git ended with {listed.returncode}"
-    if listed.stdout.strip():
-        return ".sentinel/settings.json is committed to the repository: remove it there, then `opskpi hook install`"
-    return ""

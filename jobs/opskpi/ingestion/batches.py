@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from opskpi.errors import OpsKpiError
-from opskpi.ingestion.documents import Document, Record
+from opskpi.ingestion.documents import Document
 from opskpi.ingestion.lines import UnfitError, sendable
+from opskpi.ingestion.records import Record
 from opskpi.ingestion.refused import Refusal, Refused
 
 BATCH_RECORDS = 2_000

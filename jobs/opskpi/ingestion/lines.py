@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-from opskpi.ingestion.documents import Record
+from opskpi.ingestion.records import Record
 
 DEEPEST_NESTING = 32
 LONGEST_INTEGER = 1_000

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from opskpi.errors import OpsKpiError
-from opskpi.ingestion.documents import Record
+from opskpi.ingestion.records import Record
 
 
 @dataclass(frozen=True, slots=True)

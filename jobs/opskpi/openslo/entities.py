@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from opskpi.alerting.channels import registry
-from opskpi.openslo.places import Block, Faults, Place
+from opskpi.openslo.faults import Faults
+from opskpi.openslo.places import Block, Place
 
 API_VERSION = "openslo/v1"
 PREFIX = "opskpi.dev/"

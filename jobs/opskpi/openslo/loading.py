@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from opskpi.openslo.places import Faults, Place
+from opskpi.openslo.faults import Faults
+from opskpi.openslo.places import Place
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 20

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from opskpi.openslo import alerts, slos
 from opskpi.openslo.alerts import Condition, Policy
+from opskpi.openslo.channels import channel as channel_of
 from opskpi.openslo.definitions import Definitions, Rule, Service, Slo
 from opskpi.openslo.entities import PREFIX, Entities, Entity, document, inline
+from opskpi.openslo.faults import Faults
+from opskpi.openslo.indicators import indicator
 from opskpi.openslo.loading import documents, text_documents
-from opskpi.openslo.places import Faults, Place
+from opskpi.openslo.places import Place
 
 
 def read(paths: Sequence[Path | str], *, known_channels: Collection[str] = ()) -> Definitions:
@@ -34,7 +37,7 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
     for place in places:
         if entity := document(place):
             entities.add(entity)
-    indicators = {entity.name: slos.indicator(entity) for entity in entities.of("SLI")}
+    indicators = {entity.name: indicator(entity) for entity in entities.of("SLI")}
     conditions = {entity.name: alerts.condition(entity) for entity in entities.of("AlertCondition")}
     policies = {entity.name: alerts.policy(entity, entities, conditions) for entity in entities.of("AlertPolicy")}
     promised: list[Slo] = []
@@ -55,7 +58,7 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
             if policy.condition.is_about_slos and not policy.every_slo and not faults.incomplete:
                 entity.place.refuse(f"no SLO lists this policy; let one, or annotate {PREFIX}applies-to: every-slo")
     services = [_service(entity) for entity in entities.of("Service")]
-    channels = [alerts.channel(entity) for entity in entities.of("AlertNotificationTarget")]
+    channels = [channel_of(entity) for entity in entities.of("AlertNotificationTarget")]
     entities.check_targets(known_channels)
     _check_all_are_used(entities, faults)
     faults.raise_if_any()

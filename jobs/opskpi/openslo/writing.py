@@ -12,9 +12,10 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo.alerts import OF_SLOS
 from opskpi.openslo.definitions import FIVE_MINUTES, SEVERITIES, Channel, Definitions, Rule, Slo, number_text
 from opskpi.openslo.entities import API_VERSION, PREFIX
+from opskpi.openslo.indicators import COUNTS
 from opskpi.openslo.places import duration_text
 from opskpi.openslo.reading import read_text
-from opskpi.openslo.slos import COUNTS, PERIODS
+from opskpi.openslo.slos import PERIODS
 
 _DURATIONS = {period: duration for duration, period in PERIODS.items()}
 _NOMINAL_DAYS = {"day": 1, "week": 7, "month": 30, "quarter": 90}

@@ -16,6 +16,7 @@ from pathlib import Path
 from psycopg.conninfo import make_conninfo
 
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.postgres.processes import account, is_alive, run_as, serves
 
 START_SECONDS = 120
 STOP_SECONDS = 60
@@ -122,11 +123,11 @@ class Cluster:
     def stop(self) -> bool:
         """Stop the server, ending its sessions; return whether it ran."""
         pid = self._recorded_pid()
-        if pid is None or not _serves(pid, self.data_dir):
+        if pid is None or not serves(pid, self.data_dir):
             return False
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + STOP_SECONDS
-        while _serves(pid, self.data_dir):
+        while serves(pid, self.data_dir):
             if time.monotonic() > deadline:
                 message = f"the server in {self.data_dir} (process {pid}) did not stop in {STOP_SECONDS} s"
                 raise OpsKpiError(message, f"It may be writing its data out; see {self.log}.", ExitCode.TRY_LATER)
@@ -165,8 +166,8 @@ class Cluster:
             if postmaster is not None and postmaster.ready and postmaster.listens():
                 return postmaster
             pid = self._recorded_pid()
-            if pid is not None and not _serves(pid, self.data_dir):
-                if _is_alive(pid):
+            if pid is not None and not serves(pid, self.data_dir):
+                if is_alive(pid):
                     # The pid now belongs to another program: Postgres would take it for a server and refuse.
                     (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
                 return None
@@ -204,7 +205,7 @@ class Cluster:
             if finished.returncode == 0 and postmaster is not None:
                 return postmaster
             pid = self._recorded_pid()
-            if pid is not None and _serves(pid, self.data_dir):
+            if pid is not None and serves(pid, self.data_dir):
                 raise self._still_starting()
             said = self._logged(logged)
             if "shared memory block" not in said:
@@ -266,54 +267,6 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run_as(self.os_user, [str(self.bin_dir / program), *arguments])
-
-
-def account(os_user: str) -> tuple[int, int]:
-    """Return the user's id and group id; raises KeyError when there is no such user."""
-    import pwd  # noqa: PLC0415 - absent on Windows, where this module must still import
-
-    found = pwd.getpwnam(os_user)
-    return found.pw_uid, found.pw_gid
-
-
-def run_as(os_user: str | None, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run `command` as `os_user` (None: ourselves), out of the terminal's reach, in a bare environment."""
-    return subprocess.run(
-        command,
-        user=os_user,
-        group=None if os_user is None else account(os_user)[1],
-        extra_groups=None if os_user is None else [],
-        umask=0o077,
-        cwd="/",
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-        check=False,
-    )
-
-
-def _serves(pid: int, data_dir: Path) -> bool:
-    """Whether process `pid` is the server of this folder: a server works inside its data folder."""
-    if Path("/proc/self/cwd").exists():
-        try:
-            return Path(f"/proc/{pid}/cwd").samefile(data_dir)
-        except OSError:
-            return False
-    shown = run_as(None, ["ps", "-p", str(pid), "-o", "command="])
-    return "postgres" in shown.stdout and str(data_dir) in shown.stdout
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def _failed(message: str, said: str) -> OpsKpiError:

@@ -1,4 +1,6 @@
-"""Is all well? The checks are SQL; only a database without our schema is judged here."""
+"""Is all well? The checks are SQL, except those of the migrations and of the channels that this program can send to."""
+
+from collections.abc import Collection
 
 import psycopg
 
@@ -8,10 +10,29 @@ from opskpi.status import reading
 from opskpi.status.reading import Check
 
 
-def examine(connection: psycopg.Connection) -> list[Check]:
-    """The migration check and, where the schema is there, those of `ops.doctor`."""
+def examine(connection: psycopg.Connection, channel_kinds: Collection[str]) -> list[Check]:
+    """The migration check and, where the schema is there, those of `ops.doctor` and of the channels.
+
+    `channel_kinds` are the kinds of channels that this program can send to.
+    """
     try:
         migrations.require_current(connection)
     except OpsKpiError as error:
         return [Check("migrations", passed=False, detail=f"{error.message}. {error.hint}")]
-    return [Check("migrations", passed=True, detail="the schema is current"), *reading.checks(connection)]
+    return [
+        Check("migrations", passed=True, detail="the schema is current"),
+        *reading.checks(connection),
+        _channels(connection, channel_kinds),
+    ]
+
+
+def _channels(connection: psycopg.Connection, kinds: Collection[str]) -> Check:
+    """The database takes any word as a kind, so that a new kind needs no migration."""
+    unknown = reading.channels_of_other_kinds(connection, kinds)
+    if not unknown:
+        return Check("channels", passed=True, detail="every channel is of a kind that can be sent to")
+    return Check(
+        "channels",
+        passed=False,
+        detail=f"no message can be sent to {', '.join(unknown)}: the kind must be one of {', '.join(kinds)}",
+    )

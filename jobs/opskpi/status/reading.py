@@ -1,12 +1,13 @@
 """What people ask from a terminal: the newest KPIs, the SLOs, the checks of doctor; one view or function each."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,11 @@ def checks(connection: psycopg.Connection) -> list[Check]:
     """What `ops.doctor` finds, in its order."""
     with connection.cursor(row_factory=class_row(Check)) as cursor:
         return cursor.execute("select check_name, passed, detail from ops.doctor()").fetchall()
+
+
+def channels_of_other_kinds(connection: psycopg.Connection, kinds: Collection[str]) -> list[str]:
+    """The names of the alert channels that are of none of these kinds."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "select channel_name from ops.alert_channels where kind <> all(%s) order by channel_name", [list(kinds)]
+        ).fetchall()

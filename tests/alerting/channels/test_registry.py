@@ -1,9 +1,9 @@
-"""Kinds of channels: one list that files, sending and the guide follow."""
+"""Kinds of channels: one list that files, sending and the command line follow."""
 
+import json
 import pkgutil
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from types import ModuleType
 from uuid import UUID
 
@@ -15,8 +15,8 @@ from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.outcomes import Delivery, Refused, Sent
 from opskpi.openslo.reading import read_text
 from opskpi.openslo.writing import write
+from support.fixtures import Cli
 
-README = Path(__file__).resolve().parents[3] / "README.md"
 # What the kinds share.
 SHARED = {"posting", "registry", "settings"}
 TARGET = """\
@@ -64,18 +64,13 @@ def test_every_module_of_the_package_is_a_kind_or_shared_by_the_kinds() -> None:
         assert len({setting.key for setting in kind.SETTINGS}) == len(kind.SETTINGS)
 
 
-def test_the_guide_lists_the_kinds_with_what_each_takes() -> None:
-    rows: list[str] = []
-    for name in registry.KINDS:
-        kind = registry.kind_of(name)
-        taken = ", ".join(
-            f"`opskpi.dev/{setting.name}` ({'required; ' if setting.missing else ''}{setting.meaning})"
-            for setting in kind.SETTINGS
-        )
-        rows.append(f"| `{name}` | {kind.ADDRESS} | {taken}{' ' if taken else ''}|")
-    assert "\n".join(
-        ["| target | secret | further annotations |", "| --- | --- | --- |", *rows, ""]
-    ) in README.read_text("utf-8")
+def test_the_command_line_lists_the_kinds_with_what_each_needs(cli: Cli) -> None:
+    answer = cli("alert", "list", "--kinds", "--json")
+    assert answer.returncode == 0, answer.stderr
+    listed = {row["kind"]: row for row in json.loads(answer.stdout)}
+    assert tuple(listed) == registry.KINDS
+    assert listed["email"]["annotations"] == "opskpi.dev/to (required, addresses); opskpi.dev/from (address)"
+    assert all(kind in cli("alert", "list", "--kinds").stdout for kind in registry.KINDS)
 
 
 def test_a_kind_that_was_added_is_read_from_files_and_written_back(pager: list[Delivery]) -> None:

@@ -6,8 +6,20 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
-from support.events import Connection, add_event, add_events, add_rule, add_slo, alerts, rows, run_jobs, scalar
+from support.events import (
+    Connection,
+    add_channel,
+    add_event,
+    add_events,
+    add_rule,
+    add_slo,
+    alerts,
+    rows,
+    run_jobs,
+    scalar,
+)
 
 pytestmark = pytest.mark.database
 
@@ -203,6 +215,18 @@ def test_a_target_and_the_rule_that_depends_on_it_change_together(database):
 def test_a_rule_that_makes_no_sense_is_refused(database, kind, columns):
     with pytest.raises(psycopg.IntegrityError):
         add_rule(database, "odd", kind, **columns)
+
+
+def test_a_channel_may_be_of_any_kind_that_is_a_plain_word(database):
+    add_channel(database, kind="carrier_pigeon2", settings=Jsonb({"to": ["a", "b"], "loft": "north"}))
+    assert rows(database, "select kind from ops.alert_channels") == [("carrier_pigeon2",)]
+
+
+@pytest.mark.parametrize("kind", ["", "Slack", "2fa", "a b", "slack\n", "https://hooks.slack.com/s3cr3t", "a" * 31])
+def test_a_kind_of_channel_that_is_no_plain_word_is_refused(database, kind):
+    with pytest.raises(psycopg.errors.CheckViolation) as refused:
+        add_channel(database, kind=kind)
+    assert refused.value.diag.constraint_name == "alert_channels_kind_is_a_plain_word"
 
 
 def test_general_rules_leave_out_objectives_for_which_they_are_hopeless(database, fired):

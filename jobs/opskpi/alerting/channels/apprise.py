@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from opskpi.alerting import messages
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Sent, Timeouts, secret
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
+from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.secrets import Misconfigured, secret
 
 ADDRESS = "URL that apprise knows"
 SETTINGS: tuple[Setting, ...] = ()

@@ -10,21 +10,13 @@ from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from opskpi.alerting import messages, wording
+from opskpi import texts
+from opskpi.alerting import messages
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import (
-    Delivery,
-    Misconfigured,
-    Outcome,
-    Refused,
-    Retry,
-    Sent,
-    Timeouts,
-    by_network,
-    scrub,
-    secret,
-    trusted,
-)
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, by_network
+from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.secrets import Misconfigured, scrub, secret
+from opskpi.outbound.tls import trusted
 
 ADDRESS = "smtp://user:password@host:587, or smtps://…"
 SETTINGS = (
@@ -159,7 +151,7 @@ def _mailbox(value: str, variable: str) -> Mailbox:
 
 def _address(value: object) -> Address:
     """An address such as `Ops <ops@example.com>`. Raises ValueError or MessageError when it is none."""
-    name, address = parseaddr(wording.line(value, 320) or "")
+    name, address = parseaddr(texts.line(value, 320) or "")
     if " " in address or not all(address.rpartition("@")[::2]):
         raise ValueError
     return Address(display_name=name, addr_spec=address)

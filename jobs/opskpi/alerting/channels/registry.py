@@ -3,13 +3,16 @@
 import importlib
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Refused, Retry, Timeouts
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry
+from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.secrets import Misconfigured
 
 # Modules of this package. Everything that knows kinds asks here: files, sending, the guide.
 KINDS = ("slack", "email", "webhook", "apprise")
@@ -25,6 +28,27 @@ class Kind(Protocol):
     def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts, /) -> Outcome:
         """Send one delivery. Raises Misconfigured for what is missing or wrong in the environment."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The needs of a kind: what the variable of `secret_env` holds, and the annotations that files set beside it."""
+
+    kind: str
+    secret: str
+    annotations: str
+
+
+def needs() -> list[Needs]:
+    """What a channel of each kind needs."""
+    return [Needs(name, kind_of(name).ADDRESS, _annotations(kind_of(name).SETTINGS)) for name in KINDS]
+
+
+def _annotations(settings: Iterable[Setting]) -> str:
+    return "; ".join(
+        f"opskpi.dev/{setting.name} ({'required, ' if setting.missing else ''}{setting.meaning})"
+        for setting in settings
+    )
 
 
 def kind_of(name: str) -> Kind:

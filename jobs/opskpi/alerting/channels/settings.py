@@ -11,7 +11,7 @@ class Setting:
     """One setting: the annotation `opskpi.dev/NAME` in a file, the key `key` of `settings` in `ops.alert_channels`.
 
     Form `addresses` is a list of e-mail addresses, `address` one of them, `variable` the name of an environment
-    variable that holds a secret. `meaning` is how the guide describes the value. `missing` is the reason for which a
+    variable that holds a secret. `meaning` describes the value to users. `missing` is the reason for which a
     channel without the setting is refused; empty: the setting is optional.
     """
 

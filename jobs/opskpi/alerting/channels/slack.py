@@ -7,8 +7,9 @@ from opskpi.alerting import messages
 from opskpi.alerting.channels.posting import post
 from opskpi.alerting.channels.settings import Setting
 from opskpi.alerting.messages import Message, Section
-from opskpi.alerting.outcomes import Delivery, Outcome, Timeouts
+from opskpi.alerting.outcomes import Delivery, Outcome
 from opskpi.alerting.summaries import Part
+from opskpi.outbound.limits import Timeouts
 
 # Slack refuses a section above 3,000 characters, more than 50 blocks and, without saying so, 13,200 characters in all:
 # https://github.com/slackapi/bolt-js/issues/2509

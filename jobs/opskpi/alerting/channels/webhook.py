@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from opskpi.alerting import messages
 from opskpi.alerting.channels.posting import post
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import Delivery, Misconfigured, Outcome, Timeouts, secret
+from opskpi.alerting.outcomes import Delivery, Outcome
+from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.secrets import Misconfigured, secret
 
 ADDRESS = "URL of the webhook"
 SETTINGS = (Setting("signing-env", "variable", "variable with the secret that signs, after Standard Webhooks"),)

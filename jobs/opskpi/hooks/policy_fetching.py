@@ -1,23 +1,15 @@
-"""The org's policy: asked for by the sender, kept in `policy.json`; the last good one stays when asking fails."""
+"""Asking for the org's policy; the last good one stays when that fails."""
 
 import asyncio
 import json
 
-from opskpi.hooks import answers, plain_json, recording, targets
+from opskpi.hooks import answers, plain_json, policy, targets
 from opskpi.hooks.storage import Folder
-
-BUILT_IN: dict[str, object] = {"version": 0, "policy": {"telemetry": {"enabled": True}}}
-
-
-def cached(folder: Folder) -> dict[str, object]:
-    """The last good policy with its "version", "etag" and "fetched_at" (seconds), else the built-in one."""
-    kept = plain_json.read_object(folder.read(recording.POLICY, recording.LONGEST_FILE))
-    return kept if isinstance(kept.get("policy"), dict) else dict(BUILT_IN)
 
 
 def refresh(folder: Folder, loop: asyncio.AbstractEventLoop, target: targets.Target, now: float) -> str:
     """Ask for the policy and keep it; the result is why that failed, empty when it did not. Raises OSError."""
-    kept = cached(folder)
+    kept = policy.document(folder)
     etag = kept.get("etag")
     reply = targets.fetch_policy(loop, target, etag if isinstance(etag, str) else None)
     if not isinstance(reply, targets.Answered):
@@ -37,14 +29,14 @@ def refresh(folder: Folder, loop: asyncio.AbstractEventLoop, target: targets.Tar
 def _read(body: bytes) -> dict[str, object] | None:
     try:
         answer = json.loads(body)
-        version, policy = answer["version"], answer["policy"]
+        version, rules = answer["version"], answer["policy"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(version, int) or isinstance(version, bool) or not isinstance(policy, dict):
+    if not isinstance(version, int) or isinstance(version, bool) or not isinstance(rules, dict):
         return None
-    fresh = {"version": version, "policy": policy}
-    return fresh if len(plain_json.dumps(fresh)) < recording.LONGEST_FILE - 4096 else None
+    fresh = {"version": version, "policy": rules}
+    return fresh if len(plain_json.dumps(fresh)) < policy.LONGEST_FILE - 4096 else None
 
 
-def _keep(folder: Folder, policy: dict[str, object]) -> None:
-    folder.write(recording.POLICY, plain_json.dumps(policy).encode("ascii") + b"\n")
+def _keep(folder: Folder, document: dict[str, object]) -> None:
+    folder.write(policy.NAME, plain_json.dumps(document).encode("ascii") + b"\n")

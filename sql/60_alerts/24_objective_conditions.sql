@@ -1,0 +1,268 @@
+-- Conditions of objectives: one function per kind of rule, each reading the same judgement of every objective.
+-- All in plpgsql, which keeps a plan for the session: a simulation asks for every five minutes of a range, and planning
+-- anew each time took a fifth longer.
+
+create type ops.judged_slo as (
+  org_id uuid,
+  slo_name text,
+  service text,
+  version integer,
+  target numeric,
+  good bigint,
+  total bigint,
+  events_needed bigint,
+  window_start timestamptz,
+  window_length interval,
+  last_counted_at timestamptz,
+  silent_after interval,
+  is_seen boolean,
+  is_judged boolean,
+  detail jsonb
+);
+comment on type ops.judged_slo is
+  'An objective of an org as of an instant, as the rules on it see it. is_seen: its history is filled and its counts are fresh; is_judged: and there are events enough for a verdict; silent_after: the length of silence that matters unless a rule names another; detail: its figures for a message.';
+
+create function ops.judge_slos(as_of timestamptz, slo_names text[] default null)
+returns setof ops.judged_slo
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    status.org_id,
+    status.slo_name,
+    status.service,
+    status.version,
+    status.target,
+    status.good,
+    status.total,
+    status.events_needed,
+    status.window_start,
+    status.window_length,
+    status.last_counted_at,
+    2 * ops.in_hours(coalesce(version.expected_interval, ops.setting('expected_interval')::interval)),
+    -- Half a history shows too much failure, or too long a silence.
+    sli.filled_until = 'infinity' and status.status <> 'stale',
+    sli.filled_until = 'infinity' and status.status not in ('no_data', 'stale', 'insufficient'),
+    jsonb_strip_nulls(jsonb_build_object(
+      'status', status.status,
+      'sli', ops.readable(status.sli),
+      'target', ops.readable(status.target),
+      'good', status.good,
+      'total', status.total,
+      'budget_left', ops.readable(status.budget_left),
+      'last_seen_at', status.last_counted_at
+    ))
+  from ops.evaluate_slos(as_of, false, slo_names) as status
+  join ops.slo_versions as version
+    on version.slo_name = status.slo_name
+    and version.version = status.version
+  join ops.slis as sli
+    on sli.sli_id = version.sli_id;
+end;
+$$;
+comment on function ops.judge_slos(timestamptz, text[]) is
+  'Each objective of each org as of an instant, from the counts alone; slo_names null: all objectives.';
+
+create function ops.rules_of_slos(kind text, judged ops.judged_slo[], as_of timestamptz)
+returns table (
+  slo_name text,
+  rule_name text,
+  factor numeric,
+  budget_share numeric,
+  long_window interval,
+  short_window interval,
+  long_since timestamptz,
+  short_since timestamptz,
+  silent_for interval
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    slo.slo_name,
+    rule.rule_name,
+    rule.factor,
+    rule.budget_share,
+    rule.long_window,
+    rule.short_window,
+    date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00'),
+    date_bin('5 minutes', as_of - ops.in_hours(rule.short_window), timestamptz '1969-12-29 00:00+00'),
+    rule.silent_for
+  from ops.alert_rules as rule
+  join (select distinct found.slo_name from unnest(judged) as found) as slo
+    on slo.slo_name = rule.slo_name
+    or (
+      rule.slo_name is null
+      and rule.event_type is null
+      and not exists (
+        select
+        from ops.alert_rules as own
+        where own.slo_name = slo.slo_name
+          and own.kind = rule.kind
+          and own.is_enabled
+      )
+    )
+  where rule.is_enabled
+    and rule.kind = rules_of_slos.kind;
+end;
+$$;
+comment on function ops.rules_of_slos(text, ops.judged_slo[], timestamptz) is
+  'The rules of a kind that apply to each objective: its own, or else the general ones; with the first instant of each window that ends at as_of.';
+
+create function ops.burn_rate_conditions(judged ops.judged_slo[], as_of timestamptz)
+returns setof ops.alert_condition
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  with ruled as materialized (
+    select
+      slo.*,
+      rule.rule_name,
+      rule.long_window,
+      rule.short_window,
+      rule.long_since,
+      rule.short_since,
+      coalesce(rule.factor, ops.alert_factor(rule.budget_share, slo.window_length, rule.long_window)) as factor
+    from unnest(judged) as slo
+    join ops.rules_of_slos('burn_rate', judged, as_of) as rule
+      on rule.slo_name = slo.slo_name
+  ),
+  -- By itself, so that the planner takes it for many rows and hashes it; joined to the versions it was taken for five, and looped over.
+  sums as materialized (
+    select summed.org_id, summed.slo_name, summed.version, summed.since, summed.good, summed.total
+    from ops.sum_slos(array(
+      select distinct
+        row(
+          ruled.org_id, ruled.slo_name, ruled.version, windows.since,
+          date_bin('5 minutes', as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+        )::ops.slo_span
+      from ruled
+      cross join lateral (values (ruled.long_since), (ruled.short_since)) as windows (since)
+      where windows.since is not null
+    )) as summed
+  )
+  select
+    ruled.org_id,
+    ruled.rule_name,
+    ruled.slo_name,
+    ruled.service,
+    ruled.version,
+    -- An overspent budget is certain although events are too few to say how fast it burns.
+    case when ruled.is_judged and ruled.events_needed = 0 then ops.is_burning(burning.long_rate, burning.short_rate, ruled.factor) end,
+    ruled.detail || jsonb_strip_nulls(jsonb_build_object(
+      'long_window', ruled.long_window::text,
+      'short_window', ruled.short_window::text,
+      'burn_rate_long', ops.readable(burning.long_rate),
+      'burn_rate_short', ops.readable(burning.short_rate),
+      'factor', ops.readable(ruled.factor),
+      'explain_since', ruled.long_since
+    ))
+  from ruled
+  left join sums as long_sum
+    on long_sum.org_id = ruled.org_id
+    and long_sum.slo_name = ruled.slo_name
+    and long_sum.version = ruled.version
+    and long_sum.since = ruled.long_since
+  left join sums as short_sum
+    on short_sum.org_id = ruled.org_id
+    and short_sum.slo_name = ruled.slo_name
+    and short_sum.version = ruled.version
+    and short_sum.since = ruled.short_since
+  cross join lateral (
+    select
+      ops.burn_rate(long_sum.good, long_sum.total, ruled.target) as long_rate,
+      ops.burn_rate(short_sum.good, short_sum.total, ruled.target) as short_rate
+    -- A barrier: each rate is compared and shown.
+    offset 0
+  ) as burning
+  -- A rule for every objective leaves out those whose budget is too large for it.
+  where ruled.factor < ops.highest_burn_rate(ruled.target);
+end;
+$$;
+comment on function ops.burn_rate_conditions(ops.judged_slo[], timestamptz) is
+  'What the rules of the kind burn_rate find: whether the budget burns faster than the factor in the long window and in the short one.';
+
+create function ops.budget_exhausted_conditions(judged ops.judged_slo[], as_of timestamptz)
+returns setof ops.alert_condition
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    slo.org_id,
+    rule.rule_name,
+    slo.slo_name,
+    slo.service,
+    slo.version,
+    case when slo.is_judged then ops.is_overspent(slo.good, slo.total, slo.target) end,
+    slo.detail || jsonb_build_object('explain_since', slo.window_start)
+  from unnest(judged) as slo
+  join ops.rules_of_slos('budget_exhausted', judged, as_of) as rule
+    on rule.slo_name = slo.slo_name;
+end;
+$$;
+comment on function ops.budget_exhausted_conditions(ops.judged_slo[], timestamptz) is
+  'What the rules of the kind budget_exhausted find: whether more is bad than the budget allows.';
+
+create function ops.silent_slo_conditions(judged ops.judged_slo[], as_of timestamptz)
+returns setof ops.alert_condition
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    slo.org_id,
+    rule.rule_name,
+    slo.slo_name,
+    slo.service,
+    slo.version,
+    -- An empty window is not silence yet: a new day has no events at first.
+    case
+      when slo.is_seen then coalesce(
+        slo.last_counted_at < as_of - coalesce(ops.in_hours(rule.silent_for), slo.silent_after),
+        false
+      )
+    end,
+    slo.detail || jsonb_build_object('explain_since', slo.window_start)
+  from unnest(judged) as slo
+  join ops.rules_of_slos('silent_input', judged, as_of) as rule
+    on rule.slo_name = slo.slo_name;
+end;
+$$;
+comment on function ops.silent_slo_conditions(ops.judged_slo[], timestamptz) is
+  'What the rules of the kind silent_input find about objectives: whether nothing has arrived for too long that one could be judged by.';
+
+create function ops.objective_conditions(as_of timestamptz, slo_names text[] default null)
+returns setof ops.alert_condition
+language plpgsql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  judged constant ops.judged_slo[] := array(select slo from ops.judge_slos(as_of, slo_names) as slo);
+begin
+  return query
+  select * from ops.burn_rate_conditions(judged, as_of)
+  union all
+  select * from ops.budget_exhausted_conditions(judged, as_of)
+  union all
+  select * from ops.silent_slo_conditions(judged, as_of);
+end;
+$$;
+comment on function ops.objective_conditions(timestamptz, text[]) is
+  'What the rules on objectives find as of an instant, from the counts alone; one row an org, rule and objective.';
