@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from support import commands
+from support import clock, commands
 from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
 from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
 from support.rolled_back import SharedDatabase, in_transaction_block
@@ -25,11 +26,15 @@ TEMPLATE = "opskpi_template"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of the Postgres version."""
+    parser.addoption("--as-of", metavar="INSTANT", help="run at that instant, such as 2027-01-31T23:50Z")
     parser.addoption("--postgres", choices=VERSIONS, default="18", help="the Postgres version to test on")
 
 
-def pytest_configure() -> None:
-    """Let signals arrive: what a shell starts in the background or with nohup ignores some, and so does all that it starts."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the clock, and let signals arrive: what a shell starts in the background or with nohup ignores some of them."""
+    if instant := config.getoption("--as-of"):
+        clock.start_again_as_of(str(instant))
+    clock.keep_in_processes()
     for number, action in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
@@ -40,8 +45,8 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Name the Postgres version in the report."""
-    return f"postgres: {config.getoption('--postgres')}"
+    """Name the Postgres version and the date in the report."""
+    return f"postgres: {config.getoption('--postgres')}, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,9 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 from uuid import UUID
@@ -21,6 +18,7 @@ from opskpi.alerting import messages
 from opskpi.alerting.delivery import LEASE, OnSent, Summary, deliver
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
+from support import commands
 from support.fixtures import Connect
 from support.receivers import HttpTarget, http_target
 
@@ -332,10 +330,8 @@ def test_a_worker_that_is_killed_loses_nothing(
 ):
     add_channel()
     queue()
-    environ = {"OPS_URL": http.url, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(messages.__file__).parents[2])}
-    died = subprocess.run(
-        [sys.executable, "-c", WORKER, migrated_database.dsn, NOON.isoformat(), moment], env=environ, check=False
-    )
+    environ = {"OPS_URL": http.url, "NO_PROXY": "127.0.0.1"}
+    died = commands.run(migrated_database.dsn, NOON.isoformat(), moment, code=WORKER, env=environ)
     assert died.returncode == -signal.SIGKILL
     assert len(http.requests) == sent_before
     assert deliver(database, environ=environ, as_of=NOON + LEASE - timedelta(seconds=1)) == Summary()

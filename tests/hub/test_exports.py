@@ -313,7 +313,10 @@ def test_without_pyarrow_parquet_is_not_offered(
         "finder.find_spec = lambda name, package=None: None if name == 'pyarrow' else found(name, package)\n"
     )
     path = {"PYTHONPATH": f"{folder}{os.pathsep}{JOBS}"}
-    with running_hub(migrated_database.dsn, folder, env=path) as hub, hub.client(make_key(database, org)) as client:
+    with (
+        running_hub(migrated_database.dsn, folder, env=path, forked=False) as hub,
+        hub.client(make_key(database, org)) as client,
+    ):
         answer = client.get(path_of("events"), headers={"Accept": PARQUET})
         assert (answer.status_code, PARQUET in problem(answer)["hint"]) == (406, False)
         assert read(client.get(path_of("events"), headers={"Accept": f"{PARQUET}, text/csv;q=0.1"})) == []
@@ -519,7 +522,7 @@ def test_ten_times_the_events_take_the_same_memory(
         [line] = [line for line in status.splitlines() if "VmHWM" in line]
         return int(line.split()[1]) * 1024
 
-    with running_hub(migrated_database.dsn, folder) as hub, hub.client(make_key(database, org)) as client:
+    with running_hub(migrated_database.dsn, folder, forked=False) as hub, hub.client(make_key(database, org)) as client:
 
         def export(media_type: str, **query: str) -> int:
             with client.stream("GET", path_of("events"), params=query, headers={"Accept": media_type}) as answer:

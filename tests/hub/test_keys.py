@@ -5,15 +5,14 @@ import json
 import os
 import re
 import subprocess
-import sys
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from opskpi.access import keys
+from support import commands
 from support.hubs import (
-    JOBS,
     METRICS,
     POLICY,
     TELEMETRY,
@@ -29,13 +28,7 @@ from support.hubs import (
 
 
 def run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "opskpi", *arguments],
-        env=os.environ | {"OPSKPI_DSN": hub.dsn, "PYTHONPATH": str(JOBS), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.run(*arguments, env=os.environ | {"OPSKPI_DSN": hub.dsn, "COLUMNS": "200"})
 
 
 UNKNOWN = f"opskpi_{'0' * 12}_{'x' * 43}"

@@ -53,7 +53,10 @@ def test_a_hub_told_to_stop_takes_nothing_new_and_answers_what_was_asked(
     key = make_key(database, org)
     answers: list[httpx.Response] = []
 
-    with running_hub(migrated_database.dsn, folder, "--workers", workers) as hub, hub.client(key) as client:
+    with (
+        running_hub(migrated_database.dsn, folder, "--workers", workers, forked=False) as hub,
+        hub.client(key) as client,
+    ):
 
         def ask() -> None:
             answers.append(client.post(TELEMETRY, json=[hook_event(org)]))
@@ -93,7 +96,7 @@ def test_a_process_of_the_hub_that_dies_is_replaced_and_none_outlives_the_hub(
 
     if not Path("/proc/self/task").is_dir():
         pytest.skip("needs /proc")
-    with running_hub(migrated_database.dsn, folder, "--workers", "2") as hub, hub.client() as client:
+    with running_hub(migrated_database.dsn, folder, "--workers", "2", forked=False) as hub, hub.client() as client:
         assert client.get("/healthz").status_code == 200
         first, second = children(hub)
         os.kill(first, signal.SIGKILL)
@@ -118,7 +121,7 @@ def test_without_the_database_requests_are_503_until_it_is_back(
     dsn, cluster, port = mortal_server
     with psycopg.connect(dsn, autocommit=True) as connection:
         key = make_key(connection, org)
-    with running_hub(dsn, folder) as hub, hub.client(key) as client:
+    with running_hub(dsn, folder, forked=False) as hub, hub.client(key) as client:
         assert client.get(POLICY).status_code == 200
         assert client.get("/readyz").status_code == 200
         cluster.stop()
@@ -141,7 +144,7 @@ def test_without_the_database_requests_are_503_until_it_is_back(
 def test_readiness_names_the_migration_that_the_program_does_not_know(
     migrated_database: Database, database: psycopg.Connection, folder: Path
 ) -> None:
-    with running_hub(migrated_database.dsn, folder) as hub, hub.client() as client:
+    with running_hub(migrated_database.dsn, folder, forked=False) as hub, hub.client() as client:
         assert client.get("/readyz").json() == {"status": "ok"}
         database.execute(
             "insert into supabase_migrations.schema_migrations (version, name) values ('29990101000000', 'opskpi_future')"
@@ -194,7 +197,7 @@ def test_a_login_of_its_own_needs_the_grants_that_the_hub_names(
         )
         database.execute(grants.encode())
         key = make_key(database, org)
-        with running_hub(dsn, folder) as hub, hub.client(key) as client:
+        with running_hub(dsn, folder, forked=False) as hub, hub.client(key) as client:
             assert client.post(TELEMETRY, json=[hook_event(org)]).json()["accepted"] == 1
             assert client.put(POLICY, json={}).json()["version"] == 1
             assert client.get("/readyz").status_code == 200
@@ -206,7 +209,7 @@ def test_a_login_of_its_own_needs_the_grants_that_the_hub_names(
 def test_the_unit_in_the_readme_runs_the_hub(migrated_database: Database, folder: Path) -> None:
     readme = (JOBS.parent / "README.md").read_text("utf-8")
     [command] = re.findall(r"^ExecStart=\S+/opskpi serve (.+)$", readme, re.MULTILINE)
-    with running_hub(migrated_database.dsn, folder, *command.replace("--port 8787", "").split()) as hub:
+    with running_hub(migrated_database.dsn, folder, *command.replace("--port 8787", "").split(), forked=False) as hub:
         with hub.client() as client:
             assert client.get("/readyz").status_code == 200
         hub.process.terminate()

@@ -21,8 +21,9 @@ from opskpi.ingestion import batches, lanes, storing
 from opskpi.ingestion.batches import BATCH_RECORDS
 from opskpi.ingestion.files import Refusal, Summary, ingest
 from opskpi.ingestion.storing import REFUSALS_KEPT
+from support import commands
+from support.commands import JOBS
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
 EVENTS = 3 * BATCH_RECORDS
 NO_TIME = "an event in a file must say when it happened"
 
@@ -120,16 +121,9 @@ def refused_rows(path: Path) -> list[dict[str, object]]:
 
 
 def run_apart(
-    database: psycopg.Connection, source: Path | str, preparation: str = "", stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", INGEST, database.info.dsn, str(source), preparation],
-        env=os.environ | {"PYTHONPATH": str(JOBS), "PGPASSWORD": database.info.password},
-        input=stdin,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    database: psycopg.Connection, source: Path | str, preparation: str = "", stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return commands.run(database.info.dsn, source, preparation, code=INGEST, env=os.environ, stdin=stdin)
 
 
 def test_every_line_is_accepted_duplicate_or_refused(database, file):
@@ -331,7 +325,7 @@ def test_after_a_full_disk_the_run_goes_on_where_it_stopped(database, file):
     file.write_bytes(lines(EVENTS))
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
     full = run_apart(database, file, limit)
-    assert b"cannot write the refused lines" in full.stderr
+    assert "cannot write the refused lines" in full.stderr
     summary = run(database, file)
     assert summary.resumed_at == BATCH_RECORDS
     assert (summary.accepted, summary.duplicate, summary.refused) == (EVENTS * 9 // 10, 0, EVENTS // 10)
@@ -363,8 +357,8 @@ def test_a_source_that_cannot_be_read_is_a_bad_argument(database, tmp_path, sour
 
 def test_standard_input_is_read_and_its_refused_lines_are_beside_the_caller(database, tmp_path):
     chdir = f"os.chdir({str(tmp_path)!r})"
-    finished = run_apart(database, "-", chdir, stdin=json.dumps(event(1)).encode() + b"\nbroken")
-    assert finished.stdout.split()[:3] == [b"1", b"0", b"1"]
+    finished = run_apart(database, "-", chdir, stdin=json.dumps(event(1)) + "\nbroken")
+    assert finished.stdout.split()[:3] == ["1", "0", "1"]
     assert [row["line"] for row in refused_rows(tmp_path / "stdin")] == [2]
     assert count_imports(database) == 0
 
@@ -671,7 +665,14 @@ def test_memory_stays_small_whatever_the_file_holds(database, file, lane):
             large = event(number, text="😀" + "x" * 900_000)
             written.write(json.dumps(large, ensure_ascii=False).encode() + b"\n")
         written.write(b"1\n" * 300_000)
-    finished = run_apart(database, file, PRINT_PEAK + lane)
+    # Not forked: what the tests have imported would count.
+    finished = subprocess.run(
+        [sys.executable, "-c", INGEST, database.info.dsn, str(file), PRINT_PEAK + lane],
+        env=os.environ | {"PYTHONPATH": str(JOBS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     accepted, _, refused, megabytes = map(int, finished.stdout.split())
     assert (accepted, refused) == (1, 300_010)
     assert megabytes < 150

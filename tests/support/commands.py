@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
+TESTS = Path(__file__).resolve().parents[1]
+JOBS = TESTS.parent / "jobs"
 
 
 class Process:
@@ -25,16 +26,19 @@ class Process:
         self,
         arguments: Sequence[object],
         *,
+        code: str = "",
         cwd: Path | str,
         env: Mapping[str, str],
         stdin: int | IO[bytes] = subprocess.DEVNULL,
         stdout: int | IO[bytes],
         stderr: int | IO[bytes],
     ) -> None:
-        self.args = ["opskpi", *map(str, arguments)]
+        self.args = ["opskpi" if not code else "-c", *map(str, arguments)]
         self.returncode: int | None = None
         self.said = b""
-        order = json.dumps({"cwd": str(cwd), "env": dict(env), "arguments": self.args[1:]}).encode()
+        order = json.dumps(
+            {"cwd": str(Path(cwd).absolute()), "env": dict(env), "arguments": self.args[1:], "code": code}
+        ).encode()
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123
             streams = [nothing if stream == subprocess.DEVNULL else stream for stream in (stdin, stdout, stderr)]
             numbers = [stream if isinstance(stream, int) else stream.fileno() for stream in streams]
@@ -88,21 +92,29 @@ class Process:
 
 
 def run(
-    *arguments: object, cwd: Path | str, env: Mapping[str, str], stdin: str = "", timeout: float = 60
+    *arguments: object,
+    cwd: Path | str = ".",
+    env: Mapping[str, str],
+    code: str = "",
+    stdin: str = "",
+    timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command line to its end, as `subprocess.run` does with `capture_output`."""
+    """Run a command line, or Python code, to its end, as `subprocess.run` does with `capture_output`."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         given.write(stdin.encode())
         given.seek(0)
-        process = Process(arguments, cwd=cwd, env=env, stdin=given, stdout=stdout, stderr=stderr)
+        process = Process(arguments, code=code, cwd=cwd, env=env, stdin=given, stdout=stdout, stderr=stderr)
         try:
-            code = process.wait(timeout)
+            ended = process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise
-        said = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (stdout, stderr)]
-    return subprocess.CompletedProcess(process.args, code, *said)
+        return subprocess.CompletedProcess(process.args, ended, _written_to(stdout), _written_to(stderr))
+
+
+def _written_to(file: IO[bytes]) -> str:
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
 
 
 @cache
@@ -112,9 +124,9 @@ def preloaded() -> socket.socket:
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPSKPI_")}
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("preloaded.py"))],
-            env=env | {"PYTHONPATH": str(JOBS)},
-            stdin=theirs,
+            [sys.executable, "-m", "support.preloaded"],
+            env=env | {"PYTHONPATH": os.pathsep.join([str(JOBS), str(TESTS)])},
+            stdin=theirs.fileno(),
         )
 
     def end() -> None:

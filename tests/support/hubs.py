@@ -18,7 +18,9 @@ from psycopg.rows import scalar_row
 
 from opskpi.access import keys
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
+from . import commands
+from .commands import JOBS
+
 TELEMETRY = "/api/v1/telemetry"
 METRICS = "/api/v1/hooks/metrics"
 POLICY = "/api/v1/policy"
@@ -30,7 +32,7 @@ class Hub:
     """A running hub: where it listens, its process, its database and the file with what it says on stderr."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: commands.Process | subprocess.Popen[bytes]
     dsn: str
     log: Path
 
@@ -41,22 +43,26 @@ class Hub:
 
 
 @contextmanager
-def running_hub(dsn: str, folder: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Hub]:
-    """Run `opskpi serve` on a free port, and end it however the test ends."""
+def running_hub(
+    dsn: str, folder: Path, *options: str, env: Mapping[str, str] | None = None, forked: bool = True
+) -> Iterator[Hub]:
+    """Run `opskpi serve` on a free port, and end it however the test ends.
+
+    It is forked from a process that has its imports done, unless `forked` says that it starts as a user's does.
+    """
     log = folder / f"hub-{uuid4().hex[:8]}.log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-m", "opskpi", "serve", "--port", "0", "--json", "--dsn", dsn, *options],
-            env=os.environ | {"PYTHONPATH": str(JOBS)} | dict(env or {}),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
+    arguments = ["serve", "--port", "0", "--json", "--dsn", dsn, *options]
+    environment = os.environ | {"PYTHONPATH": str(JOBS)} | dict(env or {})
+    reading, writing = os.pipe()
+    with log.open("wb") as stderr, os.fdopen(reading, encoding="utf-8") as stdout:
+        if forked:
+            process = commands.Process(arguments, cwd=Path.cwd(), env=environment, stdout=writing, stderr=stderr)
+        else:
+            command = [sys.executable, "-m", "opskpi", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=writing, stderr=stderr)
+        os.close(writing)
         try:
-            assert process.stdout is not None
-            announced = "".join(process.stdout.readline() for _ in range(3))
+            announced = "".join(stdout.readline() for _ in range(3))
             assert announced, log.read_text("utf-8")
             yield Hub(json.loads(announced)["url"], process, dsn, log)
         finally:

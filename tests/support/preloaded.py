@@ -1,4 +1,4 @@
-"""`opskpi` with its imports done: each order on standard input is a command line, run in a fork as a process of its own.
+"""`opskpi` with its imports done: each order on standard input is a command line, or code, run in a fork.
 
 Importing takes longer than most commands run. The process that waits for a command is a fork too, so that any number can
 run at once.
@@ -15,6 +15,8 @@ import socket
 import sys
 import time
 from contextlib import suppress
+
+from support import clock
 
 ORDER_BYTES = 1 << 20
 
@@ -47,12 +49,17 @@ def run(order: dict) -> None:
         errors="backslashreplace",
         write_through=True,
     )
+    if order["code"]:
+        sys.argv = ["-c", *order["arguments"]]
+        exec(order["code"], {"__name__": "__main__"})  # noqa: S102
+        sys.exit()
     sys.argv = ["opskpi", *order["arguments"]]
     importlib.import_module("opskpi.__main__").main()
 
 
 def main() -> None:
     orders = socket.socket(fileno=os.dup(0))
+    clock.keep_in_processes()
     import_all()
     gc.collect()
     gc.freeze()

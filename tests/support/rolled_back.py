@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -17,7 +18,14 @@ from .postgres import Database
 
 CHECK_CONSTRAINTS = "set constraints all immediate; set constraints all deferred"
 # What `set local` and `set_config(…, true)` change lasts until the end of a transaction, and a savepoint's end is none.
-LOCAL_SETTINGS = ["role", "request.jwt.claims", "row_security", "timezone", "statement_timeout"]
+LOCAL_SETTINGS = [
+    "role",
+    "request.jwt.claims",
+    "row_security",
+    "timezone",
+    "statement_timeout",
+    "opskpi.anonymisation_key",
+]
 SEQUENCES: LiteralString = """
 select sequence.seqrelid::bigint, coalesce(used.last_value, used.start_value), used.last_value is not null
 from pg_catalog.pg_sequence as sequence
@@ -26,6 +34,18 @@ join pg_catalog.pg_class as relation
 join pg_catalog.pg_sequences as used
   on used.schemaname = relation.relnamespace::regnamespace::text
   and used.sequencename = relation.relname
+"""
+RESTORE_SEQUENCES = """
+select setval(id::regclass, last, used)
+from unnest(%s::bigint[], %s::bigint[], %s::bool[]) as sequence (id, last, used)
+"""
+# Rows that were rolled back stay in the files, and every later test would read past them.
+GROWN = """
+select oid::regclass::text
+from pg_catalog.pg_class
+where relkind = 'r'
+  and relnamespace in ('ops'::regnamespace, 'public'::regnamespace)
+  and pg_catalog.pg_relation_size(oid) > 65536
 """
 
 
@@ -46,6 +66,18 @@ class Cursor(psycopg.Cursor[Any]):
             yield copying
 
 
+class Info(psycopg.ConnectionInfo):
+    """Keeps to itself how another connection could be made: it would see nothing of the test, and what it does stays."""
+
+    @property
+    def dbname(self) -> str:
+        raise AssertionError("this test connects again: mark it with own_database")
+
+    @property
+    def dsn(self) -> str:
+        return self.dbname
+
+
 class RolledBack(psycopg.Connection[Any]):
     """The connection; `begin` and `undo` are for the fixture, all else is for the test."""
 
@@ -53,6 +85,10 @@ class RolledBack(psycopg.Connection[Any]):
         super().__init__(*arguments, **options)
         self.blocks = 0
         self.added_handlers: list[Any] = []
+
+    @property
+    def info(self) -> Info:
+        return Info(self.pgconn)
 
     @contextmanager
     def statement(self) -> Iterator[None]:
@@ -146,10 +182,9 @@ class SharedDatabase:
         finally:
             if self.connection.undo():
                 numbers = [list(column) for column in zip(*self.sequences, strict=True)]
-                psycopg.Cursor(self.connection).execute(
-                    "select setval(id::regclass, last, used) from unnest(%s::bigint[], %s::bigint[], %s::bool[])"
-                    " as sequence (id, last, used)",
-                    numbers,
-                )
+                cursor = psycopg.Cursor(self.connection)
+                cursor.execute(RESTORE_SEQUENCES, numbers)
+                for (table,) in cursor.execute(GROWN).fetchall():
+                    cursor.execute(sql.SQL("vacuum {}").format(sql.SQL(table)))
             else:
                 self.connection.close()

@@ -4,10 +4,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,9 +18,9 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.provenance import recording
 from opskpi.upkeep import anonymisation
+from support import commands
 from support.events import NIL, add_event, ingest, refresh, refused, rows, scalar, states
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
 KEY = {"OPSKPI_ANONYMISATION_KEY": "a key of the tests, long enough"}
 NONE = {"OPSKPI_ANONYMISATION_KEY": ""}
 ANNA = UUID("11111111-2222-4333-8444-555555555555")
@@ -268,12 +266,7 @@ def many(connection: psycopg.Connection) -> None:
 
 
 def run_until_killed(dsn: str, what: str, number: int) -> int:
-    return subprocess.run(
-        [sys.executable, "-c", DYING, dsn, what, str(number)],
-        env=os.environ | KEY | {"PYTHONPATH": str(JOBS)},
-        check=False,
-        timeout=60,
-    ).returncode
+    return commands.run(dsn, what, number, code=DYING, env=os.environ | KEY).returncode
 
 
 @pytest.mark.parametrize("what", ["rules", str(ANNA)], ids=["rules", "erasure"])

@@ -87,6 +87,7 @@ def test_a_changed_objective_is_a_new_version_from_the_given_instant(promised):
     ]
 
 
+@pytest.mark.own_database
 def test_a_changed_objective_holds_from_now_when_it_does_not_say(promised):
     with promised.transaction():
         change(promised, "target", "0.95")
@@ -147,6 +148,7 @@ def test_a_change_before_the_last_one_is_refused(promised):
     assert versions(promised) == before
 
 
+@pytest.mark.own_database
 def test_two_changes_in_one_transaction_are_one_version(promised):
     change(promised, "target", "0.95", FIRST)
     with promised.transaction():
@@ -178,6 +180,7 @@ def test_a_planned_change_can_be_amended_before_it_holds(promised):
     ]
 
 
+@pytest.mark.own_database
 def test_a_deleted_objective_ends(promised):
     with promised.transaction():
         promised.execute("delete from ops.slos where slo_name = 'deploys'")
@@ -202,6 +205,7 @@ def test_a_deleted_objective_ends_although_a_change_was_planned(promised):
     assert rows(promised, query, "2198-01-01T00:00Z") != []
 
 
+@pytest.mark.own_database
 def test_an_objective_that_comes_back_goes_on_counting_versions(promised):
     with promised.transaction():
         promised.execute("delete from ops.slos where slo_name = 'deploys'")
@@ -227,6 +231,7 @@ def test_an_objective_that_came_back_cannot_change_before_it_did(promised):
         change(promised, "target", "0.95", FIRST)
 
 
+@pytest.mark.own_database
 def test_replacing_an_objective_in_one_transaction_ends_the_old_definition(promised):
     with promised.transaction():
         promised.execute("delete from ops.slos where slo_name = 'deploys'")

@@ -364,6 +364,7 @@ def test_retention_beside_a_refresh_or_a_rebuild_is_busy(filled, connect):
     assert len(run(filled)) == 2
 
 
+@pytest.mark.own_database
 def test_retention_refuses_a_transaction_that_sees_an_old_state(filled):
     keep(filled, "events", "90 days")
     with refused("OP002"), filled.transaction():
