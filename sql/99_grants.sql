@@ -202,6 +202,7 @@ grant execute on function
   ops.slo_account,
   ops.account_counts,
   ops.stored_losses,
+  ops.account_losses,
   ops.explain_slo,
   ops.fresh_kpis,
   ops.readable,

@@ -785,20 +785,6 @@ begin atomic
     so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
 end;
 
-create or replace function ops.is_excluded(org_id uuid, slo_name text, bucket_start timestamptz)
-returns boolean
-language sql
-stable
-set search_path = ''
-return exists (
-  select
-  from ops.excluded_times as excluded
-  where excluded.org_id = is_excluded.org_id
-    and excluded.slo_name = is_excluded.slo_name
-    and excluded.since < is_excluded.bucket_start + interval '5 minutes'
-    and excluded.until > is_excluded.bucket_start
-);
-
 create type ops.slo_account as (
   slo_name text,
   version integer,
@@ -957,6 +943,62 @@ $$;
 comment on function ops.stored_losses(ops.slo_account, uuid) is
   'The stored events that an account counts as bad, exclusions not applied; for availability the last attempt of each lost unit of work, counted at its first.';
 
+create function ops.account_losses(account ops.slo_account, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  counted_at timestamptz,
+  event_timestamp timestamptz,
+  event_id uuid,
+  run_id bigint,
+  tag text,
+  reason text,
+  slice_start timestamptz
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with stored as materialized (
+    select found.*, date_bin('5 minutes', found.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
+    from ops.stored_losses(account, account_losses.only_org_id) as found
+  ),
+  -- What retention removed was counted all the same, and the counts say how many that were.
+  removed as (
+    select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
+    from ops.account_counts(account, account_losses.only_org_id) as bucket
+    left join stored
+      on stored.org_id = bucket.org_id
+      and stored.bucket_start = bucket.bucket_start
+    group by bucket.org_id, bucket.bucket_start, bucket.total, bucket.good
+  )
+  select
+    bad.*,
+    coalesce(date_bin(account.time_slice, bad.counted_at, timestamptz '1969-12-29 00:00+00'), account.since) as slice_start
+  from (
+    select stored.org_id, stored.counted_at, stored.event_timestamp, stored.event_id, stored.run_id, stored.tag, stored.reason
+    from stored
+    where not exists (
+      select
+      from ops.excluded_times as excluded
+      where excluded.org_id = stored.org_id
+        and excluded.slo_name = account.slo_name
+        and excluded.since <= stored.bucket_start
+        and excluded.until > stored.bucket_start
+    )
+    union all
+    select removed.org_id, removed.bucket_start, removed.bucket_start, null, null, null, 'no longer stored'
+    from removed
+    cross join generate_series(1, removed.missing)
+  ) as bad;
+end;
+$$;
+comment on function ops.account_losses(ops.slo_account, uuid) is
+  'One row per bad event of an account, exclusions left out, with its time slice: the stored ones, and those that retention removed, without an event_id and at the start of their five minutes.';
+
 create or replace function ops.explain_slo(
   slo_name text,
   since timestamptz,
@@ -990,12 +1032,9 @@ begin
   account := ops.slo_account(explain_slo.slo_name, explain_slo.since, explain_slo.until);
 
   return query
-  with buckets as materialized (
-    select counted.* from ops.account_counts(account, explain_slo.only_org_id) as counted
-  ),
-  slices as materialized (
+  with slices as materialized (
     select bucket.org_id, bucket.slice_start, sum(bucket.good) as good, sum(bucket.total) as total
-    from buckets as bucket
+    from ops.account_counts(account, explain_slo.only_org_id) as bucket
     group by 1, 2
   ),
   budgets as (
@@ -1009,39 +1048,8 @@ begin
     from slices
     group by 1
   ),
-  stored as materialized (
-    select found.*, date_bin('5 minutes', found.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
-    from ops.stored_losses(account, explain_slo.only_org_id) as found
-  ),
-  -- What retention removed was counted all the same, and the counts say how many that were.
-  removed as (
-    select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
-    from buckets as bucket
-    left join stored
-      on stored.org_id = bucket.org_id
-      and stored.bucket_start = bucket.bucket_start
-    group by bucket.org_id, bucket.bucket_start, bucket.total, bucket.good
-  ),
-  placed as (
-    select
-      bad.*,
-      coalesce(date_bin(account.time_slice, bad.counted_at, timestamptz '1969-12-29 00:00+00'), account.since) as slice_start
-    from (
-      select stored.org_id, stored.counted_at, stored.event_timestamp, stored.event_id, stored.run_id, stored.tag, stored.reason
-      from stored
-      where not exists (
-        select
-        from ops.excluded_times as excluded
-        where excluded.org_id = stored.org_id
-          and excluded.slo_name = account.slo_name
-          and excluded.since <= stored.bucket_start
-          and excluded.until > stored.bucket_start
-      )
-      union all
-      select removed.org_id, removed.bucket_start, removed.bucket_start, null, null, null, 'no longer stored'
-      from removed
-      cross join generate_series(1, removed.missing)
-    ) as bad
+  placed as materialized (
+    select lost.* from ops.account_losses(account, explain_slo.only_org_id) as lost
   ),
   numbered as (
     select
@@ -1272,6 +1280,7 @@ revoke execute on function
   ops.slo_account(text, timestamptz, timestamptz),
   ops.account_counts(ops.slo_account, uuid),
   ops.stored_losses(ops.slo_account, uuid),
+  ops.account_losses(ops.slo_account, uuid),
   ops.newest_losses(ops.slo_account, uuid, integer)
 from public;
 
@@ -1298,6 +1307,7 @@ begin
     ops.slo_account(text, timestamptz, timestamptz),
     ops.account_counts(ops.slo_account, uuid),
     ops.stored_losses(ops.slo_account, uuid),
+    ops.account_losses(ops.slo_account, uuid),
     ops.newest_losses(ops.slo_account, uuid, integer)
   from anon, authenticated, service_role;
   grant execute on function
@@ -1316,6 +1326,7 @@ begin
     ops.slo_account(text, timestamptz, timestamptz),
     ops.account_counts(ops.slo_account, uuid),
     ops.stored_losses(ops.slo_account, uuid),
+    ops.account_losses(ops.slo_account, uuid),
     ops.newest_losses(ops.slo_account, uuid, integer)
   to authenticated, service_role;
 end;
