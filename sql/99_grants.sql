@@ -105,6 +105,8 @@ grant execute on function
   ops.current_org_id,
   ops.period_start,
   ops.period_end,
+  ops.event_limits,
+  ops.field_rules,
   ops.metadata_shape,
   ops.period_window,
   ops.kept_kpis,
@@ -135,10 +137,9 @@ grant execute on function
   ops.sealed_uuid,
   ops.is_pseudonym,
   ops.agent_pseudonym,
-  ops.read_events,
   ops.ingesting_caller,
   ops.leave_to_check,
-  ops.cast_events,
+  ops.metadata_fault,
   ops.check_events,
   ops.readable_events,
   public.ingest_events,
@@ -227,7 +228,6 @@ grant execute on function
   ops.add_pseudonyms,
   ops.anonymised_events,
   ops.anonymise_incoming,
-  ops.cast_anonymised,
   ops.check_anonymised,
   ops.anonymous_senders
 to authenticated, service_role;

@@ -285,22 +285,6 @@ $$;
 comment on function ops.anonymise_incoming(ops.anonymisable[]) is
   'The events after the rules that apply on the way in; only ingest_events comes here. The same event has the same key again, so that it is a duplicate.';
 
-create function ops.cast_anonymised(documents jsonb)
-returns setof ops.anonymisable
-language sql
-volatile
-set search_path = ''
-begin atomic
-  select anonymised.*
-  from ops.anonymise_incoming(array(
-    select row(
-      row_number() over (), event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
-    )::ops.anonymisable
-    from ops.cast_events(cast_anonymised.documents) as event
-  )) as anonymised;
-end;
-comment on function ops.cast_anonymised(jsonb) is 'What cast_events gives, after the rules that apply on the way in.';
-
 create function ops.check_anonymised(documents jsonb)
 returns table (
   place bigint,
@@ -319,7 +303,7 @@ volatile
 set search_path = ''
 begin atomic
   with checked as materialized (
-    select event.* from ops.check_events(check_anonymised.documents) as event
+    select event.* from ops.check_events(check_anonymised.documents, false) as event
   )
   select
     anonymised.place, anonymised.event_type, anonymised.event_timestamp, anonymised.run_id, anonymised.tag, anonymised.metadata,
