@@ -13,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from . import commands
-from .commands import JOBS
+from opskpi.hooks import sender
+
+from . import forks
+from .forks import JOBS
 
 ENTRY = JOBS / "opskpi" / "hooks" / "entry.py"
 KILLER = Path(__file__).with_name("killer.py")
@@ -59,7 +61,7 @@ class World:
         self, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `opskpi ARGUMENTS` in a process of its own."""
-        return commands.run(*arguments, cwd=cwd or self.repo, env=self.env | dict(env or {}))
+        return forks.run(*arguments, cwd=cwd or self.repo, env=self.env | dict(env or {}))
 
     def wrap(self, *command: object, hook_type: str = "pre-commit", **more: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-I", "-S", ENTRY, "wrap", hook_type, *command, **more)
@@ -161,8 +163,27 @@ def world_in(place: Path) -> World:
     return world
 
 
+def install(world: World, *arguments: object, cwd: Path | None = None) -> str:
+    """Install the hooks, and return what was said."""
+    answer = world.opskpi("hook", "install", *arguments, cwd=cwd)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def uninstall(world: World, *arguments: object) -> str:
+    """Take the hooks away, and return what was said."""
+    answer = world.opskpi("hook", "uninstall", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def send(world: World) -> sender.Report:
+    """Send what is queued, as the background does."""
+    return sender.run(str(world.folder), foreground=True)
+
+
 @dataclass
-class Hub:
+class Receiver:
     """Stores by event_id as the real one does. `plan` says what becomes of the next requests, in order:
     a status, (status, headers), "lose" (store, then hang up), "silence", or a body to answer 200 with."""
 
@@ -181,8 +202,8 @@ class Hub:
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    hub, lock = Hub(), threading.Lock()
+def running_receiver() -> Iterator[Receiver]:
+    hub, lock = Receiver(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
