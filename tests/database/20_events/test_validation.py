@@ -8,8 +8,6 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
