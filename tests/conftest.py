@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from support import clock, commands
+from support import clock, forks
 from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
 from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
 from support.rolled_back import SharedDatabase, in_transaction_block
@@ -190,6 +190,6 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
     def run(
         *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        return commands.run(*arguments, cwd=tmp_path, env=environment | dict(env or {}), stdin=stdin, timeout=timeout)
+        return forks.run(*arguments, cwd=tmp_path, env=environment | dict(env or {}), stdin=stdin, timeout=timeout)
 
     return run

@@ -32,7 +32,9 @@ from support.receivers import TOKEN, HttpTarget, free_port, http_target, smtp_se
 CREATED_AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PASSWORD = "pa55/w@rd"  # noqa: S105
 SIGNING_KEY = b"0123456789abcdef0123456789abcdef"
-QUICK = Timeouts(connect=0.5, total=0.5)
+# Long enough for a busy machine.
+PATIENT = Timeouts(connect=60, total=60)
+HASTY = Timeouts(connect=1, total=1)
 MESSAGE: dict[str, Any] = {
     "title": "checkout",
     "group": "checkout",
@@ -97,8 +99,10 @@ def delivery(kind: str, /, **changed: Any) -> Delivery:
     return replace(standing, **changed)
 
 
-def send_to(address: str, kind: str, environ: dict[str, str] | None = None, /, **changed: Any) -> Outcome:
-    outcome = send(delivery(kind, **changed), {"OPS_SECRET": address} | (environ or {}), timeouts=QUICK)
+def send_to(
+    address: str, kind: str, environ: dict[str, str] | None = None, /, *, timeouts: Timeouts = PATIENT, **changed: Any
+) -> Outcome:
+    outcome = send(delivery(kind, **changed), {"OPS_SECRET": address} | (environ or {}), timeouts=timeouts)
     assert TOKEN not in repr(outcome)
     assert PASSWORD not in repr(outcome)
     return outcome
@@ -218,7 +222,8 @@ def test_a_redirect_is_not_followed(http):
 
 def test_a_server_that_does_not_answer_in_time_is_tried_again(http):
     http.answering.clear()
-    assert send_to(http.url, "webhook") == Retry(None, "no answer in time", channel_wide=True)
+    hasty = Timeouts(connect=3, total=3)
+    assert send_to(http.url, "webhook", timeouts=hasty) == Retry(None, "no answer in time", channel_wide=True)
     assert len(http.requests) == 1
 
 
@@ -235,7 +240,7 @@ def test_a_server_that_trickles_its_answer_does_not_hold_up_the_others():
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         thread = threading.Thread(target=trickle)
         thread.start()
-        outcome = send_to(f"http://127.0.0.1:{server.getsockname()[1]}/{TOKEN}", "webhook")
+        outcome = send_to(f"http://127.0.0.1:{server.getsockname()[1]}/{TOKEN}", "webhook", timeouts=HASTY)
         gone.set()
         thread.join()
     assert outcome == Retry(None, "no answer in time", channel_wide=True)
@@ -408,7 +413,7 @@ def test_a_mail_server_that_is_down_is_tried_again():
 
 def test_a_mail_server_that_says_nothing_is_tried_again():
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        outcome = send_to(f"smtp://127.0.0.1:{silent.getsockname()[1]}", "email")
+        outcome = send_to(f"smtp://127.0.0.1:{silent.getsockname()[1]}", "email", timeouts=HASTY)
     assert outcome == Retry(None, "no answer in time", channel_wide=True)
 
 

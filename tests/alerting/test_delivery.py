@@ -18,7 +18,7 @@ from opskpi.alerting import messages
 from opskpi.alerting.delivery import LEASE, OnSent, Summary, deliver
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
-from support import commands
+from support import forks
 from support.fixtures import Connect
 from support.receivers import HttpTarget, http_target
 
@@ -331,7 +331,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     add_channel()
     queue()
     environ = {"OPS_URL": http.url, "NO_PROXY": "127.0.0.1"}
-    died = commands.run(migrated_database.dsn, NOON.isoformat(), moment, code=WORKER, env=environ)
+    died = forks.run(migrated_database.dsn, NOON.isoformat(), moment, code=WORKER, env=environ)
     assert died.returncode == -signal.SIGKILL
     assert len(http.requests) == sent_before
     assert deliver(database, environ=environ, as_of=NOON + LEASE - timedelta(seconds=1)) == Summary()

@@ -17,7 +17,7 @@ from opskpi.alerting import messages, wording
 from opskpi.alerting.channels import slack
 from opskpi.alerting.delivery import deliver
 from opskpi.errors import ExitCode
-from support import commands
+from support import forks
 from support.events import NIL, Connection, add_channel, add_event, add_events, add_row, rows, scalar
 from support.fixtures import Cli, Connect
 from support.receivers import HttpTarget, http_target, smtp_server
@@ -479,7 +479,7 @@ main()
 
 def test_a_job_that_is_killed_before_it_sends_leaves_it_to_the_next(shop, cli: Cli, http, migrated_database):
     arguments = ["report", "weekly", "--to", "webhook", "--week", WEEK]
-    died = commands.run(*arguments, "--dsn", migrated_database.dsn, code=DYING, env=os.environ | urls(http))
+    died = forks.run(*arguments, "--dsn", migrated_database.dsn, code=DYING, env=os.environ | urls(http))
     assert died.returncode == -signal.SIGKILL
     assert (outbox(shop), http.requests) == ([("webhook", "queued", 0)], [])
     told = cli(*arguments, env=urls(http))

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from opskpi.commands.main import cli as commands
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.orgs import NIL_ORG
 from opskpi.provenance import recording
+from support import forks
 from support.events import add_audit, add_event, rows, scalar
 from support.fixtures import Cli
 from support.provenances import ARTIFACT, COMMIT, RUN_ID, SHA256, SOURCE, Sigstore, envelope, statement_v1
@@ -190,14 +190,13 @@ def test_a_verdict_matters_more_than_that_it_cannot_be_printed(
 ) -> None:
     add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success", sha256=SHA256, provenance_path=files[0])
     (tmp_path / files[1]).write_bytes(b"another")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPSKPI_DSN": database.info.dsn}
+    environment = os.environ | {"OPSKPI_DSN": database.info.dsn}
 
-    def ended(*arguments: str, **changed: str) -> int:
-        command = [sys.executable, "-m", "opskpi", "audit", *arguments, *form]
-        with Path("/dev/full").open("w") as full:
-            return subprocess.run(
-                command, cwd=tmp_path, env=environment | changed, stdout=full, stderr=subprocess.DEVNULL, check=False
-            ).returncode
+    def ended(*arguments: str) -> int:
+        with Path("/dev/full").open("wb") as full:
+            command = ("audit", *arguments, *form)
+            process = forks.Process(command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.DEVNULL)
+            return process.wait(60)
 
     assert ended(files[0], "--artifact", files[1]) == 3
     assert scalar(database, "select count(*) from slsa_audit_metrics where validation_status = 'failure'") == 1

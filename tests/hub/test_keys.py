@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from opskpi.access import keys
-from support import commands
+from support import forks
 from support.hubs import (
     METRICS,
     POLICY,
@@ -28,7 +28,7 @@ from support.hubs import (
 
 
 def run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return commands.run(*arguments, env=os.environ | {"OPSKPI_DSN": hub.dsn, "COLUMNS": "200"})
+    return forks.run(*arguments, env=os.environ | {"OPSKPI_DSN": hub.dsn, "COLUMNS": "200"})
 
 
 UNKNOWN = f"opskpi_{'0' * 12}_{'x' * 43}"

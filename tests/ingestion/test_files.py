@@ -21,8 +21,8 @@ from opskpi.ingestion import batches, lanes, storing
 from opskpi.ingestion.batches import BATCH_RECORDS
 from opskpi.ingestion.files import Refusal, Summary, ingest
 from opskpi.ingestion.storing import REFUSALS_KEPT
-from support import commands
-from support.commands import JOBS
+from support import forks
+from support.forks import JOBS
 
 EVENTS = 3 * BATCH_RECORDS
 NO_TIME = "an event in a file must say when it happened"
@@ -123,7 +123,7 @@ def refused_rows(path: Path) -> list[dict[str, object]]:
 def run_apart(
     database: psycopg.Connection, source: Path | str, preparation: str = "", stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    return commands.run(database.info.dsn, source, preparation, code=INGEST, env=os.environ, stdin=stdin)
+    return forks.run(database.info.dsn, source, preparation, code=INGEST, env=os.environ, stdin=stdin)
 
 
 def test_every_line_is_accepted_duplicate_or_refused(database, file):

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from . import commands
-from .commands import JOBS
+from . import forks
+from .forks import JOBS
 
 ENTRY = JOBS / "opskpi" / "hooks" / "entry.py"
 KILLER = Path(__file__).with_name("killer.py")
@@ -59,7 +59,7 @@ class World:
         self, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `opskpi ARGUMENTS` in a process of its own."""
-        return commands.run(*arguments, cwd=cwd or self.repo, env=self.env | dict(env or {}))
+        return forks.run(*arguments, cwd=cwd or self.repo, env=self.env | dict(env or {}))
 
     def wrap(self, *command: object, hook_type: str = "pre-commit", **more: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-I", "-S", ENTRY, "wrap", hook_type, *command, **more)

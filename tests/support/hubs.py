@@ -18,8 +18,8 @@ from psycopg.rows import scalar_row
 
 from opskpi.access import keys
 
-from . import commands
-from .commands import JOBS
+from . import forks
+from .forks import JOBS
 
 TELEMETRY = "/api/v1/telemetry"
 METRICS = "/api/v1/hooks/metrics"
@@ -32,7 +32,7 @@ class Hub:
     """A running hub: where it listens, its process, its database and the file with what it says on stderr."""
 
     url: str
-    process: commands.Process | subprocess.Popen[bytes]
+    process: forks.Process | subprocess.Popen[bytes]
     dsn: str
     log: Path
 
@@ -56,7 +56,7 @@ def running_hub(
     reading, writing = os.pipe()
     with log.open("wb") as stderr, os.fdopen(reading, encoding="utf-8") as stdout:
         if forked:
-            process = commands.Process(arguments, cwd=Path.cwd(), env=environment, stdout=writing, stderr=stderr)
+            process = forks.Process(arguments, cwd=Path.cwd(), env=environment, stdout=writing, stderr=stderr)
         else:
             command = [sys.executable, "-m", "opskpi", *arguments]
             process = subprocess.Popen(command, env=environment, stdout=writing, stderr=stderr)

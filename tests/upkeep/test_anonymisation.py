@@ -18,7 +18,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.provenance import recording
 from opskpi.upkeep import anonymisation
-from support import commands
+from support import forks
 from support.events import NIL, add_event, ingest, refresh, refused, rows, scalar, states
 
 KEY = {"OPSKPI_ANONYMISATION_KEY": "a key of the tests, long enough"}
@@ -266,7 +266,7 @@ def many(connection: psycopg.Connection) -> None:
 
 
 def run_until_killed(dsn: str, what: str, number: int) -> int:
-    return commands.run(dsn, what, number, code=DYING, env=os.environ | KEY).returncode
+    return forks.run(dsn, what, number, code=DYING, env=os.environ | KEY).returncode
 
 
 @pytest.mark.parametrize("what", ["rules", str(ANNA)], ids=["rules", "erasure"])

@@ -39,7 +39,7 @@ class Process:
         order = json.dumps(
             {"cwd": str(Path(cwd).absolute()), "env": dict(env), "arguments": self.args[1:], "code": code}
         ).encode()
-        with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
             streams = [nothing if stream == subprocess.DEVNULL else stream for stream in (stdin, stdout, stderr)]
             numbers = [stream if isinstance(stream, int) else stream.fileno() for stream in streams]
             self.answers, answer = os.pipe()
