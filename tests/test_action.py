@@ -18,7 +18,7 @@ import yaml
 
 from support.events import rows
 from support.postgres import Database
-from support.rest_api import REPOSITORY, TOKEN, Rest, rest_api, run
+from support.rest_api import REPOSITORY, TOKEN, Rest, rest_api, workflow_run
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTION = ROOT / "action.yml"
@@ -97,7 +97,7 @@ def runner(migrated_database: Database, tmp_path: Path) -> Runner:
 
 
 @pytest.fixture
-def rest() -> Iterator[Rest]:
+def github_rest() -> Iterator[Rest]:
     with rest_api() as serving:
         yield serving
 
@@ -200,14 +200,14 @@ def test_the_start_and_the_end_of_a_job_are_one_event(runner: Runner, database: 
     assert stored == [("provenance_validate", 42, "failure", "build", 2, True, True)]
 
 
-def test_runs_are_collected_and_counted(runner: Runner, rest: Rest, database: psycopg.Connection) -> None:
+def test_runs_are_collected_and_counted(runner: Runner, github_rest: Rest, database: psycopg.Connection) -> None:
     began = datetime.now(UTC)
-    rest.runs = [run(1, at=began.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=0)]
+    github_rest.runs = [workflow_run(1, at=began.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=0)]
     org = "aaaaaaaa-0000-4000-8000-00000000000a"
-    answer = runner.step("Record, collect, audit", {"tasks": "collect run", "org": org}, GITHUB_API_URL=rest.url)
+    answer = runner.step("Record, collect, audit", {"tasks": "collect run", "org": org}, GITHUB_API_URL=github_rest.url)
     assert answer.returncode == 0, answer.stderr
     assert "1 accepted" in answer.stdout
-    assert {headers["authorization"] for headers in rest.headers} == {f"Bearer {TOKEN}"}
+    assert {headers["authorization"] for headers in github_rest.headers} == {f"Bearer {TOKEN}"}
     assert TOKEN not in answer.stdout + answer.stderr
     counted = rows(
         database,

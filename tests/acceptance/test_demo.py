@@ -28,7 +28,7 @@ STATES = """
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def demo_home() -> Iterator[Path]:
     # Where any user may enter: root drops its privileges to run the server.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
@@ -51,7 +51,7 @@ def opskpi(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def ask(home: Path, query: LiteralString) -> object:
+def ask_embedded(home: Path, query: LiteralString) -> object:
     """The single value of a query to the embedded server of `home`; None while it has no schema yet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPSKPI_HOME", str(home))
@@ -63,45 +63,47 @@ def ask(home: Path, query: LiteralString) -> object:
             return None
 
 
-def test_the_demo_shows_a_month_and_a_second_run_changes_nothing(home: Path) -> None:
-    first = opskpi(home, "demo")
+def test_the_demo_shows_a_month_and_a_second_run_changes_nothing(demo_home: Path) -> None:
+    first = opskpi(demo_home, "demo")
     assert first.returncode == 0, first.stderr
     assert "hook_override_rate" in first.stdout
     assert "provenance_generation_availability" in first.stdout
     assert "What to try next" in first.stdout
-    before = ask(home, STATES)
+    before = ask_embedded(demo_home, STATES)
 
-    second = json.loads(opskpi(home, "demo", "--json").stdout)
+    second = json.loads(opskpi(demo_home, "demo", "--json").stdout)
     assert second["loaded"] == 0
     assert len(second["kpis"]) == 20
     assert len(second["slos"]) == 9
     statuses = {slo["status"] for slo in second["slos"]}
     assert {"ok", "breached"} < statuses
     assert not statuses & {"stale", "no_data"}
-    assert ask(home, STATES) == before
+    assert ask_embedded(demo_home, STATES) == before
 
-    healthy = opskpi(home, "doctor")
+    healthy = opskpi(demo_home, "doctor")
     assert healthy.returncode == 0, healthy.stdout
     assert "no DSN given, using the embedded Postgres" in healthy.stderr
-    assert opskpi(home, "stop").stdout == "the embedded server is stopped\n"
+    assert opskpi(demo_home, "stop").stdout == "the embedded server is stopped\n"
 
 
-def test_a_killed_demo_is_finished_by_the_next(home: Path) -> None:
-    environment = os.environ | {"OPSKPI_HOME": str(home), "PYTHONPATH": str(ROOT / "jobs")}
+def test_a_killed_demo_is_finished_by_the_next(demo_home: Path) -> None:
+    environment = os.environ | {"OPSKPI_HOME": str(demo_home), "PYTHONPATH": str(ROOT / "jobs")}
     with subprocess.Popen(
         [sys.executable, "-m", "opskpi", "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as first:
-        while not ask(home, "select exists (select from telemetry_events)") and first.poll() is None:
+        while not ask_embedded(demo_home, "select exists (select from telemetry_events)") and first.poll() is None:
             time.sleep(0.05)
         first.kill()
-    assert ask(home, "select value is null from ops.settings where name = 'demo_loaded' union all select true limit 1")
-    second = opskpi(home, "demo", "--json")
+    assert ask_embedded(
+        demo_home, "select value is null from ops.settings where name = 'demo_loaded' union all select true limit 1"
+    )
+    second = opskpi(demo_home, "demo", "--json")
     assert second.returncode == 0, second.stderr
-    stored = ask(home, "select count(*) from telemetry_events")
-    assert stored == ask(
-        home,
+    stored = ask_embedded(demo_home, "select count(*) from telemetry_events")
+    assert stored == ask_embedded(
+        demo_home,
         "select sum(event_count) from ops.rollups join ops.series using (org_id, series_id)"
         " where period = 'day' and event_type <> 'slsa_audit_metrics'",
     )
-    assert stored == int(str(ask(home, "select ops.setting('demo_loaded')")))
-    assert opskpi(home, "doctor").returncode == 0
+    assert stored == int(str(ask_embedded(demo_home, "select ops.setting('demo_loaded')")))
+    assert opskpi(demo_home, "doctor").returncode == 0

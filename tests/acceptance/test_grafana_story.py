@@ -136,7 +136,7 @@ def expand(text: str) -> LiteralString:
     return cast("LiteralString", expanded)
 
 
-def ask(
+def ask_panel(
     connection: psycopg.Connection, text: str, values: Mapping[str, str | list[str]]
 ) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
     """Return the types of the columns by name, and the rows."""
@@ -156,7 +156,7 @@ def defaults(connection: psycopg.Connection, dashboard: Json) -> dict[str, str |
     values: dict[str, str | list[str]] = {}
     for name, variable in variables(dashboard).items():
         if variable["type"] == "query" and not variable["multi"]:
-            _, found = ask(connection, variable["query"], values)
+            _, found = ask_panel(connection, variable["query"], values)
             values[name] = str(found[0][0]) if found else ""
         else:
             values[name] = variable["current"]["value"]
@@ -170,7 +170,7 @@ def test_every_panel_answers_with_what_its_format_needs(
     values = defaults(reader, dashboard)
     assert values["org"] == str(OURS)
     [target] = panel["targets"]
-    columns, found = ask(reader, target["rawSql"], values)
+    columns, found = ask_panel(reader, target["rawSql"], values)
     # The month of the demo has something of everything.
     assert found, panel["title"]
     assert "stranger" not in str(found)
@@ -200,14 +200,14 @@ def test_every_panel_answers_whatever_is_chosen(reader: psycopg.Connection, dash
         if variable["type"] == "custom":
             choices[name] = [option["value"] for option in variable["options"]]
         else:
-            _, found = ask(reader, variable["query"], first)
+            _, found = ask_panel(reader, variable["query"], first)
             known = [str(value) for (value,) in found]
             assert known
             choices[name] = [["$__all"], known[:1], known, ["O'Brien", 'x"y\\']]
     for chosen in product(*choices.values()):
-        ask(reader, target["rawSql"], first | dict(zip(choices, chosen, strict=True)))
+        ask_panel(reader, target["rawSql"], first | dict(zip(choices, chosen, strict=True)))
     for org in ("", str(THEIRS)):
-        _, found = ask(reader, target["rawSql"], first | {"org": org})
+        _, found = ask_panel(reader, target["rawSql"], first | {"org": org})
         assert panel["type"] == "stat" or found == []
 
 
@@ -216,7 +216,7 @@ def test_every_choice_is_one_of_the_own_org(reader: psycopg.Connection) -> None:
         values = defaults(reader, dashboard)
         for variable in variables(dashboard).values():
             if variable["type"] == "query":
-                columns, found = ask(reader, variable["query"], values)
+                columns, found = ask_panel(reader, variable["query"], values)
                 assert list(columns.values()) == [types.types["text"].oid]
                 assert found
                 assert len(set(found)) == len(found)
@@ -229,14 +229,14 @@ def test_a_choice_narrows_what_is_shown(reader: psycopg.Connection) -> None:
     [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "Teams"]
     values = defaults(reader, dashboard)
     for teams in (["payments"], ["data", "payments"], ["nobody"]):
-        _, found = ask(reader, panel["targets"][0]["rawSql"], values | {"team": teams})
+        _, found = ask_panel(reader, panel["targets"][0]["rawSql"], values | {"team": teams})
         assert {row[1] for row in found} == set(teams) - {"nobody"}
 
 
 def test_alerts_are_marked_in_every_chart(reader: psycopg.Connection) -> None:
     for dashboard in DASHBOARDS.values():
         [annotation] = dashboard["annotations"]["list"]
-        columns, found = ask(reader, annotation["target"]["rawSql"], defaults(reader, dashboard))
+        columns, found = ask_panel(reader, annotation["target"]["rawSql"], defaults(reader, dashboard))
         assert list(columns) == ["time", "timeend", "text", "tags"]
         assert found
 
@@ -280,7 +280,7 @@ def test_the_login_of_another_org_sees_that(sample: Database, reader: psycopg.Co
                 values = defaults(reader, dashboard)
                 assert values["org"] == str(THEIRS)
                 for panel in dashboard["panels"]:
-                    ask(reader, panel["targets"][0]["rawSql"], values)
+                    ask_panel(reader, panel["targets"][0]["rawSql"], values)
         finally:
             bind_reader(owner, OURS)
 

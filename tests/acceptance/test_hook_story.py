@@ -23,7 +23,7 @@ fi
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world_with_remote(tmp_path: Path) -> World:
     """Create a repository with a hook of its own and a remote to push to."""
     place = tmp_path / "user"
     place.mkdir()
@@ -53,29 +53,29 @@ def await_events(world: World, database: psycopg.Connection, count: int) -> None
 
 
 def test_what_happens_in_a_repository_is_in_the_metrics_and_survives_a_hub_that_is_away(
-    world: World, cli: Cli, database: psycopg.Connection, migrated_database, tmp_path: Path
+    world_with_remote: World, cli: Cli, database: psycopg.Connection, migrated_database, tmp_path: Path
 ) -> None:
     org = uuid4()
     made = cli("key", "create", "laptop", "--org", str(org), "--scope", "ingest", "--scope", "read")
     assert made.returncode == 0, made.stderr
     key = next(word for word in made.stdout.split() if word.startswith("opskpi_"))
-    key_file = world.home / "key"
+    key_file = world_with_remote.home / "key"
     key_file.write_text(key)
     port = str(free_port())
-    del world.env["OPSKPI_API_KEY"]
+    del world_with_remote.env["OPSKPI_API_KEY"]
 
     with running_hub(migrated_database.dsn, tmp_path, "--port", port) as hub, hub.client(key) as client:
-        installed = world.opskpi("hook", "install", "--hub", hub.url, "--org", org, "--key-file", key_file)
+        installed = world_with_remote.opskpi("hook", "install", "--hub", hub.url, "--org", org, "--key-file", key_file)
         assert installed.returncode == 0, installed.stderr
 
-        write(world, "a.txt", "hello")
-        assert world.commit().returncode == 0
-        write(world, "b.txt", "SECRET")
-        blocked = world.commit()
+        write(world_with_remote, "a.txt", "hello")
+        assert world_with_remote.commit().returncode == 0
+        write(world_with_remote, "b.txt", "SECRET")
+        blocked = world_with_remote.commit()
         assert (blocked.returncode, blocked.stderr) == (1, "a secret: not committed\n")
-        assert world.commit("--no-verify").returncode == 0
-        assert world.run("git", "push", "-q", "origin", "main").returncode == 0
-        await_events(world, database, 4)
+        assert world_with_remote.commit("--no-verify").returncode == 0
+        assert world_with_remote.run("git", "push", "-q", "origin", "main").returncode == 0
+        await_events(world_with_remote, database, 4)
         found = metrics(client, org)
         counts = ("total_executions", "allowed_count", "blocked_count", "overridden_count")
         assert [found[name] for name in counts] == [3, 2, 1, 0]
@@ -86,16 +86,16 @@ def test_what_happens_in_a_repository_is_in_the_metrics_and_survives_a_hub_that_
         ).fetchall()
         assert overrides == [("--no-verify",)]
 
-    write(world, "c.txt", "the hub is away")
-    answer = world.commit()
+    write(world_with_remote, "c.txt", "the hub is away")
+    answer = world_with_remote.commit()
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
-    assert world.opskpi("hook", "flush").returncode == 75
-    assert len(world.queued()) == 1
+    assert world_with_remote.opskpi("hook", "flush").returncode == 75
+    assert len(world_with_remote.queued()) == 1
 
     with running_hub(migrated_database.dsn, tmp_path, "--port", port) as hub, hub.client(key) as client:
-        await_events(world, database, 5)
-        assert world.queued() == []
+        await_events(world_with_remote, database, 5)
+        assert world_with_remote.queued() == []
         assert metrics(client, org)["total_executions"] == 4
-        uninstalled = world.opskpi("hook", "uninstall")
+        uninstalled = world_with_remote.opskpi("hook", "uninstall")
         assert uninstalled.returncode == 0, uninstalled.stderr
-    assert (world.hooks / "pre-commit").read_text() == HOOK
+    assert (world_with_remote.hooks / "pre-commit").read_text() == HOOK

@@ -56,7 +56,7 @@ spec:
 """
 
 
-def runs(path: Path, outcome: str, count: int, at: datetime) -> str:
+def write_runs(path: Path, outcome: str, count: int, at: datetime) -> str:
     """Write runs of a workflow that ended at an instant."""
     event = {
         "event_type": "workflow_run",
@@ -67,7 +67,7 @@ def runs(path: Path, outcome: str, count: int, at: datetime) -> str:
 
 
 @pytest.fixture
-def told(cli: Cli) -> Callable[..., str]:
+def told_by(cli: Cli) -> Callable[..., str]:
     """Run a command that must do well and return what it says."""
 
     def run(*arguments: str, **kwargs: object) -> str:
@@ -79,7 +79,7 @@ def told(cli: Cli) -> Callable[..., str]:
 
 
 def test_an_objective_in_yaml_breaks_pages_mails_and_is_resolved(
-    told: Callable[..., str], migrated_database, tmp_path: Path
+    told_by: Callable[..., str], migrated_database, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     definition = tmp_path / "slo.yaml"
@@ -91,21 +91,21 @@ def test_an_objective_in_yaml_breaks_pages_mails_and_is_resolved(
             "TEAM_SMTP": f"smtp://127.0.0.1:{team.port}?starttls=no",
             "NO_PROXY": "127.0.0.1",
         }
-        told("ingest", runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
-        told("run", env=environ)
-        assert "created   slo release-error-rate" in told("slo", "apply", "--dry-run", str(definition))
-        assert "release-error-rate" not in told("slo")
-        told("slo", "apply", str(definition))
-        assert "created" not in told("slo", "apply", str(definition))
-        told("slo", "export", "--out", str(tmp_path / "all.yaml"))
-        again = told("slo", "apply", str(tmp_path / "all.yaml")).splitlines()
+        told_by("ingest", write_runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
+        told_by("run", env=environ)
+        assert "created   slo release-error-rate" in told_by("slo", "apply", "--dry-run", str(definition))
+        assert "release-error-rate" not in told_by("slo")
+        told_by("slo", "apply", str(definition))
+        assert "created" not in told_by("slo", "apply", str(definition))
+        told_by("slo", "export", "--out", str(tmp_path / "all.yaml"))
+        again = told_by("slo", "apply", str(tmp_path / "all.yaml")).splitlines()
         assert {line.split()[0] for line in again} == {"unchanged"}
         assert len(again) == 10 + 2 + 8
         assert (on_call.requests, team.mails) == ([], [])
 
-        told("ingest", runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(minutes=1)))
-        told("run", env=environ)
-        told("run", env=environ)
+        told_by("ingest", write_runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(minutes=1)))
+        told_by("run", env=environ)
+        told_by("run", env=environ)
         [(headers, body)] = on_call.requests
         assert headers["webhook-signature"].startswith("v1,")
         page = json.loads(body)
@@ -114,30 +114,32 @@ def test_an_objective_in_yaml_breaks_pages_mails_and_is_resolved(
         text = mail.get_content()
         for said in ("release-error-rate", "1 hour", "5 min", "budget", "opskpi slo explain"):
             assert said in text
-        assert "release-error-rate/fast-burn" in told("alert")
-        explained = json.loads(told("slo", "explain", "release-error-rate", "--json"))
+        assert "release-error-rate/fast-burn" in told_by("alert")
+        explained = json.loads(told_by("slo", "explain", "release-error-rate", "--json"))
         assert len(explained) == 20
 
-        told("ingest", runs(tmp_path / "mended.jsonl", "success", 2000, now))
-        told("run", env=environ)
+        told_by("ingest", write_runs(tmp_path / "mended.jsonl", "success", 2000, now))
+        told_by("run", env=environ)
         assert [json.loads(sent)["status"] for _, sent in on_call.requests] == ["firing", "resolved"]
         assert len(team.mails) == 2
-        assert "nothing is pending or firing" in told("alert")
+        assert "nothing is pending or firing" in told_by("alert")
         with psycopg.connect(migrated_database.dsn) as connection:
             states = connection.execute("select distinct state from v_ops_alert_deliveries").fetchall()
         assert states == [("delivered",)]
 
 
-def test_a_simulation_says_what_would_have_fired_and_changes_nothing(told: Callable[..., str], tmp_path: Path) -> None:
+def test_a_simulation_says_what_would_have_fired_and_changes_nothing(
+    told_by: Callable[..., str], tmp_path: Path
+) -> None:
     now = datetime.now(UTC)
     definition = tmp_path / "slo.yaml"
     definition.write_text(SLO, "utf-8")
-    told("ingest", runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
-    told("ingest", runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(hours=5)))
-    told("ingest", runs(tmp_path / "mended.jsonl", "success", 2000, now - timedelta(hours=4, minutes=40)))
-    told("run")
-    fired = json.loads(told("slo", "simulate", str(definition), "--days", "1", "--json"))
+    told_by("ingest", write_runs(tmp_path / "past.jsonl", "success", 3000, now - timedelta(days=3)))
+    told_by("ingest", write_runs(tmp_path / "broken.jsonl", "failure", 20, now - timedelta(hours=5)))
+    told_by("ingest", write_runs(tmp_path / "mended.jsonl", "success", 2000, now - timedelta(hours=4, minutes=40)))
+    told_by("run")
+    fired = json.loads(told_by("slo", "simulate", str(definition), "--days", "1", "--json"))
     assert [(alert["rule_name"], alert["severity"]) for alert in fired] == [("release-error-rate/fast-burn", "page")]
     assert fired[0]["fired_at"] < fired[0]["resolved_at"]
-    assert "release-error-rate" not in told("slo")
-    assert "nothing is pending or firing" in told("alert")
+    assert "release-error-rate" not in told_by("slo")
+    assert "nothing is pending or firing" in told_by("alert")

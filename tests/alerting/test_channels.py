@@ -27,7 +27,8 @@ from opskpi.alerting import messages
 from opskpi.alerting.channels.registry import send
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.outbound.limits import Timeouts, retry_after
-from support.receivers import TOKEN, HttpTarget, free_port, http_target, smtp_server
+from support.postgres import free_port
+from support.receivers import TOKEN, http_target, smtp_server
 
 CREATED_AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PASSWORD = "pa55/w@rd"  # noqa: S105
@@ -55,12 +56,6 @@ def no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     assert TOKEN not in caplog.text
     assert PASSWORD not in caplog.text
-
-
-@pytest.fixture
-def http() -> Iterator[HttpTarget]:
-    with http_target() as target:
-        yield target
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Thread
@@ -20,7 +20,6 @@ from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
 from support import forks
 from support.fixtures import Connect
-from support.receivers import HttpTarget, http_target
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONGEST_BACKOFF = timedelta(hours=1)
@@ -71,7 +70,7 @@ class Channel:
 
 
 @pytest.fixture
-def add_channel(database: psycopg.Connection) -> AddChannel:
+def new_channel(database: psycopg.Connection) -> AddChannel:
     """Add a channel: `add_channel("ops", kind="webhook", secret_env="OPS_URL", settings={}, max_attempts=15)`."""
 
     def add(name: str = "ops", **columns: Any) -> None:
@@ -86,7 +85,7 @@ def add_channel(database: psycopg.Connection) -> AddChannel:
 
 
 @pytest.fixture
-def queue(database: psycopg.Connection) -> Queue:
+def new_message(database: psycopg.Connection) -> Queue:
     """Write a message to the outbox: `queue("title", channel="ops", group="checkout", status="firing")`."""
 
     def write(title: str = "checkout", channel: str = "ops", group: str = "checkout", status: str = "firing") -> int:
@@ -101,25 +100,18 @@ def queue(database: psycopg.Connection) -> Queue:
     return write
 
 
-@pytest.fixture
-def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpTarget]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with http_target() as target:
-        yield target
-
-
-def outbox(database: psycopg.Connection) -> list[dict[str, Any]]:
+def outbox_rows(database: psycopg.Connection) -> list[dict[str, Any]]:
     with database.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             "select state, attempts, last_error from ops.alert_deliveries order by delivery_id"
         ).fetchall()
 
 
-def states(database: psycopg.Connection) -> list[str]:
-    return [row["state"] for row in outbox(database)]
+def delivery_states(database: psycopg.Connection) -> list[str]:
+    return [row["state"] for row in outbox_rows(database)]
 
 
-def run(
+def deliver_by(
     database: psycopg.Connection,
     send: Callable[[Delivery, Mapping[str, str]], Outcome],
     later: timedelta = timedelta(),
@@ -133,38 +125,42 @@ def run(
 # What becomes of a message
 
 
-def test_a_message_goes_out_and_is_settled(database, add_channel, queue, http):
-    add_channel()
-    queue("checkout")
+def test_a_message_goes_out_and_is_settled(database, new_channel, new_message, http):
+    new_channel()
+    new_message("checkout")
     assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary(delivered=1)
-    assert outbox(database) == [{"state": "delivered", "attempts": 1, "last_error": None}]
+    assert outbox_rows(database) == [{"state": "delivered", "attempts": 1, "last_error": None}]
     assert [json.loads(body)["title"] for _, body in http.requests] == ["checkout"]
     assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary()
 
 
-def test_a_message_is_due_by_the_clock_of_the_server_unless_another_instant_is_given(database, add_channel, queue):
-    add_channel()
-    queue()
+def test_a_message_is_due_by_the_clock_of_the_server_unless_another_instant_is_given(
+    database, new_channel, new_message
+):
+    new_channel()
+    new_message()
     database.execute("update ops.alert_deliveries set next_attempt_at = now() - interval '1 second'")
     assert deliver(database, environ={}, send=Channel()) == Summary(delivered=1)
 
 
-def test_a_failure_is_tried_again_after_its_backoff_and_not_before(database, add_channel, queue, http):
-    add_channel()
-    queue()
+def test_a_failure_is_tried_again_after_its_backoff_and_not_before(database, new_channel, new_message, http):
+    new_channel()
+    new_message()
     environ = {"OPS_URL": http.url}
     http.status = 500
     assert deliver(database, environ=environ, as_of=NOON) == Summary(retried=1)
-    assert outbox(database) == [{"state": "queued", "attempts": 1, "last_error": "answered 500 Internal Server Error"}]
+    assert outbox_rows(database) == [
+        {"state": "queued", "attempts": 1, "last_error": "answered 500 Internal Server Error"}
+    ]
     http.status = 200
     assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=1)) == Summary()
     assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=10)) == Summary(delivered=1)
     assert len(http.requests) == 2
 
 
-def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(database, add_channel, queue, http):
-    add_channel()
-    queue()
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(database, new_channel, new_message, http):
+    new_channel()
+    new_message()
     environ = {"OPS_URL": http.url}
     http.status, http.headers = 429, {"Retry-After": "7200"}
     deliver(database, environ=environ, as_of=NOON)
@@ -173,54 +169,56 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(database, add_channe
     assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=7200)) == Summary(delivered=1)
 
 
-def test_a_refused_message_is_dead_at_once_and_does_not_stop_the_others(database, add_channel, queue):
-    add_channel()
-    queue(group="bad")
-    queue(group="good")
-    assert run(database, Channel({"bad": Refused("answered 404 Not Found")})) == Summary(delivered=1, dead=1)
-    assert outbox(database) == [
+def test_a_refused_message_is_dead_at_once_and_does_not_stop_the_others(database, new_channel, new_message):
+    new_channel()
+    new_message(group="bad")
+    new_message(group="good")
+    assert deliver_by(database, Channel({"bad": Refused("answered 404 Not Found")})) == Summary(delivered=1, dead=1)
+    assert outbox_rows(database) == [
         {"state": "dead", "attempts": 1, "last_error": "answered 404 Not Found"},
         {"state": "delivered", "attempts": 1, "last_error": None},
     ]
 
 
-def test_a_message_that_was_tried_often_enough_is_dead(database, add_channel, queue):
-    add_channel(max_attempts=2)
-    queue()
+def test_a_message_that_was_tried_often_enough_is_dead(database, new_channel, new_message):
+    new_channel(max_attempts=2)
+    new_message()
     down = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
-    assert run(database, down) == Summary(retried=1)
-    assert run(database, down, LONGEST_BACKOFF) == Summary(dead=1)
-    assert outbox(database) == [{"state": "dead", "attempts": 2, "last_error": "no answer in time"}]
+    assert deliver_by(database, down) == Summary(retried=1)
+    assert deliver_by(database, down, LONGEST_BACKOFF) == Summary(dead=1)
+    assert outbox_rows(database) == [{"state": "dead", "attempts": 2, "last_error": "no answer in time"}]
 
 
-def test_what_is_odd_about_a_delivered_message_is_kept(database, add_channel, queue):
-    add_channel()
-    queue()
-    assert run(database, Channel({"ops": Sent("not accepted for a@example.com: 550")})) == Summary(delivered=1)
-    assert outbox(database) == [
+def test_what_is_odd_about_a_delivered_message_is_kept(database, new_channel, new_message):
+    new_channel()
+    new_message()
+    assert deliver_by(database, Channel({"ops": Sent("not accepted for a@example.com: 550")})) == Summary(delivered=1)
+    assert outbox_rows(database) == [
         {"state": "delivered", "attempts": 1, "last_error": "not accepted for a@example.com: 550"}
     ]
 
 
-def test_a_message_waits_until_the_operator_sets_the_secret(database, add_channel, queue, http):
-    add_channel()
-    queue()
+def test_a_message_waits_until_the_operator_sets_the_secret(database, new_channel, new_message, http):
+    new_channel()
+    new_message()
     assert deliver(database, environ={}, as_of=NOON) == Summary(retried=1)
-    assert outbox(database)[0]["last_error"] == "environment variable OPS_URL is not set"
+    assert outbox_rows(database)[0]["last_error"] == "environment variable OPS_URL is not set"
     assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + LONGEST_BACKOFF) == Summary(delivered=1)
 
 
-def test_no_address_gets_into_the_outbox(database, add_channel, queue, http):
-    add_channel()
+def test_no_address_gets_into_the_outbox(database, new_channel, new_message, http):
+    new_channel()
     for status in (404, 500):
         http.status = status
-        queue(group=str(status))
+        new_message(group=str(status))
         deliver(database, environ={"OPS_URL": http.url}, as_of=NOON)
-    assert all("127.0.0.1" not in row["last_error"] and "T0KEN" not in row["last_error"] for row in outbox(database))
+    assert all(
+        "127.0.0.1" not in row["last_error"] and "T0KEN" not in row["last_error"] for row in outbox_rows(database)
+    )
 
 
-def test_a_user_can_try_a_channel(database, add_channel, http):
-    add_channel(kind="slack")
+def test_a_user_can_try_a_channel(database, new_channel, http):
+    new_channel(kind="slack")
     database.execute(
         "select ops.queue_test(channel_name => 'ops', message => %s, as_of => %s)",
         [Jsonb(messages.test_message("ops")), NOON],
@@ -229,12 +227,12 @@ def test_a_user_can_try_a_channel(database, add_channel, http):
     assert json.loads(http.requests[0][1])["text"] == "[TEST] a test of the channel ops"
 
 
-def test_each_attempt_is_reported_with_its_outcome_and_state(database, add_channel, queue):
-    add_channel()
-    queue(group="bad")
-    queue(group="good")
+def test_each_attempt_is_reported_with_its_outcome_and_state(database, new_channel, new_message):
+    new_channel()
+    new_message(group="bad")
+    new_message(group="good")
     reported = []
-    run(
+    deliver_by(
         database,
         Channel({"bad": Retry(None, "answered 500")}),
         on_sent=lambda delivery, outcome, state: reported.append((delivery.group_key, outcome, state)),
@@ -242,59 +240,59 @@ def test_each_attempt_is_reported_with_its_outcome_and_state(database, add_chann
     assert reported == [("bad", Retry(None, "answered 500"), "queued"), ("good", Sent(), "delivered")]
 
 
-def test_a_limit_ends_the_run(database, add_channel, queue):
-    add_channel()
+def test_a_limit_ends_the_run(database, new_channel, new_message):
+    new_channel()
     for group in ("a", "b", "c"):
-        queue(group=group)
-    assert run(database, Channel(), limit=2) == Summary(delivered=2)
-    assert states(database) == ["delivered", "delivered", "queued"]
+        new_message(group=group)
+    assert deliver_by(database, Channel(), limit=2) == Summary(delivered=2)
+    assert delivery_states(database) == ["delivered", "delivered", "queued"]
 
 
 # Order
 
 
-def test_resolved_never_overtakes_firing(database, add_channel, queue):
-    add_channel()
-    queue("it fires")
-    queue("it is over", status="resolved")
+def test_resolved_never_overtakes_firing(database, new_channel, new_message):
+    new_channel()
+    new_message("it fires")
+    new_message("it is over", status="resolved")
     channel = Channel({"checkout": Retry(None, "answered 500")})
-    assert run(database, channel) == Summary(retried=1)
+    assert deliver_by(database, channel) == Summary(retried=1)
     channel.answers.clear()
-    assert run(database, channel, LONGEST_BACKOFF) == Summary(delivered=2)
+    assert deliver_by(database, channel, LONGEST_BACKOFF) == Summary(delivered=2)
     assert channel.taken == [("checkout", "it fires"), ("checkout", "it is over")]
 
 
-def test_a_stuck_message_holds_up_its_own_group_and_channel_only(database, add_channel, queue):
-    add_channel("ops")
-    add_channel("mail")
+def test_a_stuck_message_holds_up_its_own_group_and_channel_only(database, new_channel, new_message):
+    new_channel("ops")
+    new_channel("mail")
     for channel in ("ops", "mail"):
-        queue(channel=channel, group="checkout")
-        queue(channel=channel, group="search")
+        new_message(channel=channel, group="checkout")
+        new_message(channel=channel, group="search")
     stuck = Channel({"ops": Retry(None, "answered 500")})
-    assert run(database, stuck) == Summary(delivered=2, retried=2)
-    assert states(database) == ["queued", "queued", "delivered", "delivered"]
+    assert deliver_by(database, stuck) == Summary(delivered=2, retried=2)
+    assert delivery_states(database) == ["queued", "queued", "delivered", "delivered"]
 
 
 # A channel that is down
 
 
-def test_a_channel_that_is_down_costs_a_run_one_attempt_and_others_none(database, add_channel, queue):
-    add_channel("ops")
-    add_channel("mail")
+def test_a_channel_that_is_down_costs_a_run_one_attempt_and_others_none(database, new_channel, new_message):
+    new_channel("ops")
+    new_channel("mail")
     for number in range(5):
-        queue(channel="ops", group=f"group {number}")
-    queue(channel="mail")
+        new_message(channel="ops", group=f"group {number}")
+    new_message(channel="mail")
     down = Channel({"ops": Retry(timedelta(hours=3), "answered 429", channel_wide=True)})
-    assert run(database, down) == Summary(delivered=1, retried=5)
+    assert deliver_by(database, down) == Summary(delivered=1, retried=5)
     assert len(down.attempts) == 2
-    assert run(database, down, timedelta(hours=3, seconds=-1)) == Summary()
-    assert {row["last_error"] for row in outbox(database) if row["state"] == "queued"} == {"answered 429"}
+    assert deliver_by(database, down, timedelta(hours=3, seconds=-1)) == Summary()
+    assert {row["last_error"] for row in outbox_rows(database) if row["state"] == "queued"} == {"answered 429"}
 
 
-def test_a_message_that_is_due_again_in_the_same_run_is_tried_and_opens_the_channel(database, add_channel, queue):
-    add_channel()
-    queue(group="a")
-    queue(group="b")
+def test_a_message_that_is_due_again_in_the_same_run_is_tried_and_opens_the_channel(database, new_channel, new_message):
+    new_channel()
+    new_message(group="a")
+    new_message(group="b")
     channel = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
 
     def recover(delivery: Delivery, outcome: Outcome, state: str) -> None:
@@ -302,18 +300,20 @@ def test_a_message_that_is_due_again_in_the_same_run_is_tried_and_opens_the_chan
             channel.answers.clear()
             database.execute("update ops.alert_deliveries set next_attempt_at = %s", [NOON])
 
-    assert run(database, channel, on_sent=recover) == Summary(delivered=2, retried=2)
+    assert deliver_by(database, channel, on_sent=recover) == Summary(delivered=2, retried=2)
     assert [group for group, _ in channel.taken] == ["a", "b"]
 
 
-def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_order(database, add_channel, queue, http):
-    add_channel()
+def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_order(
+    database, new_channel, new_message, http
+):
+    new_channel()
     for title in ("it fires", "it is over"):
-        queue(title)
+        new_message(title)
     nowhere = {"OPS_URL": "http://127.0.0.1:1/"}
     for minutes in range(0, 61, 5):
         assert deliver(database, environ=nowhere, as_of=NOON + timedelta(minutes=minutes)).delivered == 0
-    assert states(database) == ["queued", "queued"]
+    assert delivery_states(database) == ["queued", "queued"]
     assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + 3 * LONGEST_BACKOFF) == Summary(delivered=2)
     assert [json.loads(body)["title"] for _, body in http.requests] == ["it fires", "it is over"]
 
@@ -326,55 +326,57 @@ def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_or
     [("before the send", 0, 1), ("before it is settled", 1, 2), ("after it is settled", 1, 1)],
 )
 def test_a_worker_that_is_killed_loses_nothing(
-    database, migrated_database, add_channel, queue, http, moment, sent_before, sent_in_all
+    database, migrated_database, new_channel, new_message, http, moment, sent_before, sent_in_all
 ):
-    add_channel()
-    queue()
+    new_channel()
+    new_message()
     environ = {"OPS_URL": http.url, "NO_PROXY": "127.0.0.1"}
     died = forks.run(migrated_database.dsn, NOON.isoformat(), moment, code=WORKER, env=environ)
     assert died.returncode == -signal.SIGKILL
     assert len(http.requests) == sent_before
     assert deliver(database, environ=environ, as_of=NOON + LEASE - timedelta(seconds=1)) == Summary()
     deliver(database, environ=environ, as_of=NOON + LEASE)
-    assert states(database) == ["delivered"]
+    assert delivery_states(database) == ["delivered"]
     # The receiver tells a repeated message by its id.
     ids = [headers["webhook-id"] for headers, _ in http.requests]
     assert (len(ids), len(set(ids))) == (sent_in_all, 1)
 
 
-def test_an_interrupted_send_is_taken_up_when_its_lease_ends(database, add_channel, queue):
+def test_an_interrupted_send_is_taken_up_when_its_lease_ends(database, new_channel, new_message):
     def interrupt(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
         raise KeyboardInterrupt
 
-    add_channel()
-    queue()
+    new_channel()
+    new_message()
     with pytest.raises(KeyboardInterrupt):
-        run(database, interrupt)
-    assert run(database, Channel(), LEASE - timedelta(seconds=1)) == Summary()
-    assert run(database, Channel(), LEASE) == Summary(delivered=1)
-    assert outbox(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
+        deliver_by(database, interrupt)
+    assert deliver_by(database, Channel(), LEASE - timedelta(seconds=1)) == Summary()
+    assert deliver_by(database, Channel(), LEASE) == Summary(delivered=1)
+    assert outbox_rows(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
 
 
-def test_a_worker_that_was_too_slow_does_not_undo_what_another_settled(database, connect: Connect, add_channel, queue):
-    add_channel()
-    queue()
+def test_a_worker_that_was_too_slow_does_not_undo_what_another_settled(
+    database, connect: Connect, new_channel, new_message
+):
+    new_channel()
+    new_message()
 
     def overslept(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
-        assert run(connect(), Channel(), LEASE) == Summary(delivered=1)
+        assert deliver_by(connect(), Channel(), LEASE) == Summary(delivered=1)
         return Retry(None, "answered 500")
 
-    assert run(database, overslept, limit=1) == Summary(lost=1)
-    assert outbox(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
+    assert deliver_by(database, overslept, limit=1) == Summary(lost=1)
+    assert outbox_rows(database) == [{"state": "delivered", "attempts": 2, "last_error": None}]
 
 
-def test_two_workers_send_each_message_once(database, connect: Connect, add_channel, queue):
-    add_channel()
-    numbers = [queue(group=f"group {number}") for number in range(100)]
+def test_two_workers_send_each_message_once(database, connect: Connect, new_channel, new_message):
+    new_channel()
+    numbers = [new_message(group=f"group {number}") for number in range(100)]
     channels, ready = (Channel(), Channel()), Barrier(2)
 
     def work(connection: psycopg.Connection, channel: Channel) -> None:
         ready.wait(timeout=30)
-        run(connection, channel)
+        deliver_by(connection, channel)
 
     workers = [Thread(target=work, args=(connect(), channel)) for channel in channels]
     for worker in workers:
@@ -382,22 +384,22 @@ def test_two_workers_send_each_message_once(database, connect: Connect, add_chan
     for worker in workers:
         worker.join()
     assert sorted(channels[0].attempts + channels[1].attempts) == numbers
-    assert set(states(database)) == {"delivered"}
+    assert set(delivery_states(database)) == {"delivered"}
 
 
-def test_a_claim_is_committed_before_the_send(database, connect: Connect, add_channel, queue):
-    add_channel()
-    queue()
+def test_a_claim_is_committed_before_the_send(database, connect: Connect, new_channel, new_message):
+    new_channel()
+    new_message()
     seen = []
 
     def look(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
-        seen.extend(outbox(connect()))
+        seen.extend(outbox_rows(connect()))
         return Sent()
 
-    run(database, look)
+    deliver_by(database, look)
     assert seen == [{"state": "sending", "attempts": 1, "last_error": None}]
 
 
 def test_a_connection_that_would_not_commit_the_claim_is_refused(connect: Connect):
     with pytest.raises(OpsKpiError, match="autocommit"):
-        run(connect(autocommit=False), Channel())
+        deliver_by(connect(autocommit=False), Channel())

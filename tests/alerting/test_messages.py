@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opskpi import texts
 from opskpi.alerting import messages, wording
 from opskpi.alerting.channels import slack
+from support.receivers import slack_texts
 
 BURN: dict[str, Any] = {
     "alert_id": 1,
@@ -67,10 +68,6 @@ def message(*firing: dict[str, Any], resolved: list[object] | None = None, **fie
         "firing": list(firing),
         "resolved": resolved or [],
     } | fields
-
-
-def slack_texts(payload: Any) -> list[str]:
-    return [block["text"]["text"] for block in payload["blocks"]]
 
 
 def test_a_burn_rate_alert_says_what_how_bad_since_when_and_how_to_explain_it():

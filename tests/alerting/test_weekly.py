@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +19,7 @@ from opskpi.errors import ExitCode
 from support import forks
 from support.events import NIL, Connection, add_channel, add_event, add_events, add_row, rows, scalar
 from support.fixtures import Cli, Connect
-from support.receivers import HttpTarget, http_target, smtp_server
+from support.receivers import HttpTarget, slack_texts, smtp_server
 
 ONE = UUID(int=1)
 ORG = "6b1f0c9e-5a0d-4c53-8b1e-2f3a4c5d6e7f"
@@ -28,7 +27,7 @@ WEEK = "2026-W11"
 IN_THE_WEEK = "2026-03-12T12:00:00Z"
 
 
-def kpi(
+def kpi_fact(
     metric: str, unit: str, value: str | None, samples: int, previous: str | None, change: str | None
 ) -> dict[str, Any]:
     """Return what a message says of a KPI; there were ten samples before if there were any."""
@@ -39,9 +38,9 @@ def kpi(
     }
 
 
-EXECUTIONS = kpi("hook_executions_total", "count", "1234", 1234, "10", "12240")
-BLOCKED = kpi("hook_block_rate", "percent", "2.5", 1234, "10", "-7.5")
-OVERRIDDEN = kpi("hook_override_rate", "percent", "0", 1234, "0", "0")
+EXECUTIONS = kpi_fact("hook_executions_total", "count", "1234", 1234, "10", "12240")
+BLOCKED = kpi_fact("hook_block_rate", "percent", "2.5", 1234, "10", "-7.5")
+OVERRIDDEN = kpi_fact("hook_override_rate", "percent", "0", 1234, "0", "0")
 MESSAGE: dict[str, Any] = {
     "kind": "summary",
     "title": "summary of 2026-W11",
@@ -54,12 +53,12 @@ MESSAGE: dict[str, Any] = {
     "until": "2026-03-16T00:00:00+00:00",
     "zone": "UTC",
     "kpis": [
-        kpi("artifact_avg_size_bytes", "bytes", None, 0, "31800000", None),
-        kpi("error_rate", "percent", "1.5", 1200, None, None),
+        kpi_fact("artifact_avg_size_bytes", "bytes", None, 0, "31800000", None),
+        kpi_fact("error_rate", "percent", "1.5", 1200, None, None),
         BLOCKED,
         EXECUTIONS,
         OVERRIDDEN,
-        kpi("provenance_avg_duration_ms", "ms", "81200", 1, "80000", "1.5"),
+        kpi_fact("provenance_avg_duration_ms", "ms", "81200", 1, "80000", "1.5"),
     ],
     "hooks": {"executions": EXECUTIONS, "block_rate": BLOCKED, "override_rate": OVERRIDDEN},
     "objectives": {
@@ -143,10 +142,6 @@ https://kpi.example.com/
 """
 
 
-def slack_texts(payload: Any) -> list[str]:
-    return [block["text"]["text"] for block in payload["blocks"]]
-
-
 # What people read
 
 
@@ -211,8 +206,8 @@ def test_a_long_week_stays_within_what_slack_takes(size):
     many = range(500)
     told = MESSAGE | {
         "objectives": {"list": [{"objective": "&" * size, "status": "ok"} for _ in many]},
-        "kpis": [kpi("<" * size, "ms", "1", 1, "1", "0") for _ in many],
-        "hooks": dict.fromkeys(MESSAGE["hooks"], kpi("x", "y" * 20, "9" * 19, 10**9, "9" * 19, "1")),
+        "kpis": [kpi_fact("<" * size, "ms", "1", 1, "1", "0") for _ in many],
+        "hooks": dict.fromkeys(MESSAGE["hooks"], kpi_fact("x", "y" * 20, "9" * 19, 10**9, "9" * 19, "1")),
         "alerts": {"fired": 900, "list": [{"kind": "silent_jobs", "severity": "page", "subject": "&" * size}] * 100},
     }
     texts = slack_texts(slack.payload(told))
@@ -295,14 +290,7 @@ def test_rendering_never_fails(spoiled):
 
 
 @pytest.fixture
-def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpTarget]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with http_target() as target:
-        yield target
-
-
-@pytest.fixture
-def shop(database: Connection) -> Connection:
+def week_of_hooks(database: Connection) -> Connection:
     """Have hooks that ran in the week, and a channel of each kind over HTTP."""
     for kind in ("webhook", "slack", "apprise"):
         add_channel(database, kind, kind=kind, secret_env=f"{kind.upper()}_URL")
@@ -318,11 +306,11 @@ def urls(http: HttpTarget) -> dict[str, str]:
     return {"WEBHOOK_URL": http.url, "SLACK_URL": http.url, "APPRISE_URL": apprise, "NO_PROXY": "127.0.0.1"}
 
 
-def outbox(connection: Connection) -> list[tuple[str, str, int]]:
+def outbox_attempts(connection: Connection) -> list[tuple[str, str, int]]:
     return rows(connection, "select channel_name, state, attempts from ops.alert_deliveries order by delivery_id")
 
 
-def test_each_kind_of_channel_hears_of_the_week_and_hears_it_once(shop, cli: Cli, http):
+def test_each_kind_of_channel_hears_of_the_week_and_hears_it_once(week_of_hooks, cli: Cli, http):
     to = [argument for kind in ("webhook", "slack", "apprise") for argument in ("--to", kind)]
     told = cli("report", "weekly", *to, "--week", WEEK, env=urls(http))
     assert told.returncode == 0, told.stderr
@@ -331,9 +319,9 @@ def test_each_kind_of_channel_hears_of_the_week_and_hears_it_once(shop, cli: Cli
     ]
     bodies = {tuple(sorted(json.loads(body))): json.loads(body) for _, body in http.requests}
     [webhook] = [body for body in bodies.values() if "delivery_id" in body]
-    assert webhook == scalar(shop, "select message from ops.alert_deliveries where channel_name = 'webhook'") | {
-        "delivery_id": webhook["delivery_id"]
-    }
+    assert webhook == scalar(
+        week_of_hooks, "select message from ops.alert_deliveries where channel_name = 'webhook'"
+    ) | {"delivery_id": webhook["delivery_id"]}
     assert webhook["hooks"]["block_rate"]["value"] == "25"
     [posted] = [body for body in bodies.values() if "blocks" in body]
     assert posted["text"].startswith(f"[SUMMARY] Week {WEEK}: ")
@@ -350,23 +338,23 @@ def test_each_kind_of_channel_hears_of_the_week_and_hears_it_once(shop, cli: Cli
     assert len(http.requests) == 3
 
 
-def test_a_mailbox_hears_of_the_week(shop, cli: Cli):
+def test_a_mailbox_hears_of_the_week(week_of_hooks, cli: Cli):
     settings = Jsonb({"to": ["ops@example.com"], "from": "kpi@example.com"})
-    add_channel(shop, "mail", kind="email", secret_env="MAIL_URL", settings=settings)
+    add_channel(week_of_hooks, "mail", kind="email", secret_env="MAIL_URL", settings=settings)
     with smtp_server() as inbox:
         environ = {"MAIL_URL": f"smtp://127.0.0.1:{inbox.port}?starttls=no"}
         told = cli("report", "weekly", "--to", "mail", "--week", WEEK, env=environ)
     assert told.returncode == 0, told.stderr
     [mail] = inbox.mails
-    message = scalar(shop, "select message from ops.alert_deliveries")
+    message = scalar(week_of_hooks, "select message from ops.alert_deliveries")
     assert mail["Subject"] == messages.title(message)
     assert mail.get_content().replace("\r\n", "\n") == messages.text(message)
 
 
-def test_the_last_week_that_is_over_is_told_unless_another_is_named(shop, cli: Cli, http):
+def test_the_last_week_that_is_over_is_told_unless_another_is_named(week_of_hooks, cli: Cli, http):
     today = datetime.now(UTC)
     last_week = today - timedelta(days=7)
-    add_event(shop, "audit_complete", last_week, outcome="success")
+    add_event(week_of_hooks, "audit_complete", last_week, outcome="success")
     told = cli("report", "weekly", "--to", "webhook", "--json", env=urls(http))
     [said] = json.loads(told.stdout)
     assert said == {
@@ -379,15 +367,15 @@ def test_the_last_week_that_is_over_is_told_unless_another_is_named(shop, cli: C
     }
 
 
-def test_an_org_is_told_of_its_own_week(shop, cli: Cli, http):
-    add_event(shop, "artifact", IN_THE_WEEK, org_id=ONE, size_bytes=5)
+def test_an_org_is_told_of_its_own_week(week_of_hooks, cli: Cli, http):
+    add_event(week_of_hooks, "artifact", IN_THE_WEEK, org_id=ONE, size_bytes=5)
     assert cli("report", "weekly", "--to", "webhook", "--week", WEEK, "--org", str(ONE), env=urls(http)).returncode == 0
     [(_, body)] = http.requests
     assert {fact["metric"] for fact in json.loads(body)["kpis"]} == {"artifact_avg_size_bytes"}
     assert json.loads(body)["org_id"] == str(ONE)
 
 
-def test_again_tells_it_again(shop, cli: Cli, http):
+def test_again_tells_it_again(week_of_hooks, cli: Cli, http):
     for again in ([], ["--again"], []):
         assert cli("report", "weekly", "--to", "webhook", "--week", WEEK, *again, env=urls(http)).returncode == 0
     assert len({headers["webhook-id"] for headers, _ in http.requests}) == 2
@@ -396,7 +384,7 @@ def test_again_tells_it_again(shop, cli: Cli, http):
 # What fails
 
 
-def test_a_receiver_that_refuses_for_now_is_tried_again_by_the_jobs(shop, cli: Cli, http):
+def test_a_receiver_that_refuses_for_now_is_tried_again_by_the_jobs(week_of_hooks, cli: Cli, http):
     http.status = 503
     told = cli("report", "weekly", "--to", "webhook", "--week", WEEK, env=urls(http))
     assert (told.returncode, told.stdout) == (
@@ -408,12 +396,12 @@ def test_a_receiver_that_refuses_for_now_is_tried_again_by_the_jobs(shop, cli: C
     assert "was already written, message 1 is queued" in again.stdout
     http.status = 200
     later = datetime.now(UTC) + timedelta(hours=1)
-    assert deliver(shop, environ=urls(http), as_of=later).delivered == 1
-    assert outbox(shop) == [("webhook", "delivered", 2)]
+    assert deliver(week_of_hooks, environ=urls(http), as_of=later).delivered == 1
+    assert outbox_attempts(week_of_hooks) == [("webhook", "delivered", 2)]
     assert len({headers["webhook-id"] for headers, _ in http.requests}) == 1
 
 
-def test_a_receiver_that_refuses_for_good_is_a_failure(shop, cli: Cli, http):
+def test_a_receiver_that_refuses_for_good_is_a_failure(week_of_hooks, cli: Cli, http):
     http.status = 404
     told = cli("report", "weekly", "--to", "webhook", "--week", WEEK, env=urls(http))
     assert told.returncode == ExitCode.FAILED
@@ -422,14 +410,14 @@ def test_a_receiver_that_refuses_for_good_is_a_failure(shop, cli: Cli, http):
     http.status = 200
     assert cli("alert", "retry").returncode == 0
     assert cli("alert", "deliver", env=urls(http)).returncode == 0
-    assert outbox(shop) == [("webhook", "delivered", 1)]
+    assert outbox_attempts(week_of_hooks) == [("webhook", "delivered", 1)]
 
 
-def test_one_channel_that_fails_does_not_keep_the_others_from_it(shop, cli: Cli, http):
+def test_one_channel_that_fails_does_not_keep_the_others_from_it(week_of_hooks, cli: Cli, http):
     environ = urls(http) | {"SLACK_URL": ""}
     told = cli("report", "weekly", "--to", "slack", "--to", "webhook", "--week", WEEK, env=environ)
     assert told.returncode == 0
-    assert outbox(shop) == [("slack", "queued", 1), ("webhook", "delivered", 1)]
+    assert outbox_attempts(week_of_hooks) == [("slack", "queued", 1), ("webhook", "delivered", 1)]
     assert "environment variable SLACK_URL is not set" in told.stderr
 
 
@@ -448,18 +436,18 @@ def test_one_channel_that_fails_does_not_keep_the_others_from_it(shop, cli: Cli,
     ],
     ids=str,
 )
-def test_what_cannot_be_told_is_refused_and_nobody_hears_of_it(shop, cli: Cli, http, arguments, code):
-    add_channel(shop, "off", is_enabled=False)
-    add_channel(shop, "theirs", only_org_id=ONE)
+def test_what_cannot_be_told_is_refused_and_nobody_hears_of_it(week_of_hooks, cli: Cli, http, arguments, code):
+    add_channel(week_of_hooks, "off", is_enabled=False)
+    add_channel(week_of_hooks, "theirs", only_org_id=ONE)
     week = [] if "--week" in arguments else ["--week", WEEK]
     told = cli("report", "weekly", *arguments, *week, env=urls(http))
     assert (told.returncode, told.stdout) == (code, "")
     assert len(told.stderr.strip().splitlines()) >= 2
     assert "Traceback" not in told.stderr
-    assert (outbox(shop), http.requests) == ([], [])
+    assert (outbox_attempts(week_of_hooks), http.requests) == ([], [])
 
 
-def test_a_role_that_may_not_is_told_whose_work_it_is(shop, cli: Cli, migrated_database):
+def test_a_role_that_may_not_is_told_whose_work_it_is(week_of_hooks, cli: Cli, migrated_database):
     dsn = f"{migrated_database.dsn} options='-c role=service_role'"
     told = cli("report", "weekly", "--to", "webhook", "--week", WEEK, "--dsn", dsn)
     assert told.returncode == ExitCode.CONFIGURATION
@@ -477,17 +465,17 @@ main()
 """
 
 
-def test_a_job_that_is_killed_before_it_sends_leaves_it_to_the_next(shop, cli: Cli, http, migrated_database):
+def test_a_job_that_is_killed_before_it_sends_leaves_it_to_the_next(week_of_hooks, cli: Cli, http, migrated_database):
     arguments = ["report", "weekly", "--to", "webhook", "--week", WEEK]
     died = forks.run(*arguments, "--dsn", migrated_database.dsn, code=DYING, env=os.environ | urls(http))
     assert died.returncode == -signal.SIGKILL
-    assert (outbox(shop), http.requests) == ([("webhook", "queued", 0)], [])
+    assert (outbox_attempts(week_of_hooks), http.requests) == ([("webhook", "queued", 0)], [])
     told = cli(*arguments, env=urls(http))
     assert "was already written, message 1 is delivered" in told.stdout
     assert len(http.requests) == 1
 
 
-def test_two_jobs_at_once_tell_it_once(shop, connect: Connect, cli: Cli, http):
+def test_two_jobs_at_once_tell_it_once(week_of_hooks, connect: Connect, cli: Cli, http):
     with connect(autocommit=False) as other:
         other.execute("select * from ops.queue_summary('{webhook}', week => %s)", [WEEK])
         waiting = cli(
@@ -500,9 +488,9 @@ def test_two_jobs_at_once_tell_it_once(shop, connect: Connect, cli: Cli, http):
     assert len(http.requests) == 1
 
 
-def test_what_else_waits_is_sent_along(shop, cli: Cli, http):
+def test_what_else_waits_is_sent_along(week_of_hooks, cli: Cli, http):
     add_row(
-        shop,
+        week_of_hooks,
         "alert_deliveries",
         **{"org_id": NIL, "channel_name": "webhook", "group_key": "shop", "status": "firing", "alert_ids": []},
         **{"message": Jsonb({"title": "shop"}), "state": "queued"},

@@ -96,7 +96,7 @@ def server_hub(server: Server, template: Database, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture
-def hub_database(server_hub: Hub) -> Iterator[psycopg.Connection]:
+def server_hub_database(server_hub: Hub) -> Iterator[psycopg.Connection]:
     """Connect to that database as its owner."""
     with psycopg.connect(server_hub.dsn, autocommit=True) as connection:
         yield connection

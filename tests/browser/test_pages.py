@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
-from psycopg.rows import scalar_row
 
 from opskpi.access import keys
 from support.browsers import SCREENSHOTS, OpenPage
+from support.events import scalar
 from support.hubs import JOBS, Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database, free_port
 
@@ -39,11 +39,6 @@ def serious_faults(page: Page) -> list[tuple[str, str]]:
     return [
         (fault["id"], fault["nodes"][0]["html"]) for fault in violations if fault["impact"] in {"serious", "critical"}
     ]
-
-
-def scalar(connection: psycopg.Connection, query: str, *parameters: object) -> object:
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        return cursor.execute(query.encode(), parameters).fetchone()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -149,16 +144,16 @@ def test_a_page_finds_a_hub_again_that_was_away(
 
 
 def test_a_reader_logs_in_sees_the_own_org_and_leaves(
-    server_hub: Hub, open_page: OpenPage, hub_database: psycopg.Connection
+    server_hub: Hub, open_page: OpenPage, server_hub_database: psycopg.Connection
 ) -> None:
     orgs = {name: uuid4() for name in ("quagga", "okapi")}
     for name, org in orgs.items():
-        with server_hub.client(make_key(hub_database, org)) as client:
+        with server_hub.client(make_key(server_hub_database, org)) as client:
             post(client, [hook_event(org, result="blocked", findings_summary={"pattern": f"{name}-pattern"})])
     watched = open_page()
     page = watched.page
     page.goto(f"{server_hub.url}/hooks?range=24h")
-    key = make_key(hub_database, orgs["quagga"], "read")
+    key = make_key(server_hub_database, orgs["quagga"], "read")
     page.get_by_label("API key").fill("opskpi_0123456789ab_wrong")
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_contain_text("unknown, revoked, expired or lacks the scope read")
@@ -181,8 +176,8 @@ def test_a_reader_logs_in_sees_the_own_org_and_leaves(
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Log in").click()
     page.wait_for_selector('#live[data-state="live"]')
-    assert keys.revoke(hub_database, found.key_id)
-    with server_hub.client(make_key(hub_database, orgs["quagga"])) as client:
+    assert keys.revoke(server_hub_database, found.key_id)
+    with server_hub.client(make_key(server_hub_database, orgs["quagga"])) as client:
         post(client, [hook_event(orgs["quagga"])])
     expect(page.get_by_label("API key")).to_be_visible(timeout=30_000)
 

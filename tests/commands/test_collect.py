@@ -21,7 +21,7 @@ from opskpi.github import reading
 from support.events import refresh, rows, scalar
 from support.fixtures import ActingAs, Cli
 from support.postgres import Database
-from support.rest_api import REPOSITORY, RUNS, TOKEN, Reply, rest_api, run
+from support.rest_api import REPOSITORY, RUNS, TOKEN, Reply, rest_api, workflow_run
 
 SECRET = "It's a Secret to Everybody"  # noqa: S105
 SUMMARY = ("accepted", "duplicate", "refused", "still_running")
@@ -56,7 +56,7 @@ def made_up_runs() -> list[Json]:
     conclusions = ["success"] * 95 + ["failure"] * 32 + ["cancelled"] * 11 + [None] * 2
     began = datetime.fromisoformat("2026-02-01T00:00:00Z")
     return [
-        run(1000 + number, at=(began + timedelta(hours=number)).isoformat(), seconds=number * 7 % 601)
+        workflow_run(1000 + number, at=(began + timedelta(hours=number)).isoformat(), seconds=number * 7 % 601)
         | {"status": "completed", "conclusion": conclusion}
         for number, conclusion in enumerate(conclusions)
     ]
@@ -131,7 +131,7 @@ def test_of_real_payloads_the_completed_ones_become_events(
 
 def test_a_webhook_and_a_poll_of_the_same_run_are_one_event(collect: Collect, database: psycopg.Connection) -> None:
     began = datetime.now().astimezone() - timedelta(hours=1)
-    described = run(1, at=began.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    described = workflow_run(1, at=began.strftime("%Y-%m-%dT%H:%M:%S%z"))
     assert collect("-", document=webhook(described | {"updated_at": began.isoformat()})) == [(1, 0, 0, 0)]
     with rest_api(described) as rest:
         assert collect("--repo", REPOSITORY, "--api-url", rest.url, "--since", "2020-01-01") == [(0, 1, 0, 0)]
@@ -140,27 +140,29 @@ def test_a_webhook_and_a_poll_of_the_same_run_are_one_event(collect: Collect, da
 
 def test_the_event_that_started_a_workflow_is_read_without_being_named(collect: Collect, tmp_path: Path) -> None:
     file = tmp_path / "event.json"
-    file.write_text(json.dumps(webhook(run(1))))
+    file.write_text(json.dumps(webhook(workflow_run(1))))
     assert collect(env={"GITHUB_EVENT_PATH": str(file)}) == [(1, 0, 0, 0)]
 
 
 def test_the_event_of_a_server_of_its_own_is_no_event_of_github_com(
     collect: Collect, database: psycopg.Connection
 ) -> None:
-    bare = run(1) | {"html_url": None}
+    bare = workflow_run(1) | {"html_url": None}
     assert collect("-", document=bare) == [(1, 0, 0, 0)]
     assert collect("-", document=bare, env={"GITHUB_SERVER_URL": "https://ghe.example"}) == [(1, 0, 0, 0)]
 
 
 def test_a_tenant_has_its_own_runs(collect: Collect, database: psycopg.Connection) -> None:
     org = "aaaaaaaa-0000-4000-8000-00000000000a"
-    assert collect("-", document=run(1)) == collect("-", "--org", org, document=run(1)) == [(1, 0, 0, 0)]
+    assert (
+        collect("-", document=workflow_run(1)) == collect("-", "--org", org, document=workflow_run(1)) == [(1, 0, 0, 0)]
+    )
     assert rows(database, "select org_id::text from telemetry_events order by 1")[-1] == (org,)
 
 
 def test_a_user_of_the_api_collects_for_the_own_org(database: psycopg.Connection, acting_as: ActingAs) -> None:
     org = "aaaaaaaa-0000-4000-8000-00000000000a"
-    raw = json.dumps(webhook(run(1))).encode()
+    raw = json.dumps(webhook(workflow_run(1))).encode()
     for expected in ((1, 0), (0, 1)):
         with acting_as(database, "authenticated", org, commit=True):
             summary = reading.collect(database, "-", raw, {})
@@ -171,7 +173,7 @@ def test_a_user_of_the_api_collects_for_the_own_org(database: psycopg.Connection
 def test_jobs_do_not_count_their_run_a_second_time(collect: Collect, database: psycopg.Connection) -> None:
     job = {"id": 5, "run_id": 1, "name": "test", "workflow_name": "ci", "status": "completed", "conclusion": "failure"}
     job |= {"started_at": "2026-03-10T12:00:00Z", "completed_at": "2026-03-10T12:00:50Z"}
-    collect("-", document=[webhook(run(1, "failure")), {"action": "completed", "workflow_job": job}])
+    collect("-", document=[webhook(workflow_run(1, "failure")), {"action": "completed", "workflow_job": job}])
     refresh(database)
     counted = rows(
         database,
@@ -182,7 +184,7 @@ def test_jobs_do_not_count_their_run_a_second_time(collect: Collect, database: p
 
 
 def test_a_signed_payload_is_read_and_a_changed_one_is_not(collect: Collect, tmp_path: Path) -> None:
-    raw = json.dumps(webhook(run(1))).encode()
+    raw = json.dumps(webhook(workflow_run(1))).encode()
     signature = "sha256=" + hmac.new(SECRET.encode(), raw, hashlib.sha256).hexdigest()
     signed = ("-", "--signature", signature, "--secret-env", "HOOK_SECRET")
     assert collect(*signed, document=raw, env={"HOOK_SECRET": SECRET}) == [(1, 0, 0, 0)]
@@ -218,7 +220,14 @@ def test_what_cannot_be_meant_is_one_clear_message(
 def test_a_terminal_shows_counts_and_the_reason_of_each_refusal(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "runs.json"
     file.write_text(
-        json.dumps([run(1), run(2, None), run(3) | {"updated_at": "soon"}, {"zen": "Keep it logically awesome."}])
+        json.dumps(
+            [
+                workflow_run(1),
+                workflow_run(2, None),
+                workflow_run(3) | {"updated_at": "soon"},
+                {"zen": "Keep it logically awesome."},
+            ]
+        )
     )
     answer = cli("collect", "github", str(file))
     assert answer.returncode == 0, answer.stderr
@@ -235,7 +244,7 @@ def test_a_payload_of_another_event_is_a_failure(cli: Cli) -> None:
 
 
 def test_polling_from_a_terminal_keeps_the_token_to_itself(cli: Cli, database: psycopg.Connection) -> None:
-    with rest_api(run(1)) as rest:
+    with rest_api(workflow_run(1)) as rest:
         rest.reply(RUNS, None, Reply(403, b"{}", {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "4000000000"}))
         poll = ("collect", "github", "--repo", REPOSITORY, "--since", "2026-03-01")
         environment = {"GITHUB_TOKEN": TOKEN, "GITHUB_API_URL": rest.url}
@@ -284,9 +293,11 @@ def test_the_own_job_becomes_an_event(cli: Cli, database: psycopg.Connection) ->
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    st.dictionaries(st.sampled_from(sorted(run(1))), st.none() | st.integers() | st.text() | st.booleans(), max_size=3)
+    st.dictionaries(
+        st.sampled_from(sorted(workflow_run(1))), st.none() | st.integers() | st.text() | st.booleans(), max_size=3
+    )
 )
 def test_whatever_a_payload_holds_is_stored_or_refused(database: psycopg.Connection, changes: Json) -> None:
-    raw = json.dumps(webhook(run(1) | changes)).encode()
+    raw = json.dumps(webhook(workflow_run(1) | changes)).encode()
     summary = reading.collect(database, "-", raw, {})
     assert summary.accepted + summary.duplicate + summary.refused + summary.still_running == 1

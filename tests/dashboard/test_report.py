@@ -112,7 +112,7 @@ def make(database: Connection) -> Make:
 
 
 @pytest.fixture
-def shop(database: Connection) -> Connection:
+def shop_of_two_orgs(database: Connection) -> Connection:
     """Have events of two orgs, a breached objective, alerts, failed audits, messages and silences."""
     add_channel(database, "ops")
     add_slo(database, "deploys")
@@ -154,7 +154,7 @@ def shop(database: Connection) -> Connection:
 
 
 @pytest.mark.parametrize("said", [{}, {"range": "1h"}, {"range": "90d", "period": "week", "theme": "dark"}])
-def test_the_file_loads_nothing_runs_nothing_and_sends_nothing(shop, make, said):
+def test_the_file_loads_nothing_runs_nothing_and_sends_nothing(shop_of_two_orgs, make, said):
     text = make(**said)
     page = Page(text)
     assert page.loading == []
@@ -169,7 +169,7 @@ def test_the_file_loads_nothing_runs_nothing_and_sends_nothing(shop, make, said)
     assert policy[1] == f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:"
 
 
-def test_ids_are_there_once_and_every_link_and_label_finds_its_own(shop, make):
+def test_ids_are_there_once_and_every_link_and_label_finds_its_own(shop_of_two_orgs, make):
     page = Page(make())
     assert [name for name, times in Counter(page.ids).items() if times > 1] == []
     inside = {link[1:] for link in page.links if link.startswith("#")}
@@ -177,7 +177,7 @@ def test_ids_are_there_once_and_every_link_and_label_finds_its_own(shop, make):
     assert inside | set(page.labelled) <= set(page.ids)
 
 
-def test_every_section_of_every_page_is_there_in_order_and_listed(shop, make):
+def test_every_section_of_every_page_is_there_in_order_and_listed(shop_of_two_orgs, make):
     page = Page(make())
     headings = [text for level, text in page.headings if level == 2]
     assert headings == [page.title for page in PAGES.values()]
@@ -189,28 +189,28 @@ def test_every_section_of_every_page_is_there_in_order_and_listed(shop, make):
     assert {"overview-slos", "slo-slos", "overview-open-alerts", "alerts-open-alerts", "freshness"} <= set(page.ids)
 
 
-def test_headings_go_down_one_level_at_a_time(shop, make):
+def test_headings_go_down_one_level_at_a_time(shop_of_two_orgs, make):
     levels = [level for level, _ in Page(make()).headings]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
 
 
-def test_each_breached_objective_shows_how_its_budget_burned_down(shop, make):
+def test_each_breached_objective_shows_how_its_budget_burned_down(shop_of_two_orgs, make):
     page = Page(make())
     assert [id for id in page.ids if re.fullmatch(r"slo-burndown-\d+", id)] == ["slo-burndown-1"]
     assert (3, "Budget of Deploys") in page.headings
     # Its name leads there from both tables; the others, whose budget stands, lead nowhere.
     assert page.links.count("#slo-burndown-1") == 4
     [(day, good, total)] = rows(
-        shop,
+        shop_of_two_orgs,
         "select day_start, good, total from v_ops_error_budget_burndown where slo_name = 'deploys' and org_id = %s",
         NIL,
     )
     assert {formats.period_name(day, "day", "UTC"), f"{good} of {total}"} <= set(page.texts)
 
 
-def test_an_org_without_anything_gets_a_file_that_says_so(shop, make):
+def test_an_org_without_anything_gets_a_file_that_says_so(shop_of_two_orgs, make):
     text = make(org=TWO)
     page = Page(text)
     assert [text for level, text in page.headings if level == 2] == [page.title for page in PAGES.values()]
@@ -241,10 +241,10 @@ def test_what_users_wrote_stays_text(database, make):
 # Its numbers
 
 
-def test_the_numbers_are_those_of_the_database(shop, make):
+def test_the_numbers_are_those_of_the_database(shop_of_two_orgs, make):
     tiles = Page(make(range="30d")).tiles
     found = rows(
-        shop,
+        shop_of_two_orgs,
         "select metric_name, unit, value, sample_count from ops.kpi_window(period => 'day', since => now() - interval '30 days',"
         " until => now(), as_of => now()) where part = 'whole' order by 1",
     )
@@ -255,13 +255,15 @@ def test_the_numbers_are_those_of_the_database(shop, make):
     assert all(shown[:2] == shown[-2:] for shown in tiles.values())
 
 
-def test_events_that_no_job_counted_are_in_it(shop, make):
-    add_events(shop, 5, "hook_execution", NOW - timedelta(hours=1), hook_type="x", result="allowed", duration_ms=40)
+def test_events_that_no_job_counted_are_in_it(shop_of_two_orgs, make):
+    add_events(
+        shop_of_two_orgs, 5, "hook_execution", NOW - timedelta(hours=1), hook_type="x", result="allowed", duration_ms=40
+    )
     tiles = Page(make()).tiles
     assert tiles["hook_executions_total"][0] == "20"
 
 
-def test_filters_count_where_they_count_on_the_pages(shop, make):
+def test_filters_count_where_they_count_on_the_pages(shop_of_two_orgs, make):
     page = Page(make(hook_type="shop-hook", event_type="hook_execution"))
     assert set(page.tiles) >= {"hook_executions_total"}
     assert "KPIs and charts of hook type shop-hook, event type hook_execution only." in page.texts
@@ -271,10 +273,10 @@ def test_filters_count_where_they_count_on_the_pages(shop, make):
     assert "hook_executions_total" not in nobody.tiles
 
 
-def test_a_range_of_its_own_ends_where_it_says_and_any_other_when_it_is_made(shop, make):
+def test_a_range_of_its_own_ends_where_it_says_and_any_other_when_it_is_made(shop_of_two_orgs, make):
     given = make(range="custom", since="2026-03-01", until="2026-03-08", tz="Europe/Berlin")
     assert "2026-02-28 01:00 Europe/Berlin to 2026-03-08 01:00 Europe/Berlin" in given
-    answers = report.read(shop, View(), NIL)
+    answers = report.read(shop_of_two_orgs, View(), NIL)
     assert answers.window[1] == answers.at
     assert "now, by day" not in make()
 
@@ -282,7 +284,7 @@ def test_a_range_of_its_own_ends_where_it_says_and_any_other_when_it_is_made(sho
 # Whose
 
 
-def test_nothing_of_another_org_gets_into_it(shop, make):
+def test_nothing_of_another_org_gets_into_it(shop_of_two_orgs, make):
     of_nil, of_one = make(), make(org=ONE)
     for mark in ("pattern", "tag", "rule", "subject", "text", "group", "reason"):
         assert (f"shop-{mark}" in of_nil, f"other-{mark}" in of_nil) == (True, False)
@@ -293,8 +295,8 @@ def test_nothing_of_another_org_gets_into_it(shop, make):
     assert str(ONE) in of_one
 
 
-def test_the_latest_failures_of_an_org_are_there_however_many_others_have(shop, make):
-    shop.execute(
+def test_the_latest_failures_of_an_org_are_there_however_many_others_have(shop_of_two_orgs, make):
+    shop_of_two_orgs.execute(
         "insert into public.slsa_audit_metrics (audit_run_id, provenance_status, validation_status, org_id)"
         " select 1000 + number, 'failure', 'failure', %s from generate_series(1, 120) as number",
         [TWO],
@@ -302,14 +304,14 @@ def test_the_latest_failures_of_an_org_are_there_however_many_others_have(shop, 
     assert "other-tag" in make(org=ONE)
 
 
-def test_a_role_that_sees_one_org_only_is_refused(shop, acting_as: ActingAs, connect: Connect, make):
+def test_a_role_that_sees_one_org_only_is_refused(shop_of_two_orgs, acting_as: ActingAs, connect: Connect, make):
     connection = connect()
     connection.execute("set role authenticated")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         report.read(connection, View(), NIL)
 
 
-def test_the_service_role_makes_the_report_of_any_org(shop, connect: Connect, make):
+def test_the_service_role_makes_the_report_of_any_org(shop_of_two_orgs, connect: Connect, make):
     connection = connect()
     connection.execute("set role service_role")
     assert Page(make(connection, ONE)).tiles["hook_executions_total"][0] == "10"
@@ -318,7 +320,7 @@ def test_the_service_role_makes_the_report_of_any_org(shop, connect: Connect, ma
 # One moment
 
 
-def test_everything_in_it_is_of_one_moment(shop, connect: Connect, make, monkeypatch):
+def test_everything_in_it_is_of_one_moment(shop_of_two_orgs, connect: Connect, make, monkeypatch):
     other = connect()
     reading = pieces.read
     asked = []
@@ -353,17 +355,17 @@ def test_everything_in_it_is_of_one_moment(shop, connect: Connect, make, monkeyp
     assert "too late" in make()
 
 
-def test_reading_it_writes_nothing_and_leaves_the_connection_as_it_was(shop, make):
+def test_reading_it_writes_nothing_and_leaves_the_connection_as_it_was(shop_of_two_orgs, make):
     make()
-    assert (shop.isolation_level, shop.read_only) == (None, None)
-    assert scalar(shop, "show transaction_read_only") == "off"
-    add_event(shop, "deploy", NOW)
+    assert (shop_of_two_orgs.isolation_level, shop_of_two_orgs.read_only) == (None, None)
+    assert scalar(shop_of_two_orgs, "show transaction_read_only") == "off"
+    add_event(shop_of_two_orgs, "deploy", NOW)
 
 
 # The command
 
 
-def test_a_file_is_written_and_said_what_it_covers(shop, cli: Cli, tmp_path):
+def test_a_file_is_written_and_said_what_it_covers(shop_of_two_orgs, cli: Cli, tmp_path):
     file = tmp_path / "report.html"
     told = cli("report", "--out", str(file), "--range", "30d", "--hook-type", "shop-hook", "--json")
     assert told.returncode == 0, told.stderr
@@ -385,7 +387,7 @@ def test_a_file_is_written_and_said_what_it_covers(shop, cli: Cli, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--out", "-")])
-def test_without_a_file_it_goes_to_standard_output_in_utf8(shop, cli: Cli, tmp_path, arguments):
+def test_without_a_file_it_goes_to_standard_output_in_utf8(shop_of_two_orgs, cli: Cli, tmp_path, arguments):
     told = cli("report", *arguments, env={"PYTHONIOENCODING": "ascii"})
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("<!doctype html>")
@@ -479,9 +481,9 @@ def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_report_that_cannot_be_made_leaves_the_last_one(shop, cli: Cli, tmp_path):
+def test_a_report_that_cannot_be_made_leaves_the_last_one(shop_of_two_orgs, cli: Cli, tmp_path):
     file = tmp_path / "report.html"
     file.write_text("before")
-    shop.execute("alter function ops.kpi_window rename to gone")
+    shop_of_two_orgs.execute("alter function ops.kpi_window rename to gone")
     assert cli("report", "--out", str(file)).returncode != 0
     assert file.read_text() == "before"

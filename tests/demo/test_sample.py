@@ -52,14 +52,14 @@ def loaded(server: Server, template: Database, events: list[Event]) -> Iterator[
         with connection.cursor() as cursor:
             cursor.executemany(agents, [(nil, *agent) for agent in teams().items()])
             cursor.executemany(insert, rows)
-        assert load(connection, events) == {"accepted": len(events), "duplicate": 0, "refused": 0}
+        assert load_month(connection, events) == {"accepted": len(events), "duplicate": 0, "refused": 0}
         refresh = "select (ops.refresh(interval '1 second', 1000000, %s)).state"
         with connection.cursor(row_factory=scalar_row) as cursor:
             assert cursor.execute(refresh, [UNTIL]).fetchall() == ["done"]
         yield connection
 
 
-def load(connection: psycopg.Connection, events: list[Event]) -> dict[str, int]:
+def load_month(connection: psycopg.Connection, events: list[Event]) -> dict[str, int]:
     answers = Counter(accepted=0, duplicate=0, refused=0)
     with connection.cursor(row_factory=scalar_row) as cursor:
         for first in range(0, len(events), 1000):
@@ -124,7 +124,7 @@ def test_audits_are_those_of_the_audit_observers_runs(events):
 
 
 def test_a_second_load_is_all_duplicates(loaded, events):
-    assert load(loaded, events) == {"accepted": 0, "duplicate": len(events), "refused": 0}
+    assert load_month(loaded, events) == {"accepted": 0, "duplicate": len(events), "refused": 0}
 
 
 def test_the_slos_end_in_different_states(loaded):

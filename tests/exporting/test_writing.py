@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from opskpi.ingestion import files as importing
 from support.events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
 from support.fixtures import CreateDatabase
 from support.postgres import Database
+from support.sessions import eventually
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 SUBJECTS = (EVENTS, KPIS, AUDITS, SLO)
@@ -45,19 +45,19 @@ SUFFIXES = {Format.JSONL: ".jsonl", Format.CSV: ".csv", Format.PARQUET: ".parque
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def exported(
+def exported_rows(
     connection: psycopg.Connection, folder: Path, subject: Subject, form: Format = Format.JSONL, **filters: Any
 ) -> list[dict[str, Any]]:
     """Export to a file and read it as its readers would; CSV has None for null, and text for all else."""
     file = folder / f"export{SUFFIXES[form]}"
     selection = Selection(subject, subjects.understand(filters), form)
     summary = writing.to_file(connection, selection, file, zipped=False, on_progress=lambda _: None)
-    found = read(file, form)
+    found = read_export(file, form)
     assert (summary.rows, summary.bytes) == (len(found), file.stat().st_size)
     return found
 
 
-def read(file: Path, form: Format) -> list[dict[str, Any]]:
+def read_export(file: Path, form: Format) -> list[dict[str, Any]]:
     if form is Format.JSONL:
         return [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in file.read_bytes().splitlines()]
     if form is Format.PARQUET:
@@ -123,12 +123,12 @@ def put_everything(connection: psycopg.Connection) -> None:
     assert (answer["accepted"], answer["refused"]) == (240, [])
 
 
-def load(connection: psycopg.Connection, file: Path) -> importing.Summary:
+def import_file(connection: psycopg.Connection, file: Path) -> importing.Summary:
     return importing.ingest(connection, str(file), on_progress=lambda *_: None)
 
 
 @pytest.fixture
-def fresh(create_database: CreateDatabase, template: Database) -> Iterator[psycopg.Connection]:
+def another_database(create_database: CreateDatabase, template: Database) -> Iterator[psycopg.Connection]:
     """Connect to a second migrated database, with the same teams."""
     with psycopg.connect(create_database(template).dsn, autocommit=True) as connection:
         for number, agent in enumerate(AGENTS):
@@ -139,32 +139,32 @@ def fresh(create_database: CreateDatabase, template: Database) -> Iterator[psyco
 
 
 def test_events_exported_and_ingested_elsewhere_give_the_same_kpis_and_slos_to_the_digit(
-    database: psycopg.Connection, fresh: psycopg.Connection, tmp_path: Path
+    database: psycopg.Connection, another_database: psycopg.Connection, tmp_path: Path
 ) -> None:
     put_everything(database)
     refresh(database)
-    exported(database, tmp_path, EVENTS)
-    loaded = load(fresh, tmp_path / "export.jsonl")
+    exported_rows(database, tmp_path, EVENTS)
+    loaded = import_file(another_database, tmp_path / "export.jsonl")
     assert (loaded.accepted, loaded.duplicate, loaded.refused) == (240, 0, 0)
-    refresh(fresh)
-    assert states(fresh) == states(database)
-    assert all(states(fresh).values())
+    refresh(another_database)
+    assert states(another_database) == states(database)
+    assert all(states(another_database).values())
     columns = "event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id, outcome, duration_ms"
     query = f"select {columns} from public.telemetry_events order by event_id"
-    assert rows(fresh, query) == rows(database, query)  # type: ignore[arg-type]
+    assert rows(another_database, query) == rows(database, query)  # type: ignore[arg-type]
 
 
 def test_events_ingested_into_the_database_they_came_from_are_only_duplicates(
     database: psycopg.Connection, tmp_path: Path
 ) -> None:
     put_everything(database)
-    exported(database, tmp_path, EVENTS)
-    loaded = load(database, tmp_path / "export.jsonl")
+    exported_rows(database, tmp_path, EVENTS)
+    loaded = import_file(database, tmp_path / "export.jsonl")
     assert (loaded.accepted, loaded.duplicate, loaded.refused) == (0, 240, 0)
 
 
 def test_what_ingest_refuses_comes_back_by_csv(
-    database: psycopg.Connection, fresh: psycopg.Connection, tmp_path: Path
+    database: psycopg.Connection, another_database: psycopg.Connection, tmp_path: Path
 ) -> None:
     # Plain inserts are never refused: unknown kinds, odd metadata, and columns that differ from it.
     put_everything(database)
@@ -176,24 +176,27 @@ def test_what_ingest_refuses_comes_back_by_csv(
     add_event(database, "hook_execution", metadata=Jsonb({"agent_id": str(AGENTS[0]), "duration_ms": "many"}))
     add_event(database, "hook_execution", metadata=Jsonb([1, None, "x"]))
     database.execute("insert into public.telemetry_events (event_type, metadata) values ('odd', null)")
-    exported(database, tmp_path, EVENTS, Format.CSV)
+    exported_rows(database, tmp_path, EVENTS, Format.CSV)
     readme = (JOBS.parent / "README.md").read_text("utf-8")
     create, copying, inserting = (
         readme[readme.index("create temporary table exported") :].split("```")[0].split("\n", 2)
     )
-    fresh.execute(create.encode())
-    with fresh.cursor() as cursor, cursor.copy("copy exported from stdin with (format csv, header match)") as copy:
+    another_database.execute(create.encode())
+    with (
+        another_database.cursor() as cursor,
+        cursor.copy("copy exported from stdin with (format csv, header match)") as copy,
+    ):
         assert copying.startswith(r"\copy exported from 'events.csv' with (format csv, header match)")
         copy.write((tmp_path / "export.csv").read_bytes())
-    fresh.execute(inserting.encode())
-    assert fresh.execute(inserting.encode()).rowcount == 0
+    another_database.execute(inserting.encode())
+    assert another_database.execute(inserting.encode()).rowcount == 0
     refresh(database)
-    refresh(fresh)
-    assert states(fresh) == states(database)
+    refresh(another_database)
+    assert states(another_database) == states(database)
 
 
 def test_audits_come_back_by_record_audit(
-    database: psycopg.Connection, fresh: psycopg.Connection, tmp_path: Path
+    database: psycopg.Connection, another_database: psycopg.Connection, tmp_path: Path
 ) -> None:
     for number in range(1, 30):
         add_audit(
@@ -204,14 +207,14 @@ def test_audits_come_back_by_record_audit(
             sha256_verified=bool(number % 2),
             org_id=str(OURS if number % 4 else THEIRS),
         )
-    for audit in exported(database, tmp_path, AUDITS):
-        fresh.execute(
+    for audit in exported_rows(database, tmp_path, AUDITS):
+        another_database.execute(
             "select public.record_audit(%s)", [Jsonb(audit, dumps=lambda value: json.dumps(value, default=int))]
         )
     refresh(database)
-    refresh(fresh)
-    assert states(fresh) == states(database)
-    assert states(fresh)["kpis"]
+    refresh(another_database)
+    assert states(another_database) == states(database)
+    assert states(another_database)["kpis"]
 
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
@@ -244,7 +247,7 @@ def test_odd_texts_and_numbers_are_the_same_in_every_format(
             [event_type, NOON, tag, metadata, UUID(int=number)],
         )
     for form in Format:
-        found = {UUID(row["event_id"]).int: row for row in exported(database, tmp_path, EVENTS, form)}
+        found = {UUID(row["event_id"]).int: row for row in exported_rows(database, tmp_path, EVENTS, form)}
         assert len(found) == len(texts)
         for number, (event_type, tag, value, duration) in enumerate(texts):
             row = found[number]
@@ -271,7 +274,7 @@ def test_instants_and_numbers_are_exact_and_utc_whatever_the_session_thinks(
         options="-c timezone=Asia/Kathmandu -c datestyle=German -c extra_float_digits=0 -c standard_conforming_strings=off",
     ) as abroad:
         abroad.execute("set escape_string_warning = off")
-        [row] = exported(abroad, tmp_path, EVENTS, form, since=at, until=datetime(2026, 3, 30, tzinfo=UTC))
+        [row] = exported_rows(abroad, tmp_path, EVENTS, form, since=at, until=datetime(2026, 3, 30, tzinfo=UTC))
     instant = row["event_timestamp"]
     assert instant == (at if form is Format.PARQUET else "2026-03-29T01:30:00.123456Z")
     assert int(row["run_id"]) == 2**63 - 1
@@ -295,16 +298,16 @@ def test_every_subject_is_the_same_in_every_format_and_half_open(
         relation, conditions, sql.Identifier(subject.instant), sql.Identifier(subject.instant)
     )
     since, until = datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 3, 12, tzinfo=UTC)
-    found = exported(database, tmp_path, subject, form, since=since, until=until)
+    found = exported_rows(database, tmp_path, subject, form, since=since, until=until)
     [(wanted,)] = database.execute(query, [since, until]).fetchall()
     assert len(found) == wanted > 0
     names = [column.name for column in subject.columns if form is not Format.JSONL or column.in_lines]
     assert all(set(row) <= set(names) for row in found)
     if form is not Format.JSONL:
         assert list(found[0]) == names
-    assert exported(database, tmp_path, subject, form, org=uuid4()) == []
-    both = [len(exported(database, tmp_path, subject, form, org=org)) for org in (OURS, THEIRS)]
-    assert sum(both) == len(exported(database, tmp_path, subject, form))
+    assert exported_rows(database, tmp_path, subject, form, org=uuid4()) == []
+    both = [len(exported_rows(database, tmp_path, subject, form, org=org)) for org in (OURS, THEIRS)]
+    assert sum(both) == len(exported_rows(database, tmp_path, subject, form))
 
 
 @pytest.mark.parametrize(
@@ -332,14 +335,14 @@ def test_filters_choose_the_rows(
     refresh(database)
     query = f"select count(*) filter (where {condition}), count(*) from {'.'.join(subject.relation)}"
     [(wanted, all_rows)] = rows(database, query)  # type: ignore[arg-type]
-    assert len(exported(database, tmp_path, subject, **filters)) == wanted > 0
+    assert len(exported_rows(database, tmp_path, subject, **filters)) == wanted > 0
     assert wanted < all_rows or condition == "true"
 
 
 def test_events_not_yet_counted_are_in_the_kpis(database: psycopg.Connection, tmp_path: Path) -> None:
     add_events(database, 3, "workflow_run", NOON, outcome="success", workflow="ci")
     add_events(database, 1, "workflow_run", NOON, outcome="failure", workflow="ci")
-    [kpi] = exported(database, tmp_path, KPIS, metric=("error_rate",), period=("day",))
+    [kpi] = exported_rows(database, tmp_path, KPIS, metric=("error_rate",), period=("day",))
     assert (kpi["metric_value"], kpi["numerator"], kpi["denominator"], kpi["sample_count"]) == (25, 1, 4, 4)
     assert (kpi["unit"], kpi["period_start"]) == ("percent", "2026-03-10T00:00:00.000000Z")
 
@@ -350,7 +353,7 @@ def test_instants_beyond_the_calendar_are_as_postgres_writes_them_and_no_parquet
     for number, at in enumerate(["infinity", "0044-03-15 00:00:00+00 BC", "12026-01-01 00:00:00+00"]):
         add_audit(database, number + 1, at)
     for form in (Format.JSONL, Format.CSV):
-        found = exported(database, tmp_path, AUDITS, form)
+        found = exported_rows(database, tmp_path, AUDITS, form)
         for row in found:
             back = scalar(
                 database,
@@ -361,7 +364,7 @@ def test_instants_beyond_the_calendar_are_as_postgres_writes_them_and_no_parquet
             assert back is True
         assert len(found) == 3
     with pytest.raises(OpsKpiError, match="Parquet cannot hold") as refused:
-        exported(database, tmp_path, AUDITS, Format.PARQUET)
+        exported_rows(database, tmp_path, AUDITS, Format.PARQUET)
     assert "CSV" in refused.value.hint
     assert not (tmp_path / "export.parquet").exists()
 
@@ -372,7 +375,7 @@ def test_an_export_is_one_snapshot_and_a_row_of_many_megabytes_fits(
     long = "x" * 12_000_000
     add_event(database, "deploy", said=long)
     for form in Format:
-        [row] = exported(database, tmp_path, EVENTS, form)
+        [row] = exported_rows(database, tmp_path, EVENTS, form)
         metadata = json.loads(row["metadata"]) if isinstance(row["metadata"], str) else row["metadata"]
         assert metadata == {"said": long}
 
@@ -403,7 +406,7 @@ def test_the_ending_of_the_file_says_the_format(
     if name.endswith(".gz"):
         file = tmp_path / name.removesuffix(".gz")
         file.write_bytes(gzip.decompress((tmp_path / name).read_bytes()))
-    assert len(read(file, Format(summary["format"]))) == 240
+    assert len(read_export(file, Format(summary["format"]))) == 240
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".e")] == []
     said = cli("export", "events", "--out", name)
     assert "240 rows of events" in said.stdout
@@ -516,7 +519,7 @@ def exporting(
             process.kill()
 
 
-def put_many(connection: psycopg.Connection, count: int) -> None:
+def put_many_deploys(connection: psycopg.Connection, count: int) -> None:
     for index in ("idx_telemetry_events_event_type", "idx_telemetry_events_event_timestamp", "telemetry_events_id_idx"):
         connection.execute(sql.SQL("drop index if exists public.{}").format(sql.Identifier(index)))
     connection.execute(
@@ -526,13 +529,6 @@ def put_many(connection: psycopg.Connection, count: int) -> None:
         " from generate_series(1, %s) as number",
         [count],
     )
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 COPIES = "from pg_stat_activity where query like 'copy (select%' and pid <> pg_backend_pid()"
@@ -552,7 +548,7 @@ def suspended_midway(process: subprocess.Popen[bytes], folder: Path) -> None:
 def test_a_lost_connection_leaves_the_old_file_and_nothing_half(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path, name: str
 ) -> None:
-    put_many(database, 60_000)
+    put_many_deploys(database, 60_000)
     (tmp_path / name).write_text("old")
     with exporting(migrated_database, tmp_path, "--out", name) as process:
         suspended_midway(process, tmp_path)
@@ -570,7 +566,7 @@ def test_a_lost_connection_leaves_the_old_file_and_nothing_half(
 def test_a_killed_export_leaves_the_old_file(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    put_many(database, 60_000)
+    put_many_deploys(database, 60_000)
     (tmp_path / "events.jsonl").write_text("old")
     with exporting(migrated_database, tmp_path, "--out", "events.jsonl") as process:
         suspended_midway(process, tmp_path)
@@ -585,7 +581,7 @@ def test_a_killed_export_leaves_the_old_file(
 def test_an_interrupted_export_leaves_nothing(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    put_many(database, 60_000)
+    put_many_deploys(database, 60_000)
     with exporting(migrated_database, tmp_path, "--out", "events.jsonl") as process:
         suspended_midway(process, tmp_path)
         process.send_signal(signal.SIGINT)
@@ -599,7 +595,7 @@ def test_an_interrupted_export_leaves_nothing(
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path, name: str
 ) -> None:
-    put_many(database, 60_000)
+    put_many_deploys(database, 60_000)
     (tmp_path / name).write_text("old")
 
     def limit() -> None:
@@ -632,7 +628,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(
 def test_a_reader_that_goes_away_is_told_of_since_the_export_is_not_whole(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    put_many(database, 20_000)
+    put_many_deploys(database, 20_000)
     with exporting(migrated_database, tmp_path) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -647,7 +643,7 @@ def test_a_reader_that_goes_away_is_told_of_since_the_export_is_not_whole(
 def test_twenty_times_the_events_take_the_same_memory(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    put_many(database, 400_000)
+    put_many_deploys(database, 400_000)
 
     def peak(name: str, *filters: str) -> int:
         with exporting(migrated_database, tmp_path, "--out", name, *filters) as process:
@@ -666,7 +662,7 @@ def test_twenty_times_the_events_take_the_same_memory(
 def test_a_bar_shows_the_progress_on_a_terminal_and_nothing_of_it_is_in_the_output(
     migrated_database: Database, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    put_many(database, 20_000)
+    put_many_deploys(database, 20_000)
     ours, theirs = pty.openpty()
     with exporting(migrated_database, tmp_path, stderr=theirs) as process:
         os.close(theirs)

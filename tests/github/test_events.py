@@ -16,7 +16,7 @@ from opskpi.github.events import Malformed, artifact_event, job_event, run_event
 from opskpi.github.payloads import Collected, read
 from opskpi.github.rules import Rules
 from opskpi.github.signatures import is_signed, require_signature
-from support.rest_api import artifact, run
+from support.rest_api import artifact, workflow_run
 
 RULES = Rules(
     (
@@ -51,13 +51,13 @@ def taken(document: object) -> list[Collected]:
     return read(raw, RULES, source="file")
 
 
-def refused(document: object) -> list[tuple[str, str]]:
+def refused_parts(document: object) -> list[tuple[str, str]]:
     """Return place and field of each part that is no event."""
     return [(one.place, one.refusal.field) for one in taken(document) if one.refusal]
 
 
 def test_a_run_is_one_event_with_all_that_kpis_ask_for() -> None:
-    event = event_of(run(42, seconds=90))
+    event = event_of(workflow_run(42, seconds=90))
     assert event.pop("event_id")
     assert event == {
         "event_type": "workflow_run",
@@ -93,32 +93,34 @@ def test_a_run_is_one_event_with_all_that_kpis_ask_for() -> None:
     ],
 )
 def test_each_conclusion_has_its_outcome(conclusion: str | None, outcome: str) -> None:
-    payload = event_of(run(1) | {"conclusion": conclusion})["payload"]
+    payload = event_of(workflow_run(1) | {"conclusion": conclusion})["payload"]
     assert (payload["outcome"], payload["conclusion"]) == (outcome, conclusion or "unknown")
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "waiting", "requested", "pending", "something new"])
 def test_a_run_that_goes_on_is_no_event(status: str) -> None:
-    assert run_event(run(1) | {"status": status, "conclusion": None}, RULES) is None
+    assert run_event(workflow_run(1) | {"status": status, "conclusion": None}, RULES) is None
 
 
 def test_the_same_attempt_is_the_same_event_and_another_is_another() -> None:
-    first = event_of(run(1))["event_id"]
+    first = event_of(workflow_run(1))["event_id"]
     assert (
-        event_of(run(1, "failure", seconds=5, name="renamed", repository={"full_name": "new/name"}))["event_id"]
+        event_of(workflow_run(1, "failure", seconds=5, name="renamed", repository={"full_name": "new/name"}))[
+            "event_id"
+        ]
         == first
     )
     others = [
-        run(2),
-        run(1, attempt=2),
-        run(1, html_url="https://ghe.example/a/b/actions/runs/1"),
-        run(1, "action_required"),
+        workflow_run(2),
+        workflow_run(1, attempt=2),
+        workflow_run(1, html_url="https://ghe.example/a/b/actions/runs/1"),
+        workflow_run(1, "action_required"),
     ]
     assert len({first, *(event_of(other)["event_id"] for other in others)}) == 5
 
 
 def test_the_api_and_the_site_are_one_host() -> None:
-    listed = run(1)
+    listed = workflow_run(1)
     by_api = listed | {"html_url": None, "url": "https://api.github.com/repos/octo-org/shop/actions/runs/1"}
     trimmed = {key: value for key, value in listed.items() if key != "html_url"}
     assert event_of(listed)["event_id"] == event_of(by_api)["event_id"] == event_of(trimmed)["event_id"]
@@ -139,11 +141,13 @@ def test_the_api_and_the_site_are_one_host() -> None:
 def test_a_duration_is_from_begin_to_end_and_never_negative_or_beyond_belief(
     changes: dict[str, object], duration: int | None
 ) -> None:
-    assert event_of(run(1) | changes)["payload"].get("duration_ms") == duration
+    assert event_of(workflow_run(1) | changes)["payload"].get("duration_ms") == duration
 
 
 def test_a_time_that_moved_by_months_is_not_the_end() -> None:
-    assert event_of(run(1, updated_at="2026-06-10T12:00:00Z"))["event_timestamp"] == "2026-03-10T12:00:00+00:00"
+    assert (
+        event_of(workflow_run(1, updated_at="2026-06-10T12:00:00Z"))["event_timestamp"] == "2026-03-10T12:00:00+00:00"
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def test_a_time_that_moved_by_months_is_not_the_end() -> None:
 def test_workflows_that_settings_name_are_events_of_their_own_kind(
     name: str, path: str | None, event_type: str
 ) -> None:
-    event = event_of(run(1, name=name, path=path))
+    event = event_of(workflow_run(1, name=name, path=path))
     assert (event["event_type"], event["payload"]["workflow"]) == (event_type, name)
 
 
@@ -188,7 +192,9 @@ def test_an_exact_name_wins_over_a_pattern_and_brackets_may_be_meant() -> None:
 def test_a_tag_is_that_of_a_release_or_a_push_of_what_tags_are_called(
     event: str, branch: str | None, tag: str | None
 ) -> None:
-    described = run(1, event=event, head_branch=branch, repository={"full_name": "a/b", "default_branch": "v9.9.9"})
+    described = workflow_run(
+        1, event=event, head_branch=branch, repository={"full_name": "a/b", "default_branch": "v9.9.9"}
+    )
     assert event_of(described).get("tag") == tag
 
 
@@ -244,27 +250,29 @@ def test_an_artifact_has_a_size_and_a_kind(name: str, kind: str) -> None:
 )
 def test_a_malformed_run_names_the_field(changes: dict[str, object], field: str) -> None:
     with pytest.raises(Malformed) as fault:
-        run_event(run(1) | changes, RULES)
+        run_event(workflow_run(1) | changes, RULES)
     assert (fault.value.field, bool(fault.value.reason)) == (field, True)
 
 
 def test_texts_that_postgres_cannot_hold_are_made_fit() -> None:
-    event = event_of(run(1, name="a\0b\ud800c", head_sha="x" * 10_000))
+    event = event_of(workflow_run(1, name="a\0b\ud800c", head_sha="x" * 10_000))
     assert event["payload"]["workflow"] == "a\ufffdb\ufffdc"
     assert len(event["payload"]["head_sha"]) == 300
 
 
 def test_one_payload_a_list_json_lines_and_a_rest_answer_are_read_alike() -> None:
-    payload = {"action": "completed", "workflow_run": run(1), "repository": {"full_name": "octo-org/shop"}}
+    payload = {"action": "completed", "workflow_run": workflow_run(1), "repository": {"full_name": "octo-org/shop"}}
     lines = b"\n".join([json.dumps(payload).encode()] * 2) + b"\n\n"
-    forms = [payload, [payload, payload], lines, {"total_count": 1, "workflow_runs": [run(1)]}, run(1), b"\xef\xbb\xbf" + json.dumps(payload).encode()]  # fmt: skip
+    forms = [payload, [payload, payload], lines, {"total_count": 1, "workflow_runs": [workflow_run(1)]}, workflow_run(1), b"\xef\xbb\xbf" + json.dumps(payload).encode()]  # fmt: skip
     ids = [[one.event["event_id"] for one in taken(form) if one.event] for form in forms]
     assert [len(found) for found in ids] == [1, 2, 2, 1, 1, 1]
     assert len({event_id for found in ids for event_id in found}) == 1
 
 
 def test_the_workflow_of_a_payload_may_stand_beside_the_run() -> None:
-    [one] = taken({"action": "completed", "workflow_run": run(1, name=""), "workflow": {"name": "slsa-provenance"}})
+    [one] = taken(
+        {"action": "completed", "workflow_run": workflow_run(1, name=""), "workflow": {"name": "slsa-provenance"}}
+    )
     assert one.event is not None
     assert one.event["event_type"] == "slsa_provenance"
 
@@ -274,12 +282,12 @@ def test_the_workflow_of_a_payload_may_stand_beside_the_run() -> None:
     [("completed", None, True), ("completed", "completed", True), ("requested", "queued", False), ("requested", None, False), ("in_progress", "in_progress", False)],
 )  # fmt: skip
 def test_only_completed_is_an_event(action: str, status: str | None, is_event: bool) -> None:
-    [one] = taken({"action": action, "workflow_run": run(1) | {"status": status}})
+    [one] = taken({"action": action, "workflow_run": workflow_run(1) | {"status": status}})
     assert (one.event is not None, one.refusal) == (is_event, None)
 
 
 def test_artifacts_beside_a_run_are_its_artifacts() -> None:
-    [_, made] = taken(run(42, artifacts=[artifact(1, 10)]))
+    [_, made] = taken(workflow_run(42, artifacts=[artifact(1, 10)]))
     assert made.event is not None
     assert (made.event["event_type"], made.event["run_id"]) == ("artifact", 42)
     assert made.event["payload"]["repository"] == "octo-org/shop"
@@ -288,11 +296,11 @@ def test_artifacts_beside_a_run_are_its_artifacts() -> None:
 
 
 def test_what_is_at_fault_has_its_place() -> None:
-    listed = {"workflow_runs": [run(1), {"id": 2}, 5]}
-    assert refused(listed) == [("file, workflow_runs[1]", "status"), ("file, workflow_runs[2]", "")]
-    assert refused([{"ref": "refs/heads/main"}, "text"]) == [("file: element 1", ""), ("file: element 2", "")]
-    assert refused(json.dumps(run(1)).encode() + b'\n{"cut": \n') == [("file: line 2", "")]
-    assert refused({"action": "completed", "workflow_job": JOB | {"id": -1}}) == [("file, workflow_job", "id")]
+    listed = {"workflow_runs": [workflow_run(1), {"id": 2}, 5]}
+    assert refused_parts(listed) == [("file, workflow_runs[1]", "status"), ("file, workflow_runs[2]", "")]
+    assert refused_parts([{"ref": "refs/heads/main"}, "text"]) == [("file: element 1", ""), ("file: element 2", "")]
+    assert refused_parts(json.dumps(workflow_run(1)).encode() + b'\n{"cut": \n') == [("file: line 2", "")]
+    assert refused_parts({"action": "completed", "workflow_job": JOB | {"id": -1}}) == [("file, workflow_job", "id")]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +327,7 @@ def test_what_is_no_json_at_all_is_one_sentence(raw: bytes, words: str) -> None:
 # A machine that does other work as well is no fault of the code.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KEYS = [
-    *run(1),
+    *workflow_run(1),
     *JOB,
     "workflow_run",
     "workflow_job",
@@ -346,11 +354,11 @@ def test_any_json_is_taken_apart_into_events_and_refusals(document: object) -> N
 
 @UNHURRIED
 @given(
-    st.dictionaries(st.sampled_from(sorted(run(1))), VALUES, max_size=4),
+    st.dictionaries(st.sampled_from(sorted(workflow_run(1))), VALUES, max_size=4),
     st.sampled_from(["workflow_run", "workflow_job"]),
 )
 def test_any_field_of_a_payload_may_be_anything(changes: dict[str, object], key: str) -> None:
-    described = (run(1) if key == "workflow_run" else JOB) | changes
+    described = (workflow_run(1) if key == "workflow_run" else JOB) | changes
     assert len(taken({"action": "completed", key: described})) >= 1
 
 

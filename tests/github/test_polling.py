@@ -19,7 +19,7 @@ from opskpi.github.rules import Rules, read_rules
 from opskpi.github.storing import Summary
 from support.events import NIL, Connection, kpis, refresh, rows, scalar
 from support.fixtures import Connect
-from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, rest_api, run
+from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, rest_api, workflow_run
 
 ARTIFACT = (
     '[{"event_type": "artifact", "event_id": "cccccccc-0000-4000-8000-00000000000c", "event_timestamp": "%s",'
@@ -32,7 +32,10 @@ ANSWERS = st.fixed_dictionaries(
         "total_count": FIELDS,
         "workflow_runs": FIELDS
         | st.lists(
-            FIELDS | st.dictionaries(st.sampled_from(sorted(run(1))), FIELDS).map(lambda changes: run(1) | changes),
+            FIELDS
+            | st.dictionaries(st.sampled_from(sorted(workflow_run(1))), FIELDS).map(
+                lambda changes: workflow_run(1) | changes
+            ),
             max_size=3,
         ),
     }
@@ -65,7 +68,7 @@ def counts(summary: Summary) -> tuple[int, int, int, int]:
     return summary.accepted, summary.duplicate, summary.refused, summary.still_running
 
 
-def stored(connection: Connection, event_type: str = "workflow_run") -> list[tuple[int, int, str]]:
+def stored_attempts(connection: Connection, event_type: str = "workflow_run") -> list[tuple[int, int, str]]:
     """Return run, attempt and outcome of the stored events, in order."""
     return rows(
         connection,
@@ -84,7 +87,7 @@ def hours(first: int, count: int, **said: Any) -> list[Json]:
     """Return runs that began an hour apart."""
     began = datetime.fromisoformat("2026-03-01T00:00:00Z")
     return [
-        run(first + number, at=(began + timedelta(hours=number)).strftime("%Y-%m-%dT%H:%M:%SZ"), **said)
+        workflow_run(first + number, at=(began + timedelta(hours=number)).strftime("%Y-%m-%dT%H:%M:%SZ"), **said)
         for number in range(count)
     ]
 
@@ -92,7 +95,7 @@ def hours(first: int, count: int, **said: Any) -> list[Json]:
 def test_every_page_is_read_and_each_run_is_stored_once(database: Connection, rest: Rest, github: GitHub) -> None:
     rest.runs, rest.page_size = hours(1, 25), 10
     assert counts(collected(database, github)) == (25, 0, 0, 0)
-    assert [number for number, _, _ in stored(database)] == list(range(1, 26))
+    assert [number for number, _, _ in stored_attempts(database)] == list(range(1, 26))
     assert asked(rest).count(RUNS) == 3
     assert counts(collected(database, github, since=NOW - timedelta(days=20))) == (0, 25, 0, 0)
 
@@ -103,7 +106,7 @@ def test_more_runs_than_a_filter_lists_are_found_by_filtering_on(
     monkeypatch.setattr("opskpi.github.listing.LISTED_AT_MOST", 10)
     rest.runs, rest.page_size, rest.listed_at_most = hours(1, 34), 5, 10
     assert collected(database, github).accepted == 34
-    assert [number for number, _, _ in stored(database)] == list(range(1, 35))
+    assert [number for number, _, _ in stored_attempts(database)] == list(range(1, 35))
 
 
 def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anything_changed(
@@ -116,26 +119,28 @@ def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anythi
     unchanged = collected(database, github)
     assert (counts(unchanged), unchanged.api_requests) == ((0, 0, 0, 0), 1)
     assert "if-none-match" in rest.headers[-1]
-    rest.runs += [run(9, at="2026-03-02T00:00:00Z")]
+    rest.runs += [workflow_run(9, at="2026-03-02T00:00:00Z")]
     assert collected(database, github).accepted == 1
 
 
 def test_a_run_still_going_is_no_event_and_is_seen_again(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1, None, at="2026-03-10T10:00:00Z"), run(2, at="2026-03-10T11:00:00Z")]
+    rest.runs = [workflow_run(1, None, at="2026-03-10T10:00:00Z"), workflow_run(2, at="2026-03-10T11:00:00Z")]
     assert counts(collected(database, github)) == (1, 0, 0, 1)
-    assert stored(database) == [(2, 1, "success")]
-    rest.runs[0] = run(1, "failure", at="2026-03-10T10:00:00Z")
+    assert stored_attempts(database) == [(2, 1, "success")]
+    rest.runs[0] = workflow_run(1, "failure", at="2026-03-10T10:00:00Z")
     assert counts(collected(database, github)) == (1, 1, 0, 0)
-    assert stored(database) == [(1, 1, "failure"), (2, 1, "success")]
+    assert stored_attempts(database) == [(1, 1, "failure"), (2, 1, "success")]
 
 
 def test_a_rerun_is_another_attempt_and_the_one_before_is_not_lost(
     database: Connection, rest: Rest, github: GitHub
 ) -> None:
-    rest.runs = [run(1, "success", attempt=3, run_started_at="2026-03-10T13:00:00Z", updated_at="2026-03-10T13:01:00Z")]
-    rest.attempts = {(1, 1): run(1, "failure"), (1, 2): run(1, "timed_out", attempt=2)}
+    rest.runs = [
+        workflow_run(1, "success", attempt=3, run_started_at="2026-03-10T13:00:00Z", updated_at="2026-03-10T13:01:00Z")
+    ]
+    rest.attempts = {(1, 1): workflow_run(1, "failure"), (1, 2): workflow_run(1, "timed_out", attempt=2)}
     assert collected(database, github).accepted == 3
-    assert stored(database) == [(1, 1, "failure"), (1, 2, "failure"), (1, 3, "success")]
+    assert stored_attempts(database) == [(1, 1, "failure"), (1, 2, "failure"), (1, 3, "success")]
     durations = rows(
         database,
         "select duration_ms from telemetry_events where event_type = 'workflow_run' order by metadata -> 'run_attempt'",
@@ -145,14 +150,14 @@ def test_a_rerun_is_another_attempt_and_the_one_before_is_not_lost(
 
 
 def test_an_attempt_that_was_forgotten_is_left_out(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1, attempt=2)]
+    rest.runs = [workflow_run(1, attempt=2)]
     assert counts(collected(database, github)) == (1, 0, 0, 0)
 
 
 def test_an_old_run_that_is_run_again_is_found_within_a_day(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1, "failure", at="2026-03-01T00:00:00Z"), run(2, at="2026-03-11T00:00:00Z")]
+    rest.runs = [workflow_run(1, "failure", at="2026-03-01T00:00:00Z"), workflow_run(2, at="2026-03-11T00:00:00Z")]
     collected(database, github)
-    rest.runs[0] = run(
+    rest.runs[0] = workflow_run(
         1,
         at="2026-03-01T00:00:00Z",
         attempt=2,
@@ -161,13 +166,13 @@ def test_an_old_run_that_is_run_again_is_found_within_a_day(database: Connection
     )
     assert collected(database, github, now=NOW + timedelta(hours=1)).accepted == 0
     assert collected(database, github, now=NOW + timedelta(days=1, hours=1)).accepted == 1
-    assert stored(database) == [(1, 1, "failure"), (1, 2, "success"), (2, 1, "success")]
+    assert stored_attempts(database) == [(1, 1, "failure"), (1, 2, "success"), (2, 1, "success")]
 
 
 def test_a_run_whose_time_moved_later_is_still_the_same(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     collected(database, github)
-    rest.runs = [run(1, updated_at="2026-03-11T09:00:00Z")]
+    rest.runs = [workflow_run(1, updated_at="2026-03-11T09:00:00Z")]
     assert counts(collected(database, github)) == (0, 1, 0, 0)
     assert scalar(database, "select duration_ms from telemetry_events where event_type = 'workflow_run'") == 60_000
 
@@ -182,7 +187,7 @@ def test_what_was_read_is_kept_when_a_later_page_fails_and_nothing_is_lost(
     assert failure.value.exit_code == ExitCode.TRY_LATER
     assert "502" in failure.value.message
     assert "10 events were stored before that" in failure.value.message
-    assert len(stored(database)) == 10
+    assert len(stored_attempts(database)) == 10
     assert rows(database, "select from ops.collections") == []
     assert counts(collected(database, github)) == (15, 10, 0, 0)
 
@@ -190,14 +195,14 @@ def test_what_was_read_is_kept_when_a_later_page_fails_and_nothing_is_lost(
 def test_a_run_whose_artifacts_cannot_be_read_waits_for_the_next_poll(
     database: Connection, rest: Rest, github: GitHub
 ) -> None:
-    rest.runs = [run(1, at="2026-03-10T10:00:00Z"), run(2, at="2026-03-10T11:00:00Z")]
+    rest.runs = [workflow_run(1, at="2026-03-10T10:00:00Z"), workflow_run(2, at="2026-03-10T11:00:00Z")]
     rest.artifacts = {1: [artifact(11, 100)]}
     rest.reply(
         f"{RUNS}/1/artifacts", Reply(403, b"{}", {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1900000000"})
     )
     with pytest.raises(OpsKpiError):
         collected(database, github)
-    assert [number for number, _, _ in stored(database)] == [2]
+    assert [number for number, _, _ in stored_attempts(database)] == [2]
     assert counts(collected(database, github)) == (2, 1, 0, 0)
     assert (
         scalar(database, "select metadata -> 'size_bytes' from telemetry_events where event_type = 'artifact'") == 100
@@ -205,7 +210,7 @@ def test_a_run_whose_artifacts_cannot_be_read_waits_for_the_next_poll(
 
 
 def test_artifacts_of_known_runs_are_not_asked_for_again(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs, rest.artifacts = [run(1)], {1: [artifact(11, 100), artifact(12, 300, "app.intoto.jsonl")]}
+    rest.runs, rest.artifacts = [workflow_run(1)], {1: [artifact(11, 100), artifact(12, 300, "app.intoto.jsonl")]}
     assert collected(database, github).accepted == 3
     rest.asked.clear()
     assert collected(database, github).duplicate == 1
@@ -234,7 +239,7 @@ def test_a_short_rate_limit_is_waited_for(
     headers: dict[str, str],
     waited: int,
 ) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     rest.reply(RUNS, Reply(status, b"{}", headers))
     assert collected(database, github).accepted == 1
     assert waits == [waited]
@@ -243,7 +248,7 @@ def test_a_short_rate_limit_is_waited_for(
 def test_a_limit_that_does_not_say_for_how_long_is_a_minute(
     database: Connection, rest: Rest, github: GitHub, waits: list[float]
 ) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     rest.reply(RUNS, Reply(403, b'{"message": "You have exceeded a secondary rate limit."}'))
     assert collected(database, github).accepted == 1
     assert waits == [60]
@@ -259,7 +264,7 @@ def test_a_long_rate_limit_ends_the_poll_and_says_until_when(
         collected(database, github)
     assert failure.value.exit_code == ExitCode.TRY_LATER
     assert "until 2026-03-12T00:40:00Z" in failure.value.message
-    assert (waits, len(stored(database))) == ([], 10)
+    assert (waits, len(stored_attempts(database))) == ([], 10)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +273,7 @@ def test_a_long_rate_limit_ends_the_poll_and_says_until_when(
 def test_a_passing_failure_is_tried_again_after_a_pause(
     database: Connection, rest: Rest, github: GitHub, waits: list[float], fault: Reply
 ) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     rest.reply(RUNS, fault, fault)
     assert collected(database, github).accepted == 1
     assert [0.5 <= wait <= 3 for wait in waits] == [True, True]
@@ -319,7 +324,7 @@ def test_what_trying_again_does_not_mend_is_one_clear_message(
 
 
 def test_a_redirect_within_the_host_is_followed(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     rest.reply(RUNS, Reply(301, b"", {"Location": f"{rest.url}{RUNS}?moved=1"}))
     assert collected(database, github).accepted == 1
 
@@ -331,7 +336,7 @@ def test_redirects_in_circles_end(database: Connection, rest: Rest, github: GitH
 
 
 def test_pages_that_follow_each_other_in_circles_end(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     circle = Reply(200, b'{"workflow_runs": [{"id": 1}]}', {"Link": f'<{rest.url}{RUNS}?page=2>; rel="next"'})
     rest.reply(RUNS, circle, circle, circle)
     with pytest.raises(OpsKpiError, match="circles"):
@@ -357,7 +362,7 @@ def test_whatever_the_api_answers_is_read_or_refused(
 
 def test_an_echo_of_the_token_is_kept_in_no_form(database: Connection, rest: Rest, github: GitHub) -> None:
     escaped = "".join(f"\\u{ord(letter):04x}" for letter in TOKEN)
-    body = json.dumps({"total_count": 1, "workflow_runs": [run(1)]}).replace('"ci"', f'"ci {escaped}"')
+    body = json.dumps({"total_count": 1, "workflow_runs": [workflow_run(1)]}).replace('"ci"', f'"ci {escaped}"')
     rest.reply(RUNS, Reply(200, body.encode(), {"etag": f'"{TOKEN}"'}))
     collected(database, github)
     kept = rows(
@@ -368,7 +373,7 @@ def test_an_echo_of_the_token_is_kept_in_no_form(database: Connection, rest: Res
 
 
 def test_a_run_of_times_to_come_does_not_hide_those_of_now(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1, None, at="2099-01-01T00:00:00Z")]
+    rest.runs = [workflow_run(1, None, at="2099-01-01T00:00:00Z")]
     collected(database, github)
     assert rows(database, "select resume_at <= %s from ops.collections", NOW) == [(True,)]
 
@@ -377,7 +382,7 @@ def test_the_token_goes_to_the_api_only_and_is_kept_and_said_nowhere(
     database: Connection, rest: Rest, github: GitHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    rest.runs = [run(1, display_title=TOKEN, html_url=f"https://github.com/{TOKEN}", name=f"ci {TOKEN}")]
+    rest.runs = [workflow_run(1, display_title=TOKEN, html_url=f"https://github.com/{TOKEN}", name=f"ci {TOKEN}")]
     collected(database, github)
     rest.reply(RUNS, Reply(401, f'{{"message": "no such token: {TOKEN}"}}'.encode()))
     with pytest.raises(OpsKpiError) as failure:
@@ -429,7 +434,7 @@ def stored_requests(connection: Connection) -> list[tuple[str, int]]:
 
 
 def test_a_malformed_run_is_refused_by_itself_with_its_place(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1), run(2, updated_at="yesterday"), run(3, at="2026-03-10T13:00:00Z")]
+    rest.runs = [workflow_run(1), workflow_run(2, updated_at="yesterday"), workflow_run(3, at="2026-03-10T13:00:00Z")]
     summary = collected(database, github)
     assert counts(summary) == (2, 0, 1, 0)
     [refusal] = summary.refusals
@@ -439,24 +444,24 @@ def test_a_malformed_run_is_refused_by_itself_with_its_place(database: Connectio
 def test_a_run_of_the_time_to_come_does_not_stop_the_next_polls(
     database: Connection, rest: Rest, github: GitHub
 ) -> None:
-    rest.runs = [run(1, created_at="9999-01-01T00:00:00Z")]
+    rest.runs = [workflow_run(1, created_at="9999-01-01T00:00:00Z")]
     collected(database, github)
-    rest.runs += [run(2, at="2026-03-12T00:30:00Z")]
+    rest.runs += [workflow_run(2, at="2026-03-12T00:30:00Z")]
     assert collected(database, github, now=NOW + timedelta(hours=1)).accepted == 1
 
 
 def test_reading_from_later_on_leaves_what_lies_between_due(database: Connection, rest: Rest, github: GitHub) -> None:
-    rest.runs = [run(1, at="2026-03-09T00:00:00Z")]
+    rest.runs = [workflow_run(1, at="2026-03-09T00:00:00Z")]
     collected(database, github)
-    rest.runs += [run(2, at="2026-03-10T00:00:00Z"), run(3, at="2026-03-11T00:00:00Z")]
+    rest.runs += [workflow_run(2, at="2026-03-10T00:00:00Z"), workflow_run(3, at="2026-03-11T00:00:00Z")]
     assert collected(database, github, since=NOW - timedelta(days=1)).accepted == 1
     assert collected(database, github).accepted == 1
-    assert [number for number, _, _ in stored(database)] == [1, 2, 3]
+    assert [number for number, _, _ in stored_attempts(database)] == [1, 2, 3]
 
 
 def test_tenants_are_polled_by_themselves(database: Connection, rest: Rest, github: GitHub) -> None:
     org = UUID("aaaaaaaa-0000-4000-8000-00000000000a")
-    rest.runs = [run(1)]
+    rest.runs = [workflow_run(1)]
     assert collected(database, github).accepted == 1
     assert collected(database, github, org_id=org).accepted == 1
     orgs = rows(database, "select org_id from telemetry_events where event_type = 'workflow_run' order by 1")
@@ -510,8 +515,8 @@ def test_kpis_of_what_was_collected_are_those_computed_by_hand(
     provenance = [("success", 100), ("success", 200), ("timed_out", 300), ("success", 400), ("cancelled", 5)]
     plain = [*range(10, 210, 10)]
     rest.runs = [
-        *(run(1 + n, outcome, workflow="slsa-provenance", at=f"{day}T10:0{n}:00Z", seconds=s) for n, (outcome, s) in enumerate(provenance)),
-        *(run(10 + n, at=f"{day}T12:{n:02}:00Z", seconds=s) for n, s in enumerate(plain)),
+        *(workflow_run(1 + n, outcome, workflow="slsa-provenance", at=f"{day}T10:0{n}:00Z", seconds=s) for n, (outcome, s) in enumerate(provenance)),
+        *(workflow_run(10 + n, at=f"{day}T12:{n:02}:00Z", seconds=s) for n, s in enumerate(plain)),
     ]  # fmt: skip
     rest.artifacts = {1: [artifact(1, 1000), artifact(2, 2000)], 10: [artifact(3, 6001)]}
     collected(database, github)

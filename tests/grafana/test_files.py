@@ -17,9 +17,11 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def cli(cli: Cli) -> Cli:
+def cli_without_database(cli_without_database: Cli) -> Cli:
     """Run the command without a database: it needs none."""
-    return lambda *arguments, **options: cli(*arguments, env={"OPSKPI_DSN": "postgresql://nowhere:1/none"}, **options)
+    return lambda *arguments, **options: cli_without_database(
+        *arguments, env={"OPSKPI_DSN": "postgresql://nowhere:1/none"}, **options
+    )
 
 
 def dashboards(**options: Any) -> list[Json]:
@@ -31,21 +33,23 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text("utf-8") for path in folder.rglob("*") if path.is_file()}
 
 
-def test_five_dashboards_are_written_and_a_second_run_changes_nothing(cli: Cli, tmp_path: Path) -> None:
-    first = cli("grafana", "--out", "made/of/two", "--json")
+def test_five_dashboards_are_written_and_a_second_run_changes_nothing(
+    cli_without_database: Cli, tmp_path: Path
+) -> None:
+    first = cli_without_database("grafana", "--out", "made/of/two", "--json")
     assert first.returncode == 0, first.stderr
     listed = json.loads(first.stdout)
     assert {Path(entry["file"]).name for entry in listed} == NAMES
     assert {entry["change"] for entry in listed} == {"written"}
     before = contents(tmp_path / "made")
     assert set(before) == {f"of/two/{name}" for name in NAMES}
-    second = cli("grafana", "--out", "made/of/two")
+    second = cli_without_database("grafana", "--out", "made/of/two")
     assert second.stdout.count("unchanged") == len(NAMES)
     assert contents(tmp_path / "made") == before
 
 
-def test_a_file_that_somebody_changed_stays_and_so_do_all_the_others(cli: Cli, tmp_path: Path) -> None:
-    assert cli("grafana", "--out", "made", "--provisioning").returncode == 0
+def test_a_file_that_somebody_changed_stays_and_so_do_all_the_others(cli_without_database: Cli, tmp_path: Path) -> None:
+    assert cli_without_database("grafana", "--out", "made", "--provisioning").returncode == 0
     # One is gone, so that a run would write something.
     (tmp_path / "made" / "opskpi-alerts.json").unlink()
     for name in ("opskpi-slo.json", "provisioning/datasources/opskpi.yaml"):
@@ -54,39 +58,45 @@ def test_a_file_that_somebody_changed_stays_and_so_do_all_the_others(cli: Cli, t
         for theirs in (ours.replace("opskpi", "ours"), "{", "[]", "\0", ""):
             changed.write_text(theirs, "utf-8")
             before = contents(tmp_path / "made")
-            refused = cli("grafana", "--out", "made", "--provisioning")
+            refused = cli_without_database("grafana", "--out", "made", "--provisioning")
             assert (refused.returncode, name in refused.stderr, "--force" in refused.stderr) == (64, True, True)
             assert contents(tmp_path / "made") == before
         changed.write_text(ours, "utf-8")
     changed.write_text("mine", "utf-8")
-    forced = cli("grafana", "--out", "made", "--provisioning", "--force")
+    forced = cli_without_database("grafana", "--out", "made", "--provisioning", "--force")
     assert (forced.returncode, forced.stdout.count("overwritten"), forced.stdout.count("written ")) == (0, 1, 2)
-    assert cli("grafana", "--out", "made", "--provisioning").stdout.count("unchanged") == len(NAMES) + 2
+    assert (
+        cli_without_database("grafana", "--out", "made", "--provisioning").stdout.count("unchanged") == len(NAMES) + 2
+    )
 
 
-def test_a_file_of_another_version_that_nobody_changed_is_brought_up_to_date(cli: Cli, tmp_path: Path) -> None:
+def test_a_file_of_another_version_that_nobody_changed_is_brought_up_to_date(
+    cli_without_database: Cli, tmp_path: Path
+) -> None:
     # With another uid it is as another version would have written it.
-    assert cli("grafana", "--out", "made", "--provisioning", "--source", "other").returncode == 0
-    answer = cli("grafana", "--out", "made", "--provisioning")
+    assert cli_without_database("grafana", "--out", "made", "--provisioning", "--source", "other").returncode == 0
+    answer = cli_without_database("grafana", "--out", "made", "--provisioning")
     assert (answer.returncode, answer.stdout.count("updated")) == (0, len(NAMES) + 1)
     assert "other" not in "".join(contents(tmp_path / "made").values()).replace("another", "").replace("each other", "")
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "folder-with"])
-def test_a_folder_that_cannot_be_one_is_a_bad_argument(cli: Cli, tmp_path: Path, place: str) -> None:
+def test_a_folder_that_cannot_be_one_is_a_bad_argument(cli_without_database: Cli, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder-with" / "opskpi-slo.json").mkdir(parents=True)
-    answer = cli("grafana", "--out", place)
+    answer = cli_without_database("grafana", "--out", place)
     assert (answer.returncode, "Traceback" in answer.stderr) == (64, False)
 
 
-def test_a_uid_that_grafana_would_refuse_is_a_bad_argument(cli: Cli) -> None:
-    assert cli("grafana", "--out", "made", "--source", "$HOME").returncode == 64
-    assert cli("grafana").returncode == 64
+def test_a_uid_that_grafana_would_refuse_is_a_bad_argument(cli_without_database: Cli) -> None:
+    assert cli_without_database("grafana", "--out", "made", "--source", "$HOME").returncode == 64
+    assert cli_without_database("grafana").returncode == 64
 
 
-def test_the_provisioning_names_the_environment_where_secrets_would_be(cli: Cli, tmp_path: Path) -> None:
-    assert cli("grafana", "--out", "a$b", "--provisioning").returncode == 0
+def test_the_provisioning_names_the_environment_where_secrets_would_be(
+    cli_without_database: Cli, tmp_path: Path
+) -> None:
+    assert cli_without_database("grafana", "--out", "a$b", "--provisioning").returncode == 0
     made = tmp_path / "a$b" / "provisioning"
     [source] = yaml.safe_load((made / "datasources" / "opskpi.yaml").read_text("utf-8"))["datasources"]
     assert (source["uid"], source["type"]) == ("opskpi", PLUGIN)

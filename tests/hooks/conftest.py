@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hook_world import Hub, World, running_hub, world_in
+from support.hook_world import Receiver, World, running_receiver, world_in
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def inside(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Hub]:
+def receiver() -> Iterator[Receiver]:
     """Run what takes events on this machine as a hub does, and answers as told."""
-    with running_hub() as running:
+    with running_receiver() as running:
         yield running

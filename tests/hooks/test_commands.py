@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from support.hook_world import Hub, World
+from support.hook_world import Receiver, World
 
 
 def test_baseline_and_override_are_recorded(world: World) -> None:
@@ -59,7 +59,7 @@ def test_status_and_show_answer_before_anything_was_recorded(world: World) -> No
     assert not world.folder.exists()
 
 
-def test_status_shows_the_queue_what_was_dropped_and_how_sending_went(world: World, receiver: Hub) -> None:
+def test_status_shows_the_queue_what_was_dropped_and_how_sending_went(world: World, receiver: Receiver) -> None:
     world.opskpi("hook", "install", "--hub", receiver.url)
     world.wrap("sh", "-c", 'echo nonsense >"$OPSKPI_HOOK_REPORT"', env={"OPSKPI_TELEMETRY": "1"})
     world.opskpi("hook", "flush")
@@ -83,7 +83,7 @@ def test_flush_without_a_target_says_how_to_name_one(world: World) -> None:
     assert "opskpi hook install --hub" in answer.stderr
 
 
-def test_flush_prints_what_it_did(world: World, receiver: Hub) -> None:
+def test_flush_prints_what_it_did(world: World, receiver: Receiver) -> None:
     world.target("http://127.0.0.1:1")
     world.wrap("true")
     world.target(receiver.url)

@@ -39,7 +39,7 @@ def test_commits_that_pass_block_and_bypass_and_a_push_are_in_the_metrics_of_the
         assert world.commit().returncode == 1
         assert world.commit("--no-verify").returncode == 0
         world.git("push", "-q", tmp_path / "remote.git", "main")
-        settle(world)
+        settle_sending(world)
         counted = metrics(client, org)
         assert (counted["total_executions"], counted["allowed_count"], counted["blocked_count"]) == (3, 2, 1)
         assert counted["most_blocked_patterns"] == [{"pattern": "aws-key", "count": 1}]
@@ -56,7 +56,7 @@ def test_commits_that_pass_block_and_bypass_and_a_push_are_in_the_metrics_of_the
     assert len(world.queued()) == unsent
     with running_hub(migrated_database.dsn, tmp_path) as hub, hub.client(key.read_text().strip()) as client:
         assert world.opskpi("hook", "install", "--hub", hub.url).returncode == 0
-        settle(world)
+        settle_sending(world)
         assert metrics(client, org)["total_executions"] == 6
     assert types(database, org) == {"hook_execution": 6, "hook_override": 1}
 
@@ -77,14 +77,14 @@ def test_a_wrong_key_keeps_the_events_until_there_is_a_right_one(
         settings = json.loads((world.folder / "settings.json").read_text())
         (world.folder / "settings.json").write_text(json.dumps(settings | {"org_id": str(org)}))
         world.wrap("true")
-        settle(world)
+        settle_sending(world)
     # The first event names another org than the key, and the hub says so.
     assert types(database, org) == {"hook_execution": 1}
     [event] = json.loads((world.folder / "telemetry-refused.json").read_text())["events"]
     assert "org" in event["refused"]["field"] + event["refused"]["reason"]
 
 
-def settle(world: World) -> None:
+def settle_sending(world: World) -> None:
     """Send what is left once a sender that a hook may have started has ended."""
     world.await_quiet()
     flushed = world.opskpi("hook", "flush")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hook_world import World
+from support.hook_world import World, install, uninstall
 
 BLOCKING = "#!/bin/sh\nif git diff --cached | grep -q ^+SECRET; then echo 'a secret' >&2; exit 1; fi\n"
 
@@ -23,17 +23,7 @@ def tree(place: Path) -> dict[str, tuple[int, bytes | str]]:
     return found
 
 
-def install(world: World, *arguments: object, cwd: Path | None = None) -> None:
-    answer = world.opskpi("hook", "install", *arguments, cwd=cwd)
-    assert answer.returncode == 0, answer.stderr
-
-
-def uninstall(world: World, *arguments: object) -> None:
-    answer = world.opskpi("hook", "uninstall", *arguments)
-    assert answer.returncode == 0, answer.stderr
-
-
-def outcomes(world: World) -> list[tuple[str, str]]:
+def queued_outcomes(world: World) -> list[tuple[str, str]]:
     return [(metrics["hook_type"], metrics.get("result", "override")) for metrics in world.metrics()]
 
 
@@ -55,7 +45,7 @@ def test_commit_block_override_and_push_are_all_in_the_queue(world: World) -> No
     pushed = (world.repo / "pushed").read_text()
     assert pushed.startswith("refs/heads/main ")
     assert pushed.endswith("remote.git\n")
-    assert outcomes(world) == [
+    assert queued_outcomes(world) == [
         ("pre-commit", "blocked"),
         ("pre-commit", "override"),
         ("pre-commit", "allowed"),
@@ -237,7 +227,7 @@ def test_worktrees_and_submodules_report_too(world: World) -> None:
     assert world.commit("--no-verify", cwd=inner).returncode == 0
     recorded = World(world.home, inner, world.env)
     recorded.await_events(1, "hook_override")
-    assert outcomes(recorded)[0] == ("pre-commit", "blocked")
+    assert queued_outcomes(recorded)[0] == ("pre-commit", "blocked")
     assert world.git("status", "--short", cwd=inner) == ""
 
 
@@ -249,7 +239,7 @@ def test_hooks_in_a_folder_of_the_repository_are_found(world: World) -> None:
     world.git("config", "core.hooksPath", "my hooks")
     install(world)
     assert world.commit().returncode == 0
-    assert outcomes(world) == [("pre-commit", "allowed")]
+    assert queued_outcomes(world) == [("pre-commit", "allowed")]
     assert world.git("status", "--short") == ""
     uninstall(world, "--purge")
     assert [path.name for path in folder.iterdir()] == ["pre-commit"]
@@ -342,7 +332,7 @@ def framework(world: World) -> World:
     return world
 
 
-def runs(world: World) -> int:
+def runs_since(world: World) -> int:
     ran = world.repo / "ran"
     count = len(ran.read_text()) // 2 if ran.exists() else 0
     ran.unlink(missing_ok=True)
@@ -354,10 +344,10 @@ def test_the_pre_commit_framework_goes_on_when_it_was_there_before(framework: Wo
     before = tree(framework.hooks)
     install(framework)
     assert framework.commit().returncode == 0
-    assert runs(framework) == 1
+    assert runs_since(framework) == 1
     (framework.repo / "stop").touch()
     assert framework.commit().returncode == 1
-    assert outcomes(framework) == [("pre-commit", "allowed"), ("pre-commit", "blocked")]
+    assert queued_outcomes(framework) == [("pre-commit", "allowed"), ("pre-commit", "blocked")]
     uninstall(framework, "--purge")
     assert tree(framework.hooks) == before
 
@@ -371,26 +361,26 @@ def test_the_pre_commit_framework_goes_on_when_it_is_installed_afterwards(framew
     install(framework)
     assert framework.run(*FRAMEWORK, "install").returncode == 0
     assert framework.commit().returncode == 0
-    assert runs(framework) == 1
+    assert runs_since(framework) == 1
     # The hook ran, by another way; only without it there is an override.
     assert framework.commit("--no-verify").returncode == 0
     framework.await_events(1, "hook_override")
     install(framework)
     assert framework.commit().returncode == 0
-    assert runs(framework) == 1
-    assert outcomes(framework)[-1] == ("pre-commit", "allowed")
+    assert runs_since(framework) == 1
+    assert queued_outcomes(framework)[-1] == ("pre-commit", "allowed")
     if prior == "a hook":
         assert (framework.repo / "legacy").read_text() == "x\nx\n"
     uninstall(framework, "--purge")
     assert framework.commit().returncode == 0
-    assert runs(framework) == 1
+    assert runs_since(framework) == 1
 
 
 def test_a_hook_that_calls_its_own_place_does_not_go_round_and_round(world: World) -> None:
     world.add_hook("pre-commit", "#!/bin/sh\necho x >>ran\nexec .git/hooks/pre-commit\n")
     install(world)
     assert world.commit().returncode == 0
-    assert runs(world) == 1
+    assert runs_since(world) == 1
 
 
 def test_a_hook_that_commits_elsewhere_runs_the_hook_there(world: World) -> None:
@@ -405,5 +395,5 @@ def test_a_hook_that_commits_elsewhere_runs_the_hook_there(world: World) -> None
     )
     install(world)
     assert world.commit().returncode == 0
-    assert runs(inner) == 1
+    assert runs_since(inner) == 1
     assert (len(world.queued()), len(inner.queued())) == (1, 1)

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from support.hook_world import KILLER, Hub, World
+from support.hook_world import KILLER, Receiver, World
 
 
 def test_a_kill_at_any_step_of_queueing_leaves_every_event_once(world: World) -> None:
@@ -19,7 +19,7 @@ def test_a_kill_at_any_step_of_queueing_leaves_every_event_once(world: World) ->
     assert list(world.folder.glob("*damaged*")) == list(world.folder.glob("*.tmp")) == []
 
 
-def test_a_kill_at_any_step_of_sending_loses_nothing_and_stores_nothing_twice(world: World, receiver: Hub) -> None:
+def test_a_kill_at_any_step_of_sending_loses_nothing_and_stores_nothing_twice(world: World, receiver: Receiver) -> None:
     world.target(receiver.url)
     killed = world.run(sys.executable, KILLER, "send", world.folder)
     assert killed.returncode == 0, killed.stderr

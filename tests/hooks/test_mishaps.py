@@ -11,12 +11,12 @@ from opskpi.errors import OpsKpiError
 from opskpi.hooks import configuring, events, overview, queue_file, sender
 from opskpi.hooks.scrubbing import scrub
 from opskpi.hooks.storage import Folder
-from support.hook_world import AGENT, EXECUTION, ORG, Hub, World
+from support.hook_world import AGENT, EXECUTION, ORG, Receiver, World, install, uninstall
 
 PASSING = "#!/bin/sh\nexit 0\n"
 
 
-def add(folder: Path, org: str | None = ORG) -> None:
+def queue_execution(folder: Path, org: str | None = ORG) -> None:
     common: dict[str, object] = {"agent_id": AGENT, "org_id": org}
     event = events.build("hook_execution", EXECUTION, common, events.now_stamp())
     with Folder(str(folder)) as opened, queue_file.Queue(opened) as queue:
@@ -29,23 +29,11 @@ def settings(folder: Path, **chosen: str) -> None:
     (folder / "settings.json").write_text(json.dumps({"target": "hub"} | chosen))
 
 
-def send(folder: Path) -> sender.Report:
+def send_from(folder: Path) -> sender.Report:
     return sender.run(str(folder), foreground=True)
 
 
-def install(world: World, *arguments: object, cwd: Path | None = None) -> str:
-    answer = world.opskpi("hook", "install", *arguments, cwd=cwd)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
-
-
-def uninstall(world: World) -> str:
-    answer = world.opskpi("hook", "uninstall", "--purge")
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
-
-
-def test_a_committed_folder_that_looks_like_a_repository_gets_no_key(inside: World, receiver: Hub) -> None:
+def test_a_committed_folder_that_looks_like_a_repository_gets_no_key(inside: World, receiver: Receiver) -> None:
     inner = inside.repo / "inner"
     for name in ("objects", "refs"):
         (inner / name).mkdir(parents=True)
@@ -56,28 +44,28 @@ def test_a_committed_folder_that_looks_like_a_repository_gets_no_key(inside: Wor
     inside.git("add", "-f", ".")
     inside.wrap("true", cwd=inner)
     inside.await_quiet()
-    assert "committed" in send(inner / ".sentinel").reason
+    assert "committed" in send_from(inner / ".sentinel").reason
     assert receiver.requests == []
 
 
 @pytest.mark.parametrize("fault", ["git fails", "there is no git"])
 def test_settings_that_cannot_be_checked_send_nothing(
-    inside: World, receiver: Hub, fault: str, monkeypatch: pytest.MonkeyPatch
+    inside: World, receiver: Receiver, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(inside.folder)
+    queue_execution(inside.folder)
     inside.target(receiver.url)
     if fault == "git fails":
         (inside.repo / ".git" / "index").write_text("no index")
     else:
         monkeypatch.setenv("PATH", "/nowhere")
-    report = send(inside.folder)
+    report = send_from(inside.folder)
     assert (report.stopped, report.left) == ("paused", 1)
     assert "could not be checked" in report.reason
     assert receiver.requests == []
 
 
 def test_settings_in_a_submodule_and_behind_a_worktree_of_a_bare_repository_are_used(
-    inside: World, receiver: Hub
+    inside: World, receiver: Receiver
 ) -> None:
     inside.commit()
     inside.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", inside.repo, "inner")
@@ -85,8 +73,8 @@ def test_settings_in_a_submodule_and_behind_a_worktree_of_a_bare_repository_are_
     inside.git("clone", "-q", "--bare", inside.repo, bare)
     for folder in (inside.repo / "inner" / ".sentinel", bare / ".sentinel"):
         settings(folder, url=receiver.url)
-        add(folder)
-        assert send(folder).sent == 1
+        queue_execution(folder)
+        assert send_from(folder).sent == 1
 
 
 @pytest.mark.parametrize("way", ['$(readlink -f "$0")', '$(realpath "$0")'])
@@ -115,24 +103,24 @@ def test_a_hook_whose_awk_prints_lines_still_has_its_own_name(world: World) -> N
     assert world.commit().stderr == "pre-commit\n"
 
 
-def test_events_from_before_an_org_was_named_get_it_when_they_are_sent(inside: World, receiver: Hub) -> None:
-    add(inside.folder, None)
-    add(inside.folder, events.NIL_ORG)
-    add(inside.folder, AGENT)
+def test_events_from_before_an_org_was_named_get_it_when_they_are_sent(inside: World, receiver: Receiver) -> None:
+    queue_execution(inside.folder, None)
+    queue_execution(inside.folder, events.NIL_ORG)
+    queue_execution(inside.folder, AGENT)
     inside.target(receiver.url)
     shown = [json.loads(request["body"]) for request in overview.upcoming()]
-    assert send(inside.folder).sent == 3
+    assert send_from(inside.folder).sent == 3
     sent = [event["payload"]["org_id"] for event in receiver.stored.values()]
     assert sorted(sent) == sorted([ORG, ORG, AGENT]) == sorted(event["payload"]["org_id"] for event in shown[0])
 
 
-def test_a_key_of_another_org_keeps_the_events_and_says_what_to_do(inside: World, receiver: Hub) -> None:
-    add(inside.folder)
-    add(inside.folder)
+def test_a_key_of_another_org_keeps_the_events_and_says_what_to_do(inside: World, receiver: Receiver) -> None:
+    queue_execution(inside.folder)
+    queue_execution(inside.folder)
     inside.target(receiver.url)
     refused = [{"index": index, "field": "org_id", "reason": "is another organisation"} for index in range(2)]
     receiver.plan = [json.dumps({"accepted": 0, "duplicate": 0, "refused": refused}).encode()]
-    report = send(inside.folder)
+    report = send_from(inside.folder)
     assert (report.stopped, report.left) == ("paused", 2)
     assert "opskpi hook install --org UUID" in report.reason
     assert not (inside.folder / "telemetry-refused.json").exists()
@@ -150,11 +138,11 @@ def test_what_someone_added_to_a_hook_of_ours_is_kept(world: World, again: str) 
     shim = world.hooks / "post-commit"
     shim.write_text(shim.read_text() + "echo mine\n")
     (world.hooks / "post-commit.opskpi-edited").write_text("older")
-    said = install(world) if again == "install" else uninstall(world)
+    said = install(world) if again == "install" else uninstall(world, "--purge")
     assert "post-commit.opskpi-edited-1" in said
     assert (world.hooks / "post-commit.opskpi-edited-1").read_text().endswith("echo mine\n")
     assert (world.hooks / "post-commit.opskpi-edited").read_text() == "older"
-    assert "opskpi-edited" not in (install(world) if again == "install" else uninstall(world))
+    assert "opskpi-edited" not in (install(world) if again == "install" else uninstall(world, "--purge"))
     assert shim.exists() == (again == "install")
 
 
@@ -211,7 +199,7 @@ def test_both_folders_of_hooks_are_as_they_were_after_uninstalling(world: World)
     assert world.git("status", "--short") == ""
     assert exclude.read_text().count("/.sentinel/") == 1
     assert exclude.read_text().count("/mine/post-commit\n") == 1
-    uninstall(world)
+    uninstall(world, "--purge")
     assert (world.hooks / "pre-commit").read_text() == PASSING
     assert not (world.hooks / "post-commit").exists()
     assert list((world.repo / "mine").iterdir()) == []
@@ -266,7 +254,7 @@ def test_a_kept_edit_is_a_file_like_the_one_it_was(world: World) -> None:
     shim = world.hooks / "pre-push"
     shim.write_text(shim.read_text() + "# mine\n")
     mode = stat.S_IMODE(shim.stat().st_mode)
-    uninstall(world)
+    uninstall(world, "--purge")
     kept = world.hooks / "pre-push.opskpi-edited"
     assert stat.S_IMODE(kept.stat().st_mode) == mode
     assert not os.path.lexists(shim)

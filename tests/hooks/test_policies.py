@@ -5,16 +5,12 @@ import time
 
 import pytest
 
-from opskpi.hooks import record, sender
-from support.hook_world import EXECUTION, Hub, World
-
-
-def send(world: World) -> sender.Report:
-    return sender.run(str(world.folder), foreground=True)
+from opskpi.hooks import record
+from support.hook_world import EXECUTION, Receiver, World, send
 
 
 @pytest.fixture
-def reporting(inside: World, receiver: Hub) -> World:
+def reporting(inside: World, receiver: Receiver) -> World:
     """Set the hub as target, with a policy, and nobody sending in the background."""
     inside.target(receiver.url)
     receiver.policy = {"version": 3, "policy": {"telemetry": {"enabled": True}, "more": 1}, "updated_at": "2026-01-05"}
@@ -44,7 +40,7 @@ def test_the_built_in_policy_holds_until_there_is_another(inside: World) -> None
     assert "policy_version" not in inside.metrics()[0]
 
 
-def test_a_policy_is_fetched_kept_five_minutes_and_named_in_every_event(reporting: World, receiver: Hub) -> None:
+def test_a_policy_is_fetched_kept_five_minutes_and_named_in_every_event(reporting: World, receiver: Receiver) -> None:
     send(reporting)
     assert (shown(reporting)["version"], shown(reporting)["policy"]) == (
         3,
@@ -63,7 +59,7 @@ def test_a_policy_is_fetched_kept_five_minutes_and_named_in_every_event(reportin
     assert shown(reporting)["version"] == 3
 
 
-def test_a_newer_version_named_by_an_answer_is_fetched_at_once(reporting: World, receiver: Hub) -> None:
+def test_a_newer_version_named_by_an_answer_is_fetched_at_once(reporting: World, receiver: Receiver) -> None:
     send(reporting)
     receiver.policy = {"version": 4, "policy": {"telemetry": {"enabled": True}}}
     wait(reporting)
@@ -74,7 +70,7 @@ def test_a_newer_version_named_by_an_answer_is_fetched_at_once(reporting: World,
 
 @pytest.mark.parametrize("broken", [None, {"version": "x", "policy": {}}, {"version": 5, "policy": []}, {"version": 5}])
 def test_the_last_good_policy_stays_when_asking_fails(
-    reporting: World, receiver: Hub, broken: dict[str, object] | None
+    reporting: World, receiver: Receiver, broken: dict[str, object] | None
 ) -> None:
     send(reporting)
     age(reporting, 301)
@@ -85,7 +81,7 @@ def test_the_last_good_policy_stays_when_asking_fails(
     assert shown(reporting)["version"] == 3
 
 
-def test_a_policy_can_switch_recording_off_and_on_again(reporting: World, receiver: Hub) -> None:
+def test_a_policy_can_switch_recording_off_and_on_again(reporting: World, receiver: Receiver) -> None:
     receiver.policy = {"version": 5, "policy": {"telemetry": {"enabled": False}}}
     send(reporting)
     wait(reporting)
@@ -102,7 +98,7 @@ def test_a_policy_can_switch_recording_off_and_on_again(reporting: World, receiv
     assert record("hook_execution", **EXECUTION)
 
 
-def test_supabase_is_asked_by_the_function_current_policy(inside: World, receiver: Hub) -> None:
+def test_supabase_is_asked_by_the_function_current_policy(inside: World, receiver: Receiver) -> None:
     inside.target(receiver.url, "supabase")
     receiver.plan = [b'{"version": 9, "policy": {"telemetry": {"enabled": true}}}']
     assert inside.opskpi("hook", "flush").returncode == 0

@@ -17,19 +17,21 @@ from opskpi.hooks.storage import Folder
 from support.hook_world import EXECUTION, ORG, World
 
 
-def event(number: int, kind: str = "hook_execution", stamp: str | None = None, **metrics: object) -> dict[str, Any]:
+def queue_entry(
+    number: int, kind: str = "hook_execution", stamp: str | None = None, **metrics: object
+) -> dict[str, Any]:
     common: dict[str, object] = {"agent_id": ORG, "org_id": ORG}
     base: dict[str, Any] = {**EXECUTION, "duration_ms": number} if kind == "hook_execution" else {}
     return events.build(kind, base | metrics, common, stamp or events.now_stamp())
 
 
-def fill(world: World, entries: list[dict[str, Any]]) -> None:
+def fill_queue(world: World, entries: list[dict[str, Any]]) -> None:
     with Folder(str(world.folder)) as folder, queue_file.Queue(folder) as queue:
         queue.lines += [events.line(entry) for entry in entries]
         queue.save()
 
 
-def numbers(world: World) -> list[int]:
+def queued_numbers(world: World) -> list[int]:
     return [metrics["duration_ms"] for metrics in world.metrics()]
 
 
@@ -73,51 +75,53 @@ def test_a_malformed_event_is_not_kept_but_counted_and_nothing_is_raised(
 
 
 def test_a_thousand_events_at_most_and_blocked_and_overridden_ones_go_last(world: World) -> None:
-    fill(
+    fill_queue(
         world,
         [
-            event(0, result="blocked"),
-            event(1, "hook_override", hook_type="x", override_reason="r", findings_count=1, severity="low"),
+            queue_entry(0, result="blocked"),
+            queue_entry(1, "hook_override", hook_type="x", override_reason="r", findings_count=1, severity="low"),
         ],
     )
-    fill(world, [event(2), event(3, result="overridden")])
-    fill(world, [event(number) for number in range(10, 1010)])
+    fill_queue(world, [queue_entry(2), queue_entry(3, result="overridden")])
+    fill_queue(world, [queue_entry(number) for number in range(10, 1010)])
     assert len(world.queued()) == 1000
     assert [entry["metrics"].get("duration_ms", "override") for entry in world.queued()][:4] == [0, "override", 3, 13]
     assert world.queue()["dropped"] == {"count": 4}
-    fill(world, [event(number, result="blocked") for number in range(2000, 3100)])
+    fill_queue(world, [queue_entry(number, result="blocked") for number in range(2000, 3100)])
     assert len(world.queued()) == 1000
     assert {metrics.get("result", "override") for metrics in world.metrics()} == {"blocked"}
 
 
 def test_a_mebibyte_at_most(world: World) -> None:
     words = ["word " * 19 + str(number) for number in range(20)]
-    fill(world, [event(number, user_actions=words, findings_summary={"patterns": words}) for number in range(400)])
+    fill_queue(
+        world, [queue_entry(number, user_actions=words, findings_summary={"patterns": words}) for number in range(400)]
+    )
     size = (world.folder / queue_file.NAME).stat().st_size
     assert (1 << 20) - 10_000 < size <= 1 << 20
     assert world.queue()["dropped"]["size"] == 400 - len(world.queued())
-    assert numbers(world)[-1] == 399
+    assert queued_numbers(world)[-1] == 399
 
 
 def test_fourteen_days_at_most(world: World) -> None:
     now = time.time()
-    days = [event(day, stamp=events.now_stamp(now - day * 86400 + 60)) for day in (16, 15, 14, 13, 1)]
-    fill(world, days)
-    assert numbers(world) == [14, 13, 1]
+    days = [queue_entry(day, stamp=events.now_stamp(now - day * 86400 + 60)) for day in (16, 15, 14, 13, 1)]
+    fill_queue(world, days)
+    assert queued_numbers(world) == [14, 13, 1]
     assert world.queue()["dropped"] == {"age": 2}
 
 
 @pytest.mark.parametrize("off_by", [-86400, 86400])
 def test_a_clock_a_day_off_drops_nothing(world: World, off_by: int) -> None:
-    fill(world, [event(1, stamp=events.now_stamp(time.time() + off_by))])
+    fill_queue(world, [queue_entry(1, stamp=events.now_stamp(time.time() + off_by))])
     world.wrap("true")
     assert len(world.queued()) == 2
     assert "dropped" not in world.queue()
 
 
 def test_a_queue_cut_off_at_any_byte_is_set_aside_and_its_whole_events_are_saved(world: World) -> None:
-    entries = [event(number, findings_summary={"total": 1, "pattern": 'a "quoted" { one'}) for number in range(2)]
-    fill(world, entries)
+    entries = [queue_entry(number, findings_summary={"total": 1, "pattern": 'a "quoted" { one'}) for number in range(2)]
+    fill_queue(world, entries)
     path = world.folder / queue_file.NAME
     whole = path.read_bytes()
     ends = [whole.index(events.line(entry)) + len(events.line(entry)) for entry in entries]
@@ -144,7 +148,7 @@ def test_a_queue_cut_off_at_any_byte_is_set_aside_and_its_whole_events_are_saved
     ],
 )
 def test_a_file_of_an_older_program_or_a_corrupt_one_gives_up_its_whole_events(world: World, content: Any) -> None:
-    entries = [event(number) for number in range(3)]
+    entries = [queue_entry(number) for number in range(3)]
     world.folder.mkdir()
     (world.folder / queue_file.NAME).write_text(content(entries))
     assert world.wrap("true").returncode == 0
@@ -165,13 +169,13 @@ def test_a_file_without_events_is_set_aside_and_recording_goes_on(world: World, 
 
 
 def test_a_line_that_rotted_is_found_before_it_is_sent(inside: World) -> None:
-    fill(inside, [event(number) for number in range(3)])
+    fill_queue(inside, [queue_entry(number) for number in range(3)])
     path = inside.folder / queue_file.NAME
     path.write_bytes(path.read_bytes().replace(b'"duration_ms": 1}', b'"duration_ms": "}'))
     inside.wrap("true")
     inside.target("http://127.0.0.1:1")
     inside.opskpi("hook", "flush")
-    assert numbers(inside)[:2] == [0, 2]
+    assert queued_numbers(inside)[:2] == [0, 2]
     assert inside.queue()["dropped"] == {"damaged_file": 1}
 
 
@@ -189,8 +193,8 @@ def test_a_lock_that_nobody_gives_back_delays_a_hook_a_moment_and_loses_nothing(
 
 
 def test_an_event_that_is_in_the_queue_and_still_in_a_file_of_its_own_is_there_once(world: World) -> None:
-    entry = event(1)
-    fill(world, [entry])
+    entry = queue_entry(1)
+    fill_queue(world, [entry])
     with Folder(str(world.folder)) as folder:
         queue_file.spool(folder, entry)
     world.wrap("true")
@@ -244,7 +248,7 @@ if all(children):
 
 
 def test_a_full_disk_changes_neither_the_hook_nor_the_queue(world: World) -> None:
-    fill(world, [event(number) for number in range(20)])
+    fill_queue(world, [queue_entry(number) for number in range(20)])
     before = (world.folder / queue_file.NAME).read_bytes()
     script = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]

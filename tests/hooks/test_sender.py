@@ -15,12 +15,12 @@ import pytest
 
 from opskpi.hooks import events, queue_file, refusals, schedule, sender, starting, targets
 from opskpi.hooks.storage import Folder
-from support.hook_world import AGENT, EXECUTION, KEY, ORG, Hub, World
+from support.hook_world import AGENT, EXECUTION, KEY, ORG, Receiver, World, send
 
 LATER = 400
 
 
-def add(world: World, count: int = 1, hook_type: str = "pre-commit") -> None:
+def queue_executions(world: World, count: int = 1, hook_type: str = "pre-commit") -> None:
     """Queue events without anyone starting to send them."""
     common: dict[str, object] = {"agent_id": AGENT, "org_id": ORG}
     with Folder(str(world.folder)) as folder, queue_file.Queue(folder) as queue:
@@ -28,10 +28,6 @@ def add(world: World, count: int = 1, hook_type: str = "pre-commit") -> None:
             metrics = EXECUTION | {"hook_type": hook_type, "duration_ms": number}
             queue.lines.append(events.line(events.build("hook_execution", metrics, common, events.now_stamp())))
         queue.save()
-
-
-def send(world: World) -> sender.Report:
-    return sender.run(str(world.folder), foreground=True)
 
 
 def send_all(world: World, most: int = 60) -> None:
@@ -43,13 +39,13 @@ def send_all(world: World, most: int = 60) -> None:
     raise AssertionError(world.state())
 
 
-def refused(world: World) -> list[dict[str, Any]]:
+def refused_entries(world: World) -> list[dict[str, Any]]:
     with Folder(str(world.folder)) as folder:
         return refusals.load(folder)[0]
 
 
-def test_events_go_in_batches_of_fifty_with_key_and_format(inside: World, receiver: Hub) -> None:
-    add(inside, 120)
+def test_events_go_in_batches_of_fifty_with_key_and_format(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 120)
     ids = inside.ids()
     inside.target(receiver.url)
     report = send(inside)
@@ -65,8 +61,8 @@ def test_events_go_in_batches_of_fifty_with_key_and_format(inside: World, receiv
     assert first["payload"]["timestamp"].endswith("Z")
 
 
-def test_show_prints_exactly_what_is_sent_next(inside: World, receiver: Hub) -> None:
-    add(inside, 60)
+def test_show_prints_exactly_what_is_sent_next(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 60)
     inside.target(receiver.url)
     shown = inside.opskpi("hook", "show").stdout.splitlines()
     requests = json.loads(inside.opskpi("hook", "show", "--json").stdout)
@@ -76,8 +72,8 @@ def test_show_prints_exactly_what_is_sent_next(inside: World, receiver: Hub) -> 
     assert [body.decode() for method, _, _, body in receiver.requests if method == "POST"] == shown
 
 
-def test_an_answer_that_is_lost_after_storing_makes_no_duplicate(inside: World, receiver: Hub) -> None:
-    add(inside, 60)
+def test_an_answer_that_is_lost_after_storing_makes_no_duplicate(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 60)
     ids = inside.ids()
     inside.target(receiver.url)
     receiver.plan = ["lose", "lose", None, "lose"]
@@ -89,8 +85,8 @@ def test_an_answer_that_is_lost_after_storing_makes_no_duplicate(inside: World, 
 @pytest.mark.parametrize(
     "answer", [500, 503, 408, (429, {"Retry-After": "7"}), (503, {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"})]
 )
-def test_a_storm_of_failures_ends_with_every_event_stored_once(inside: World, receiver: Hub, answer: Any) -> None:
-    add(inside, 30)
+def test_a_storm_of_failures_ends_with_every_event_stored_once(inside: World, receiver: Receiver, answer: Any) -> None:
+    queue_executions(inside, 30)
     ids = inside.ids()
     inside.target(receiver.url)
     receiver.plan = [answer] * 7
@@ -102,8 +98,8 @@ def test_a_storm_of_failures_ends_with_every_event_stored_once(inside: World, re
     assert (list(receiver.stored), receiver.repeated) == (ids, 0)
 
 
-def test_each_failure_waits_longer_and_not_all_wait_the_same(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_each_failure_waits_longer_and_not_all_wait_the_same(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.always = 500
     waits = []
@@ -116,8 +112,8 @@ def test_each_failure_waits_longer_and_not_all_wait_the_same(inside: World, rece
     assert len({wait - round(wait) for wait in waits}) > 1
 
 
-def test_retry_after_is_a_minimum_that_every_process_remembers(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_retry_after_is_a_minimum_that_every_process_remembers(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.always = (429, {"Retry-After": "120"})
     assert send(inside).stopped == "retry"
@@ -130,8 +126,8 @@ def test_retry_after_is_a_minimum_that_every_process_remembers(inside: World, re
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 415, 301, 302, 307, 308])
-def test_what_no_repetition_helps_keeps_the_events_and_pauses(inside: World, receiver: Hub, status: int) -> None:
-    add(inside, 3)
+def test_what_no_repetition_helps_keeps_the_events_and_pauses(inside: World, receiver: Receiver, status: int) -> None:
+    queue_executions(inside, 3)
     ids = inside.ids()
     inside.target(receiver.url)
     receiver.always = (status, {"Location": "http://127.0.0.1:1/elsewhere"})
@@ -147,8 +143,8 @@ def test_what_no_repetition_helps_keeps_the_events_and_pauses(inside: World, rec
     assert list(receiver.stored) == ids
 
 
-def test_a_new_key_ends_a_pause_at_once(inside: World, receiver: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(inside)
+def test_a_new_key_ends_a_pause_at_once(inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.plan = [401]
     send(inside)
@@ -157,8 +153,8 @@ def test_a_new_key_ends_a_pause_at_once(inside: World, receiver: Hub, monkeypatc
     assert len(receiver.stored) == 1
 
 
-def test_a_pause_warns_once_in_the_status_and_never_in_a_hook(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_a_pause_warns_once_in_the_status_and_never_in_a_hook(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.always = 401
     send(inside)
@@ -170,8 +166,8 @@ def test_a_pause_warns_once_in_the_status_and_never_in_a_hook(inside: World, rec
     assert "paused until" in second.stdout
 
 
-def test_a_pause_is_told_once_to_who_sits_at_a_terminal(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_a_pause_is_told_once_to_who_sits_at_a_terminal(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.always = 401
     send(inside)
@@ -194,8 +190,8 @@ def test_a_pause_is_told_once_to_who_sits_at_a_terminal(inside: World, receiver:
     assert [b"answered 401" in text for text in said] == [True]
 
 
-def test_a_redirect_to_another_host_is_not_followed(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_a_redirect_to_another_host_is_not_followed(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     with closing(socket.create_server(("127.0.0.1", 0))) as elsewhere:
         elsewhere.settimeout(0.2)
         inside.target(receiver.url)
@@ -205,28 +201,30 @@ def test_a_redirect_to_another_host_is_not_followed(inside: World, receiver: Hub
             elsewhere.accept()
 
 
-def test_a_refused_event_is_set_aside_with_the_reason_and_the_rest_arrives(inside: World, receiver: Hub) -> None:
-    add(inside, 2)
-    add(inside, 1, hook_type="bad")
-    add(inside, 2)
+def test_a_refused_event_is_set_aside_with_the_reason_and_the_rest_arrives(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 2)
+    queue_executions(inside, 1, hook_type="bad")
+    queue_executions(inside, 2)
     inside.target(receiver.url)
     report = send(inside)
     assert (report.sent, report.refused, report.left) == (4, 1, 0)
-    [event] = refused(inside)
+    [event] = refused_entries(inside)
     assert (event["refused"]["field"], event["refused"]["reason"]) == ("hook_type", "is bad")
     assert (inside.folder / refusals.NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_batch_refused_as_a_whole_is_halved_until_the_event_at_fault_is_found(inside: World, receiver: Hub) -> None:
-    add(inside, 17)
-    add(inside, 1, hook_type="poison")
-    add(inside, 32)
+def test_a_batch_refused_as_a_whole_is_halved_until_the_event_at_fault_is_found(
+    inside: World, receiver: Receiver
+) -> None:
+    queue_executions(inside, 17)
+    queue_executions(inside, 1, hook_type="poison")
+    queue_executions(inside, 32)
     good = [metrics["event_id"] for metrics in inside.metrics() if metrics["hook_type"] != "poison"]
     inside.target(receiver.url)
     send_all(inside)
     assert sorted(receiver.stored) == sorted(good)
     assert receiver.repeated == 0
-    [event] = refused(inside)
+    [event] = refused_entries(inside)
     assert event["metrics"]["hook_type"] == "poison"
     assert event["refused"]["reason"] == "answered 422 Unprocessable Entity: an event is poison"
 
@@ -247,8 +245,8 @@ def test_a_batch_refused_as_a_whole_is_halved_until_the_event_at_fault_is_found(
     ],
     ids=range(10),
 )
-def test_an_answer_that_is_not_the_hubs_counts_as_not_delivered(inside: World, receiver: Hub, body: bytes) -> None:
-    add(inside)
+def test_an_answer_that_is_not_the_hubs_counts_as_not_delivered(inside: World, receiver: Receiver, body: bytes) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     receiver.plan = [body]
     report = send(inside)
@@ -258,8 +256,8 @@ def test_an_answer_that_is_not_the_hubs_counts_as_not_delivered(inside: World, r
     assert len(receiver.stored) == 1
 
 
-def test_nothing_is_ever_compressed(inside: World, receiver: Hub) -> None:
-    add(inside, 50)
+def test_nothing_is_ever_compressed(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 50)
     inside.target(receiver.url)
     send(inside)
     for _, _, headers, _ in receiver.requests:
@@ -267,8 +265,8 @@ def test_nothing_is_ever_compressed(inside: World, receiver: Hub) -> None:
         assert headers["accept-encoding"] == "identity"
 
 
-def test_ten_requests_a_minute_whoever_makes_them(inside: World, receiver: Hub) -> None:
-    add(inside, 600)
+def test_ten_requests_a_minute_whoever_makes_them(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 600)
     inside.target(receiver.url)
     assert send(inside).stopped == "limit"
     flushed = inside.opskpi("hook", "flush")
@@ -280,7 +278,7 @@ def test_ten_requests_a_minute_whoever_makes_them(inside: World, receiver: Hub) 
     assert len(receiver.stored) == 600
 
 
-def test_eight_hundred_events_of_eight_processes_are_stored_exactly_once(inside: World, receiver: Hub) -> None:
+def test_eight_hundred_events_of_eight_processes_are_stored_exactly_once(inside: World, receiver: Receiver) -> None:
     many = "from opskpi.hooks import record; [record('hook_execution', hook_type='x', result='allowed', duration_ms=n) for n in range(100)]"
     together = [subprocess.Popen([sys.executable, "-c", many], cwd=inside.repo, env=inside.env) for _ in range(8)]
     assert [process.wait(60) for process in together] == [0] * 8
@@ -292,7 +290,7 @@ def test_eight_hundred_events_of_eight_processes_are_stored_exactly_once(inside:
     assert (len(receiver.stored), receiver.repeated) == (800, 0)
 
 
-def test_events_recorded_while_others_are_sent_stay_queued_or_go_along(inside: World, receiver: Hub) -> None:
+def test_events_recorded_while_others_are_sent_stay_queued_or_go_along(inside: World, receiver: Receiver) -> None:
     inside.target(receiver.url)
     recording_process = subprocess.Popen(
         [
@@ -313,7 +311,7 @@ def test_events_recorded_while_others_are_sent_stay_queued_or_go_along(inside: W
     assert sorted(event["payload"]["duration_ms"] for event in receiver.stored.values()) == list(range(150))
 
 
-def test_the_first_event_after_five_minutes_starts_the_sender(world: World, receiver: Hub) -> None:
+def test_the_first_event_after_five_minutes_starts_the_sender(world: World, receiver: Receiver) -> None:
     world.target(receiver.url)
     world.wrap("true")
     await_stored(receiver, 1)
@@ -325,8 +323,8 @@ def test_the_first_event_after_five_minutes_starts_the_sender(world: World, rece
     await_stored(receiver, 3)
 
 
-def test_the_hundredth_event_starts_the_sender(inside: World, receiver: Hub) -> None:
-    add(inside, 98)
+def test_the_hundredth_event_starts_the_sender(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 98)
     inside.target(receiver.url)
     (inside.folder / "telemetry-state.json").write_text(json.dumps({"last_try_at": time.time()}))
     inside.wrap("true")
@@ -335,7 +333,7 @@ def test_the_hundredth_event_starts_the_sender(inside: World, receiver: Hub) -> 
     await_stored(receiver, 100)
 
 
-def test_a_process_that_lived_long_sends_when_it_ends(world: World, receiver: Hub) -> None:
+def test_a_process_that_lived_long_sends_when_it_ends(world: World, receiver: Receiver) -> None:
     world.target(receiver.url)
     (world.folder / "telemetry-state.json").write_text(json.dumps({"last_try_at": time.time()}))
     script = (
@@ -348,7 +346,7 @@ def test_a_process_that_lived_long_sends_when_it_ends(world: World, receiver: Hu
     await_stored(receiver, 2)
 
 
-def test_no_sender_is_started_while_it_has_to_wait(world: World, receiver: Hub) -> None:
+def test_no_sender_is_started_while_it_has_to_wait(world: World, receiver: Receiver) -> None:
     world.target(receiver.url)
     now = time.time()
     (world.folder / "telemetry-state.json").write_text(json.dumps({"next_try_at": now + 200, "last_try_at": now - 400}))
@@ -360,7 +358,7 @@ def test_no_sender_is_started_while_it_has_to_wait(world: World, receiver: Hub) 
     assert receiver.requests == []
 
 
-def test_a_hook_does_not_wait_for_an_endpoint_that_never_answers(world: World, receiver: Hub) -> None:
+def test_a_hook_does_not_wait_for_an_endpoint_that_never_answers(world: World, receiver: Receiver) -> None:
     receiver.always = "silence"
     world.target(receiver.url)
     answer = world.wrap("sh", "-c", "exit 3")
@@ -376,9 +374,9 @@ def test_a_hook_does_not_wait_for_an_endpoint_that_never_answers(world: World, r
 @pytest.mark.parametrize("kind", ["hub", "supabase"])
 @pytest.mark.parametrize("behaviour", ["silence", "drip"])
 def test_an_answer_that_does_not_come_in_time_leaves_the_events_where_they_are(
-    inside: World, receiver: Hub, behaviour: str, kind: str
+    inside: World, receiver: Receiver, behaviour: str, kind: str
 ) -> None:
-    add(inside, 2)
+    queue_executions(inside, 2)
     inside.target(receiver.url, kind)
     receiver.always = behaviour
     assert targets.DEADLINE_S == 5
@@ -387,7 +385,7 @@ def test_an_answer_that_does_not_come_in_time_leaves_the_events_where_they_are(
 
 
 def test_a_name_look_up_that_hangs_keeps_neither_the_sender_nor_the_events(inside: World) -> None:
-    add(inside, 2)
+    queue_executions(inside, 2)
     inside.target("http://hub.example.com")
     told = ended_early(inside, "socket.getaddrinfo = lambda *_, **__: time.sleep(60)")
     assert (told["stopped"], told["reason"], told["left"]) == ("retry", "no answer in time", 2)
@@ -402,8 +400,8 @@ def ended_early(world: World, change: str) -> dict[str, Any]:
     return json.loads(world.python(script, world.folder, timeout=30).stdout)
 
 
-def test_requests_noted_by_a_clock_that_was_ahead_stop_nobody(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_requests_noted_by_a_clock_that_was_ahead_stop_nobody(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     ahead = time.time() + 86400
     state = {"requests": [ahead] * 10, "next_try_at": ahead, "last_try_at": ahead, "policy_tried_at": ahead}
@@ -414,7 +412,7 @@ def test_requests_noted_by_a_clock_that_was_ahead_stop_nobody(inside: World, rec
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid", "https://127.0.0.1:1"])
 def test_a_hub_that_cannot_be_reached_is_exit_75_and_the_events_stay(inside: World, url: str) -> None:
-    add(inside)
+    queue_executions(inside)
     inside.target(url)
     answer = inside.opskpi("hook", "flush")
     assert answer.returncode == 75
@@ -423,8 +421,8 @@ def test_a_hub_that_cannot_be_reached_is_exit_75_and_the_events_stay(inside: Wor
     assert len(inside.queued()) == 1
 
 
-def test_one_sender_at_a_time(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_one_sender_at_a_time(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     with Folder(str(inside.folder)) as folder:
         lock = folder.lock(sender.LOCK, 0)
@@ -434,9 +432,9 @@ def test_one_sender_at_a_time(inside: World, receiver: Hub) -> None:
     assert send(inside).left == 0
 
 
-def test_settings_that_a_repository_brings_along_are_not_trusted(inside: World, receiver: Hub) -> None:
+def test_settings_that_a_repository_brings_along_are_not_trusted(inside: World, receiver: Receiver) -> None:
     inside.target(receiver.url)
-    add(inside)
+    queue_executions(inside)
     inside.git("add", "-f", ".sentinel/settings.json")
     report = send(inside)
     assert report.stopped == "paused"
@@ -445,10 +443,10 @@ def test_settings_that_a_repository_brings_along_are_not_trusted(inside: World, 
 
 
 def test_without_a_key_nothing_is_sent_and_the_message_says_where_it_goes(
-    inside: World, receiver: Hub, monkeypatch: pytest.MonkeyPatch
+    inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPSKPI_API_KEY")
-    add(inside)
+    queue_executions(inside)
     inside.target(receiver.url)
     assert "OPSKPI_API_KEY" in send(inside).reason
     key = inside.home / "key"
@@ -459,17 +457,17 @@ def test_without_a_key_nothing_is_sent_and_the_message_says_where_it_goes(
     assert "from-a-file" not in (inside.folder / "settings.json").read_text()
 
 
-def test_switched_off_nothing_is_sent(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_switched_off_nothing_is_sent(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url)
     inside.opskpi("hook", "flush", env={"DO_NOT_TRACK": "1"})
     assert receiver.requests == []
     assert len(inside.queued()) == 1
 
 
-def test_supabase_gets_the_same_events_through_its_own_library(inside: World, receiver: Hub) -> None:
-    add(inside, 3)
-    add(inside, 1, hook_type="bad")
+def test_supabase_gets_the_same_events_through_its_own_library(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside, 3)
+    queue_executions(inside, 1, hook_type="bad")
     inside.target(receiver.url, "supabase")
     shown = inside.opskpi("hook", "show").stdout.strip()
     flushed = inside.opskpi("hook", "flush")
@@ -486,9 +484,9 @@ def test_supabase_gets_the_same_events_through_its_own_library(inside: World, re
     [((429, {"Retry-After": "9"}), 75), (500, 75), (401, 78), ((307, {"Location": "http://127.0.0.1:1/"}), 78)],
 )
 def test_supabase_answers_are_judged_by_status_and_headers_too(
-    inside: World, receiver: Hub, answer: Any, code: int
+    inside: World, receiver: Receiver, answer: Any, code: int
 ) -> None:
-    add(inside)
+    queue_executions(inside)
     inside.target(receiver.url, "supabase")
     receiver.always = answer
     flushed = inside.opskpi("hook", "flush")
@@ -498,15 +496,15 @@ def test_supabase_answers_are_judged_by_status_and_headers_too(
         assert 5 < inside.state()["not_before"] - time.time() <= 9
 
 
-def test_without_the_library_the_message_says_what_to_install(inside: World, receiver: Hub) -> None:
-    add(inside)
+def test_without_the_library_the_message_says_what_to_install(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
     inside.target(receiver.url, "supabase")
     script = "import sys; sys.modules['supabase'] = None; from opskpi.hooks import sender; print(sender.run(sys.argv[1], foreground=True).reason)"
     assert "pip install 'opskpi[supabase]'" in inside.python(script, inside.folder).stdout
     assert len(inside.queued()) == 1
 
 
-def test_the_sender_leaves_terminal_folder_and_open_files_behind(world: World, receiver: Hub) -> None:
+def test_the_sender_leaves_terminal_folder_and_open_files_behind(world: World, receiver: Receiver) -> None:
     receiver.always = "silence"
     world.target(receiver.url)
     shell = 'exec 7>&1; exec "$@"'
@@ -524,7 +522,7 @@ def test_the_sender_leaves_terminal_folder_and_open_files_behind(world: World, r
     os.kill(found, signal.SIGKILL)
 
 
-def await_stored(receiver: Hub, count: int) -> None:
+def await_stored(receiver: Receiver, count: int) -> None:
     until = time.monotonic() + 15
     while len(receiver.stored) < count and time.monotonic() < until:
         time.sleep(0.02)

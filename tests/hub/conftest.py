@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import httpx
 import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
 
-from support.hubs import Hub, running_hub
+from support.hubs import Hub, make_key, running_hub
 from support.postgres import Database, Server
 
 
@@ -39,3 +40,10 @@ def org() -> UUID:
 def folder(tmp_path: Path) -> Path:
     """Return where the test's own hubs log."""
     return tmp_path
+
+
+@pytest.fixture
+def client(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> Iterator[httpx.Client]:
+    """Call the hub with a key of the organisation for everything."""
+    with hub.client(make_key(hub_database, org)) as opened:
+        yield opened

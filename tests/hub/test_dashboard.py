@@ -29,7 +29,7 @@ PAGES = ("/", "/hooks", "/supply-chain", "/slo", "/alerts")
 
 
 @pytest.fixture
-def browser(hub: Hub) -> Iterator[httpx.Client]:
+def visitor(hub: Hub) -> Iterator[httpx.Client]:
     """Keep cookies as a browser does, and follow no redirect by itself."""
     with hub.client() as client:
         yield client
@@ -61,37 +61,37 @@ def revoke(database: psycopg.Connection, key: str) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_without_a_login_a_page_leads_to_it_and_back(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID, path: str
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID, path: str
 ) -> None:
-    asked = browser.get(path, params={"range": "30d"})
+    asked = visitor.get(path, params={"range": "30d"})
     assert asked.status_code == 303
-    form = browser.get(asked.headers["location"])
+    form = visitor.get(asked.headers["location"])
     assert form.status_code == 200
     where_to = re.search(r'name="next" value="([^"]+)"', form.text)
     assert where_to is not None
-    logged_in = log_in(browser, make_key(hub_database, org, "read"), where_to[1])
+    logged_in = log_in(visitor, make_key(hub_database, org, "read"), where_to[1])
     assert (logged_in.status_code, logged_in.headers["location"]) == (303, f"{path}?range=30d")
-    page = browser.get(logged_in.headers["location"])
+    page = visitor.get(logged_in.headers["location"])
     assert page.status_code == 200
     assert "<h1>" in page.text
 
 
 def test_the_cookie_is_signed_and_out_of_reach_of_scripts_and_other_sites(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
     key = make_key(hub_database, org, "read")
-    answer = log_in(browser, key)
+    answer = log_in(visitor, key)
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
     assert "Secure" not in cookie
     assert key.rpartition("_")[2] not in cookie
-    value = browser.cookies["opskpi_session"]
-    assert browser.get("/").status_code == 200
+    value = visitor.cookies["opskpi_session"]
+    assert visitor.get("/").status_code == 200
     for forged in (value[:-1] + ("A" if value[-1] != "A" else "B"), "x" + value, ""):
-        assert browser.get("/", headers={"Cookie": f"opskpi_session={forged}"}).status_code in {200, 303}
-        with httpx.Client(base_url=str(browser.base_url), cookies={"opskpi_session": forged}) as other:
+        assert visitor.get("/", headers={"Cookie": f"opskpi_session={forged}"}).status_code in {200, 303}
+        with httpx.Client(base_url=str(visitor.base_url), cookies={"opskpi_session": forged}) as other:
             assert other.get("/").status_code == 303
-    behind_tls = browser.post(
+    behind_tls = visitor.post(
         "/login", data={"key": key}, headers={"Origin": "https://kpi.example", "Host": "kpi.example"}
     )
     assert "Secure" in behind_tls.headers["set-cookie"]
@@ -111,13 +111,13 @@ def test_what_is_no_key_with_the_scope_read_is_refused_without_a_hint_at_what_is
 
 
 def test_a_revoked_key_ends_its_sessions_with_the_next_page(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
     key = make_key(hub_database, org, "read")
-    log_in(browser, key)
-    assert browser.get("/").status_code == 200
+    log_in(visitor, key)
+    assert visitor.get("/").status_code == 200
     revoke(hub_database, key)
-    assert browser.get("/").status_code == 303
+    assert visitor.get("/").status_code == 303
 
 
 def test_many_failed_logins_have_to_wait_and_keep_nobody_else_out(
@@ -133,12 +133,12 @@ def test_many_failed_logins_have_to_wait_and_keep_nobody_else_out(
 
 
 def test_an_origin_or_a_token_that_is_none_is_refused(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
     key = make_key(hub_database, org, "read")
-    assert browser.post("/login", data={"key": key}, headers={"Origin": "http://["}).status_code == 403
-    log_in(browser, key)
-    assert browser.post("/logout", data={"token": "\u00e9"}).status_code == 403
+    assert visitor.post("/login", data={"key": key}, headers={"Origin": "http://["}).status_code == 403
+    log_in(visitor, key)
+    assert visitor.post("/logout", data={"token": "\u00e9"}).status_code == 403
 
 
 def test_a_name_with_odd_characters_is_found_by_its_filter(
@@ -170,9 +170,9 @@ def test_an_audit_of_no_calendar_keeps_no_page_from_being_shown(
     "where_to", ["//evil.example/", "https://evil.example/", "/\\evil.example", "javascript:alert(1)", "evil"]
 )
 def test_a_login_leads_to_no_other_site(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID, where_to: str
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID, where_to: str
 ) -> None:
-    assert log_in(browser, make_key(hub_database, org, "read"), where_to).headers["location"] == "/"
+    assert log_in(visitor, make_key(hub_database, org, "read"), where_to).headers["location"] == "/"
 
 
 def test_a_page_shows_the_own_org_and_nothing_of_another(hub: Hub, hub_database: psycopg.Connection) -> None:
@@ -239,10 +239,10 @@ def test_a_page_answers_numbers_that_the_database_says(hub: Hub, hub_database: p
     ],
 )
 def test_a_link_with_a_fault_says_which_and_what_to_do(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID, query: str, words: str
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID, query: str, words: str
 ) -> None:
-    log_in(browser, make_key(hub_database, org, "read"))
-    answer = browser.get(f"/slo?{query}" if query.startswith("slo") else f"/?{query}")
+    log_in(visitor, make_key(hub_database, org, "read"))
+    answer = visitor.get(f"/slo?{query}" if query.startswith("slo") else f"/?{query}")
     assert answer.status_code == 422
     assert words.lower() in answer.text.lower()
     assert "To the overview" in answer.text
@@ -261,17 +261,17 @@ def test_what_strangers_wrote_is_shown_as_text(hub: Hub, hub_database: psycopg.C
 
 
 def test_every_answer_forbids_what_is_not_ours(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    answers = [browser.get("/login"), browser.get("/"), log_in(browser, make_key(hub_database, org, "read"))]
-    answers += [browser.get(path) for path in (*PAGES, "/static/opskpi.css", "/static/live.js", "/?range=bogus")]
+    answers = [visitor.get("/login"), visitor.get("/"), log_in(visitor, make_key(hub_database, org, "read"))]
+    answers += [visitor.get(path) for path in (*PAGES, "/static/opskpi.css", "/static/live.js", "/?range=bogus")]
     for answer in answers:
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-    assert browser.get("/static/secrets").status_code == 404
-    assert browser.get("/static/..%2f..%2fview.py").status_code == 404
+    assert visitor.get("/static/secrets").status_code == 404
+    assert visitor.get("/static/..%2f..%2fview.py").status_code == 404
 
 
 def silences(database: psycopg.Connection, org: UUID) -> list[str]:
@@ -307,13 +307,13 @@ def test_a_reader_sees_no_form_and_may_not_send_it(hub: Hub, hub_database: psyco
 
 
 def test_logging_out_needs_the_own_form_and_ends_the_session(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    log_in(browser, make_key(hub_database, org, "read"))
-    token = token_of(browser.get("/"))
-    assert browser.post("/logout", data={"token": "wrong"}).status_code == 403
-    assert browser.post("/logout", data={"token": token}).status_code == 303
-    assert browser.get("/").status_code == 303
+    log_in(visitor, make_key(hub_database, org, "read"))
+    token = token_of(visitor.get("/"))
+    assert visitor.post("/logout", data={"token": "wrong"}).status_code == 403
+    assert visitor.post("/logout", data={"token": token}).status_code == 303
+    assert visitor.get("/").status_code == 303
 
 
 def test_a_supabase_token_is_let_in_until_it_ends(
@@ -428,12 +428,12 @@ def test_sessions_outlive_the_hub_where_the_environment_holds_their_secret(
 
 
 def test_without_a_database_the_page_says_so_and_what_to_do(
-    browser: httpx.Client, hub_database: psycopg.Connection, org: UUID
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    log_in(browser, make_key(hub_database, org, "read"))
+    log_in(visitor, make_key(hub_database, org, "read"))
     hub_database.execute("alter function ops.freshness(uuid) rename to freshness_away")
     try:
-        answer = browser.get("/")
+        answer = visitor.get("/")
         assert answer.status_code == 500
         assert "the log of the hub says why" in answer.text
         assert "freshness" not in answer.text

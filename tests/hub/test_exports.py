@@ -7,8 +7,7 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from opskpi.hub.streams import Stream
 from support.events import add_audit, ingest, refresh
 from support.hubs import JOBS, TELEMETRY, Hub, hook_event, make_key, problem, running_hub
 from support.postgres import Database, Server, janitor
+from support.sessions import eventually
 
 SUBJECTS = ("events", "kpis", "audits", "slo")
 JSONL, NDJSON, CSV, PARQUET = "application/jsonl", "application/x-ndjson", "text/csv", "application/vnd.apache.parquet"
@@ -37,7 +37,7 @@ def path_of(subject: str) -> str:
     return f"/api/v1/export/{subject}"
 
 
-def read(answer: httpx.Response) -> list[dict[str, Any]]:
+def read_answer(answer: httpx.Response) -> list[dict[str, Any]]:
     """The rows of an answer, as a reader of its media type has them."""
     assert answer.status_code == 200, answer.text
     media_type = answer.headers["content-type"].partition(";")[0]
@@ -47,13 +47,6 @@ def read(answer: httpx.Response) -> list[dict[str, Any]]:
         return list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
     assert media_type == PARQUET
     return parquet.read_table(pa.BufferReader(answer.content)).to_pylist()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def put(connection: psycopg.Connection, org: UUID, secret: str, run: int) -> None:
@@ -92,16 +85,16 @@ def exporting_hub(server: Server, template: Database, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
-def exported(exporting_hub: Hub) -> Iterator[psycopg.Connection]:
+def exporting_database(exporting_hub: Hub) -> Iterator[psycopg.Connection]:
     """Connect to the database of that hub as its owner."""
     with psycopg.connect(exporting_hub.dsn, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
-def two_orgs(exporting_hub: Hub, exported: psycopg.Connection) -> tuple[Hub, str, str]:
+def two_orgs(exporting_hub: Hub, exporting_database: psycopg.Connection) -> tuple[Hub, str, str]:
     """Return that hub, with a key of each org."""
-    return exporting_hub, make_key(exported, OURS, "read"), make_key(exported, THEIRS, "read")
+    return exporting_hub, make_key(exporting_database, OURS, "read"), make_key(exporting_database, THEIRS, "read")
 
 
 def raw(hub: Hub, path: str, key: str, *headers: str) -> bytes:
@@ -147,20 +140,22 @@ def test_another_org_cannot_even_be_asked_for(two_orgs: tuple[Hub, str, str], su
         refused = client.get(path_of(subject), params={"org_id": str(THEIRS)})
         assert refused.status_code == 403
         assert "another organisation" in problem(refused)["detail"]
-        assert read(client.get(path_of(subject), params={"org_id": str(OURS)})) == read(client.get(path_of(subject)))
+        assert read_answer(client.get(path_of(subject), params={"org_id": str(OURS)})) == read_answer(
+            client.get(path_of(subject))
+        )
 
 
 def test_filters_are_values_and_no_sql(two_orgs: tuple[Hub, str, str]) -> None:
     hub, ours, _ = two_orgs
     with hub.client(ours) as client:
         for text in ("' or true --", "x') or true) to stdout --", "%s", "%(org)s", "{}", "\\' or 1=1", "$1"):
-            assert read(client.get(path_of("events"), params={"tag": text})) == []
-            assert read(client.get(path_of("events"), params={"event_type": text})) == []
-            assert read(client.get(path_of("kpis"), params={"label": f"{text.replace('=', '')}={text}"})) == []
+            assert read_answer(client.get(path_of("events"), params={"tag": text})) == []
+            assert read_answer(client.get(path_of("events"), params={"event_type": text})) == []
+            assert read_answer(client.get(path_of("kpis"), params={"label": f"{text.replace('=', '')}={text}"})) == []
 
 
 def test_every_format_has_the_rows_of_the_database(
-    two_orgs: tuple[Hub, str, str], exported: psycopg.Connection
+    two_orgs: tuple[Hub, str, str], exporting_database: psycopg.Connection
 ) -> None:
     hub, ours, _ = two_orgs
     wanted = {
@@ -171,10 +166,10 @@ def test_every_format_has_the_rows_of_the_database(
     }
     with hub.client(ours) as client:
         for subject, relation in wanted.items():
-            [(count,)] = exported.execute(f"select count(*) from {relation}", [OURS]).fetchall()  # type: ignore[arg-type]
+            [(count,)] = exporting_database.execute(f"select count(*) from {relation}", [OURS]).fetchall()  # type: ignore[arg-type]
             for media_type in (JSONL, NDJSON, CSV, PARQUET):
                 answer = client.get(path_of(subject), headers={"Accept": media_type})
-                assert len(read(answer)) == count > 0
+                assert len(read_answer(answer)) == count > 0
                 assert answer.headers["content-type"].split(";")[0] == media_type
                 assert answer.headers["vary"] == "Accept, Authorization"
                 assert answer.headers["cache-control"] == "no-store"
@@ -182,10 +177,12 @@ def test_every_format_has_the_rows_of_the_database(
                 assert answer.headers["content-disposition"] == f'attachment; filename="opskpi-{subject}.{ending}"'
 
 
-def test_what_the_hub_exports_it_takes_back(two_orgs: tuple[Hub, str, str], exported: psycopg.Connection) -> None:
+def test_what_the_hub_exports_it_takes_back(
+    two_orgs: tuple[Hub, str, str], exporting_database: psycopg.Connection
+) -> None:
     hub, ours, _ = two_orgs
-    with hub.client(ours) as client, hub.client(make_key(exported, OURS, "ingest")) as sender:
-        answer = sender.post(TELEMETRY, json=read(client.get(path_of("events"))))
+    with hub.client(ours) as client, hub.client(make_key(exporting_database, OURS, "ingest")) as sender:
+        answer = sender.post(TELEMETRY, json=read_answer(client.get(path_of("events"))))
     assert (answer.json()["accepted"], answer.json()["duplicate"], answer.json()["refused"]) == (0, 20, [])
 
 
@@ -194,7 +191,7 @@ def test_filters_choose_the_rows(two_orgs: tuple[Hub, str, str]) -> None:
     with hub.client(ours) as client:
 
         def count(subject: str, **query: Any) -> int:
-            return len(read(client.get(path_of(subject), params=query)))
+            return len(read_answer(client.get(path_of(subject), params=query)))
 
         assert count("events", event_type=["slsa_provenance", "hook_execution"]) == 20
         assert count("events", event_type="slsa_provenance") == count("events", tag="ourword") == 18
@@ -319,13 +316,13 @@ def test_without_pyarrow_parquet_is_not_offered(
     ):
         answer = client.get(path_of("events"), headers={"Accept": PARQUET})
         assert (answer.status_code, PARQUET in problem(answer)["hint"]) == (406, False)
-        assert read(client.get(path_of("events"), headers={"Accept": f"{PARQUET}, text/csv;q=0.1"})) == []
+        assert read_answer(client.get(path_of("events"), headers={"Accept": f"{PARQUET}, text/csv;q=0.1"})) == []
 
 
 # What goes wrong, and who must not suffer from it.
 
 
-def put_many(connection: psycopg.Connection, org: UUID, count: int) -> None:
+def put_many_of_org(connection: psycopg.Connection, org: UUID, count: int) -> None:
     for index in ("idx_telemetry_events_event_type", "idx_telemetry_events_event_timestamp", "telemetry_events_id_idx"):
         connection.execute(sql.SQL("drop index if exists public.{}").format(sql.Identifier(index)))
     connection.execute(
@@ -371,7 +368,7 @@ BLOCKED = "wait_event = 'ClientWrite'"
 def test_a_client_that_goes_away_in_the_middle_ends_the_query_at_once(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path, media_type: str
 ) -> None:
-    put_many(database, org, 120_000)
+    put_many_of_org(database, org, 120_000)
     with running_hub(migrated_database.dsn, folder) as hub:
         with slow_reader(hub, make_key(database, org), media_type):
             eventually(lambda: copies(database, BLOCKED if media_type == JSONL else "true") == 1)
@@ -403,7 +400,7 @@ def test_a_client_that_goes_away_before_the_first_row_ends_the_query_at_once(
 def test_an_error_in_the_middle_breaks_the_body(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path, media_type: str
 ) -> None:
-    put_many(database, org, 120_000)
+    put_many_of_org(database, org, 120_000)
     with (
         running_hub(migrated_database.dsn, folder) as hub,
         slow_reader(hub, make_key(database, org), media_type) as connection,
@@ -421,7 +418,7 @@ def test_an_error_in_the_middle_breaks_the_body(
 def test_http_clients_see_that_a_broken_body_is_broken(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
-    put_many(database, org, 120_000)
+    put_many_of_org(database, org, 120_000)
     with (
         running_hub(migrated_database.dsn, folder) as hub,
         hub.client(make_key(database, org)) as client,
@@ -462,7 +459,7 @@ def test_an_error_before_the_first_byte_is_a_problem(
 def test_exports_leave_connections_to_those_who_send(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
-    put_many(database, org, 120_000)
+    put_many_of_org(database, org, 120_000)
     key = make_key(database, org)
     with running_hub(migrated_database.dsn, folder, "--connections", "4") as hub, hub.client(key) as client:
         with slow_reader(hub, key):
@@ -496,26 +493,26 @@ def test_an_export_has_ten_minutes_where_calls_have_seconds(
         "create policy only_with_time on public.telemetry_events as restrictive for select to authenticated"
         " using (current_setting('statement_timeout') = '10min')"
     )
-    put_many(database, org, 3)
+    put_many_of_org(database, org, 3)
     with running_hub(migrated_database.dsn, folder) as hub, hub.client(make_key(database, org)) as client:
-        assert len(read(client.get(path_of("events")))) == 3
+        assert len(read_answer(client.get(path_of("events")))) == 3
 
 
 def test_connections_that_died_unseen_cost_no_export(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
     with running_hub(migrated_database.dsn, folder) as hub, hub.client(make_key(database, org)) as client:
-        assert read(client.get(path_of("events"))) == []
+        assert read_answer(client.get(path_of("events"))) == []
         database.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name = 'opskpi hub'"
         )
-        assert read(client.get(path_of("events"))) == []
+        assert read_answer(client.get(path_of("events"))) == []
 
 
 def test_ten_times_the_events_take_the_same_memory(
     migrated_database: Database, database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
-    put_many(database, org, 200_000)
+    put_many_of_org(database, org, 200_000)
 
     def peak(hub: Hub) -> int:
         status = Path(f"/proc/{hub.process.pid}/status").read_text("utf-8")

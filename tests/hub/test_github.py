@@ -13,7 +13,7 @@ import pytest
 
 from support.events import rows
 from support.hubs import Hub, problem, running_hub
-from support.rest_api import REPOSITORY, Json, run
+from support.rest_api import REPOSITORY, Json, workflow_run
 
 GITHUB = "/api/v1/github"
 SECRET = "a secret of two"  # noqa: S105
@@ -42,12 +42,12 @@ def deliver(hub: Hub, body: bytes, secret: str = SECRET, event: str = "workflow_
 def test_a_signed_run_is_stored_once_for_the_org_of_the_webhooks(
     webhooks: Hub, hub_database: psycopg.Connection
 ) -> None:
-    body = payload(run(4711))
+    body = payload(workflow_run(4711))
     nothing = {"accepted": 0, "duplicate": 0, "still_running": 0, "refused": []}
     assert deliver(webhooks, body).json() == nothing | {"accepted": 1}
     assert deliver(webhooks, body).json() == nothing | {"duplicate": 1}
     assert deliver(
-        webhooks, payload(run(4712) | {"status": "in_progress", "conclusion": None}, "in_progress")
+        webhooks, payload(workflow_run(4712) | {"status": "in_progress", "conclusion": None}, "in_progress")
     ).json() == (nothing | {"still_running": 1})
     assert deliver(webhooks, b'{"zen": "Keep it logically awesome."}', event="ping").json() == nothing
     query = "select org_id, event_type, run_id from public.telemetry_events where run_id in (4711, 4712)"
@@ -55,7 +55,7 @@ def test_a_signed_run_is_stored_once_for_the_org_of_the_webhooks(
 
 
 def test_the_workflows_that_settings_name_are_what_they_name(webhooks: Hub, hub_database: psycopg.Connection) -> None:
-    assert deliver(webhooks, payload(run(4721) | {"name": "slsa-provenance"})).json()["accepted"] == 1
+    assert deliver(webhooks, payload(workflow_run(4721) | {"name": "slsa-provenance"})).json()["accepted"] == 1
     query = "select event_type from public.telemetry_events where run_id = 4721"
     assert rows(hub_database, query) == [("slsa_provenance",)]
 
@@ -65,15 +65,15 @@ def test_the_workflows_that_settings_name_are_what_they_name(webhooks: Hub, hub_
     [{"X-Hub-Signature-256": ""}, {"X-Hub-Signature-256": "sha256=00"}, {"X-Hub-Signature-256": "sha1=00"}],
 )
 def test_what_is_not_signed_with_the_secret_is_401(webhooks: Hub, headers: dict[str, str]) -> None:
-    answer = deliver(webhooks, payload(run(4731)), **headers)
+    answer = deliver(webhooks, payload(workflow_run(4731)), **headers)
     assert answer.status_code == 401
     assert "not signed" in problem(answer)["detail"]
 
 
 def test_a_changed_payload_or_another_secret_is_401(webhooks: Hub, hub_database: psycopg.Connection) -> None:
-    body = payload(run(4741))
+    body = payload(workflow_run(4741))
     signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    changed = deliver(webhooks, payload(run(4742)), **{"X-Hub-Signature-256": signature})
+    changed = deliver(webhooks, payload(workflow_run(4742)), **{"X-Hub-Signature-256": signature})
     assert (changed.status_code, deliver(webhooks, body, "another").status_code) == (401, 401)
     assert rows(hub_database, "select from public.telemetry_events where run_id in (4741, 4742)") == []
 
@@ -92,7 +92,7 @@ def test_a_payload_of_something_else_is_refused_by_itself(webhooks: Hub) -> None
 
 
 def test_a_hub_that_was_not_started_for_webhooks_takes_none(hub: Hub) -> None:
-    answer = deliver(hub, payload(run(1)))
+    answer = deliver(hub, payload(workflow_run(1)))
     assert answer.status_code == 404
     assert "--github-secret-env" in problem(answer)["hint"]
 

@@ -27,7 +27,7 @@ from support.hubs import (
 )
 
 
-def run(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_on_hub(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
     return forks.run(*arguments, env=os.environ | {"OPSKPI_DSN": hub.dsn, "COLUMNS": "200"})
 
 
@@ -124,7 +124,7 @@ def test_an_org_neither_reads_nor_writes_another_through_the_hub(hub: Hub, hub_d
 def test_the_key_is_shown_once_and_only_the_digest_of_its_secret_is_stored(
     hub: Hub, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    made = run(hub, "key", "create", "laptops", "--org", str(org), "--scope", "ingest", "--expires-in", "90d")
+    made = run_on_hub(hub, "key", "create", "laptops", "--org", str(org), "--scope", "ingest", "--expires-in", "90d")
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     found = re.fullmatch(r"opskpi_([0-9a-f]{12})_([A-Za-z0-9_-]{43})", key)
@@ -133,7 +133,7 @@ def test_the_key_is_shown_once_and_only_the_digest_of_its_secret_is_stored(
     assert row is not None
     assert hashlib.sha256(found[2].encode()).digest() in row
     assert found[2] not in str(row)
-    listed = run(hub, "key", "list")
+    listed = run_on_hub(hub, "key", "list")
     assert found[1] in listed.stdout
     assert found[2] not in listed.stdout
     with hub.client(key) as client:
@@ -142,18 +142,18 @@ def test_the_key_is_shown_once_and_only_the_digest_of_its_secret_is_stored(
 
 def test_a_key_is_made_listed_and_revoked_by_machines_too(hub: Hub, org: UUID) -> None:
     arguments = ("key", "create", "ci", "--org", str(org), "--scope", "read", "--scope", "ingest", "--json")
-    made = json.loads(run(hub, *arguments).stdout)
+    made = json.loads(run_on_hub(hub, *arguments).stdout)
     assert (made["name"], made["scopes"], made["expires_at"]) == ("ci", ["read", "ingest"], None)
 
     def listed(*options: str) -> dict[str, dict[str, object]]:
-        return {row["key_id"]: row for row in json.loads(run(hub, "key", "list", "--json", *options).stdout)}
+        return {row["key_id"]: row for row in json.loads(run_on_hub(hub, "key", "list", "--json", *options).stdout)}
 
     assert listed()[made["key_id"]]["revoked_at"] is None
     # Whoever finds a key in the open has the whole of it.
-    assert json.loads(run(hub, "key", "revoke", made["key"], "--json").stdout) == {"revoked": made["key_id"]}
+    assert json.loads(run_on_hub(hub, "key", "revoke", made["key"], "--json").stdout) == {"revoked": made["key_id"]}
     assert made["key_id"] not in listed()
     assert listed("--all")[made["key_id"]]["revoked_at"]
-    again = run(hub, "key", "revoke", made["key_id"])
+    again = run_on_hub(hub, "key", "revoke", made["key_id"])
     assert (again.returncode, "no live key" in again.stderr) == (64, True)
 
 
@@ -167,7 +167,7 @@ def test_a_key_is_made_listed_and_revoked_by_machines_too(hub: Hub, org: UUID) -
     ids=" ".join,
 )
 def test_a_bad_argument_is_exit_64(hub: Hub, arguments: tuple[str, ...]) -> None:
-    answer = run(hub, *arguments)
+    answer = run_on_hub(hub, *arguments)
     assert (answer.returncode, "Traceback" in answer.stderr) == (64, False)
 
 
@@ -191,13 +191,13 @@ def test_no_key_is_in_an_answer_or_in_the_log(hub: Hub, hub_database: psycopg.Co
 
 def test_an_agent_is_put_into_a_team_and_out_of_it(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     agent = uuid4()
-    put = run(hub, "agent", "assign", str(agent), "payments", "--org", str(org))
+    put = run_on_hub(hub, "agent", "assign", str(agent), "payments", "--org", str(org))
     assert "team payments" in put.stdout, put.stderr
     with hub.client(make_key(hub_database, org)) as client:
         post(client, [hook_event(org, agent), hook_event(org)])
         assert metrics(client, org, team="payments")["total_executions"] == 1
-        [row] = json.loads(run(hub, "agent", "list", "--org", str(org), "--json").stdout)
+        [row] = json.loads(run_on_hub(hub, "agent", "list", "--org", str(org), "--json").stdout)
         assert (row["agent_id"], row["team"]) == (str(agent), "payments")
-        assert "payments" in run(hub, "agent").stdout
-        assert run(hub, "agent", "assign", str(agent), "--none", "--org", str(org)).returncode == 0
+        assert "payments" in run_on_hub(hub, "agent").stdout
+        assert run_on_hub(hub, "agent", "assign", str(agent), "--none", "--org", str(org)).returncode == 0
         assert metrics(client, org, team="payments")["total_executions"] == 0

@@ -21,7 +21,7 @@ from support.hubs import Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database
 
 
-def log_in(hub: Hub, key: str) -> str:
+def cookie_of_session(hub: Hub, key: str) -> str:
     """The cookie of a session."""
     with hub.client() as browser:
         browser.post("/login", data={"key": key})
@@ -29,7 +29,7 @@ def log_in(hub: Hub, key: str) -> str:
 
 
 @contextmanager
-def opened(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options: Any) -> Iterator[Connection]:
+def opened_page(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options: Any) -> Iterator[Connection]:
     """A page's WebSocket, after what it sends at first."""
     url = hub.url.replace("http", "ws")
     with connect(
@@ -53,7 +53,7 @@ def test_an_event_posted_to_the_hub_is_on_the_open_page_within_two_seconds(
     hub: Hub, hub_database: psycopg.Connection, org: UUID
 ) -> None:
     with (
-        opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket,
+        opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket,
         hub.client(make_key(hub_database, org)) as client,
     ):
         for number in (1, 2):
@@ -68,7 +68,7 @@ def test_an_event_posted_to_one_process_is_on_a_page_of_another(
     with (
         running_hub(hub.dsn, folder, env=secret) as one,
         running_hub(hub.dsn, folder, "--workers", "2", env=secret) as other,
-        opened(one, log_in(other, make_key(hub_database, org, "read"))) as socket,
+        opened_page(one, cookie_of_session(other, make_key(hub_database, org, "read"))) as socket,
         other.client(make_key(hub_database, org)) as client,
     ):
         post(client, [hook_event(org)])
@@ -78,7 +78,7 @@ def test_an_event_posted_to_one_process_is_on_a_page_of_another(
 def test_where_no_notification_arrives_the_page_is_kept_fresh_by_looking(
     hub: Hub, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    with opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket:
+    with opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket:
         insert_hook(hub_database, org)
         assert "n = 1 " in next_tile(socket, within=10)
 
@@ -87,10 +87,10 @@ def test_a_page_that_is_opened_again_is_kept_fresh_as_before(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
     with running_hub(hub.dsn, folder) as own:
-        cookie = log_in(own, make_key(hub_database, org, "read"))
-        with opened(own, cookie):
+        cookie = cookie_of_session(own, make_key(hub_database, org, "read"))
+        with opened_page(own, cookie):
             pass
-        with opened(own, cookie) as socket:
+        with opened_page(own, cookie) as socket:
             # By looking: nobody tells of a plain insert.
             insert_hook(hub_database, org)
             assert "n = 1 " in next_tile(socket, within=10)
@@ -99,7 +99,10 @@ def test_a_page_that_is_opened_again_is_kept_fresh_as_before(
 def test_an_event_that_commits_after_a_later_one_is_shown(
     hub: Hub, hub_database: psycopg.Connection, org: UUID
 ) -> None:
-    with psycopg.connect(hub.dsn) as slow, opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket:
+    with (
+        psycopg.connect(hub.dsn) as slow,
+        opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket,
+    ):
         insert_hook(slow, org)
         insert_hook(hub_database, org)
         assert "n = 1 " in next_tile(socket, within=10)
@@ -112,7 +115,9 @@ def test_a_page_of_another_hub_is_no_older_than_a_moment(
 ) -> None:
     secret = {"OPSKPI_COOKIE_SECRET": "shared by both"}
     with running_hub(hub.dsn, folder, env=secret) as other, other.client(make_key(hub_database, org)) as reader:
-        reader.cookies.set("opskpi_session", log_in(other, make_key(hub_database, org, "read")).partition("=")[2])
+        reader.cookies.set(
+            "opskpi_session", cookie_of_session(other, make_key(hub_database, org, "read")).partition("=")[2]
+        )
         assert "n = 1 " not in reader.get("/hooks?range=24h").text
         with hub.client(make_key(hub_database, org)) as client:
             post(client, [hook_event(org)])
@@ -131,7 +136,7 @@ def insert_hook(connection: psycopg.Connection, org: UUID) -> None:
 def test_a_page_hears_nothing_of_another_org(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     other = uuid4()
     with (
-        opened(hub, log_in(hub, make_key(hub_database, org, "read"))) as socket,
+        opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket,
         hub.client(make_key(hub_database, other)) as client,
     ):
         post(client, [hook_event(other)])
@@ -144,7 +149,7 @@ def test_a_page_hears_nothing_of_another_org(hub: Hub, hub_database: psycopg.Con
 
 def test_a_revoked_key_is_told_nothing_more(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     key = make_key(hub_database, org, "read")
-    with opened(hub, log_in(hub, key)) as socket, hub.client(make_key(hub_database, org)) as client:
+    with opened_page(hub, cookie_of_session(hub, key)) as socket, hub.client(make_key(hub_database, org)) as client:
         known = keys.parse(key)
         assert known is not None
         assert keys.revoke(hub_database, known.key_id)
@@ -168,13 +173,13 @@ def test_without_a_session_nothing_is_pushed(hub: Hub) -> None:
 
 @pytest.mark.parametrize("path", ["hooks?range=bogus", "nowhere"])
 def test_a_link_that_is_no_view_is_refused(hub: Hub, hub_database: psycopg.Connection, org: UUID, path: str) -> None:
-    cookie = log_in(hub, make_key(hub_database, org, "read"))
-    with pytest.raises((ConnectionClosed, InvalidStatus)), opened(hub, cookie, path):
+    cookie = cookie_of_session(hub, make_key(hub_database, org, "read"))
+    with pytest.raises((ConnectionClosed, InvalidStatus)), opened_page(hub, cookie, path):
         pass
 
 
 def test_a_page_of_another_site_gets_no_socket(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
-    cookie = log_in(hub, make_key(hub_database, org, "read"))
+    cookie = cookie_of_session(hub, make_key(hub_database, org, "read"))
     url = hub.url.replace("http", "ws")
     with pytest.raises(InvalidStatus) as refused:
         connect(
@@ -212,10 +217,10 @@ def test_ten_open_pages_cost_the_database_no_more_than_one(
     database.execute(COUNTED)
     costs: dict[int, int] = {}
     with running_hub(migrated_database.dsn, folder) as own, own.client(make_key(database, org)) as client:
-        cookie = log_in(own, make_key(database, org, "read"))
+        cookie = cookie_of_session(own, make_key(database, org, "read"))
         for pages in (1, 10):
             with ExitStack() as stack:
-                sockets = [stack.enter_context(opened(own, cookie)) for _ in range(pages)]
+                sockets = [stack.enter_context(opened_page(own, cookie)) for _ in range(pages)]
                 before = calls(database)
                 for number in range(3):
                     post(client, [hook_event(org)])

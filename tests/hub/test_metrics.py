@@ -44,7 +44,7 @@ def scrape(hub: Hub, key: str, accept: str = "text/plain") -> Series:
     return series(answer.text)
 
 
-def value(found: Series, name: str, **labels: str) -> float | None:
+def sample_of(found: Series, name: str, **labels: str) -> float | None:
     """Return the value of the one sample that has these labels, if there is one."""
     (only,) = [v for (n, held), v in found.items() if n == name and labels.items() <= dict(held).items()] or [None]
     return only
@@ -115,36 +115,36 @@ def test_the_numbers_are_those_that_sql_says(
     for slo in slos:
         labels = {"slo": slo["slo_name"], "service": slo["service"], "objective": slo["objective"]}
         assert {
-            status: value(found, "opskpi_slo_status", **labels, status=status) for status in STATUSES
+            status: sample_of(found, "opskpi_slo_status", **labels, status=status) for status in STATUSES
         } == dict.fromkeys(STATUSES, 0.0) | {slo["status"]: 1.0}
         measured = {
-            "target": value(found, "opskpi_slo_target_ratio", **labels),
-            "sli": value(found, "opskpi_slo_sli_ratio", **labels),
-            "budget_left": value(found, "opskpi_slo_error_budget_left_ratio", **labels),
-            "good": value(found, "opskpi_slo_events", **labels, kind="good"),
-            "total": value(found, "opskpi_slo_events", **labels, kind="total"),
+            "target": sample_of(found, "opskpi_slo_target_ratio", **labels),
+            "sli": sample_of(found, "opskpi_slo_sli_ratio", **labels),
+            "budget_left": sample_of(found, "opskpi_slo_error_budget_left_ratio", **labels),
+            "good": sample_of(found, "opskpi_slo_events", **labels, kind="good"),
+            "total": sample_of(found, "opskpi_slo_events", **labels, kind="total"),
         } | {
-            f"burn_rate_{window}": value(found, "opskpi_slo_burn_rate", **labels, window=window)
+            f"burn_rate_{window}": sample_of(found, "opskpi_slo_burn_rate", **labels, window=window)
             for window in ("1h", "6h", "1d", "3d")
         }
         assert measured == {name: None if slo[name] is None else float(slo[name]) for name in measured}
     assert any(slo["sli"] is not None and slo["sli"] < 1 for slo in slos)
 
     alerts = {
-        (state, severity): value(found, "opskpi_alerts", state=state, severity=severity)
+        (state, severity): sample_of(found, "opskpi_alerts", state=state, severity=severity)
         for state in ("firing", "pending")
         for severity in ("page", "ticket", "notice")
     }
     assert alerts == dict.fromkeys(alerts, 0.0) | {("firing", "page"): 2.0, ("pending", "page"): 1.0}
-    assert value(found, "opskpi_events_waiting") == 1
+    assert sample_of(found, "opskpi_events_waiting") == 1
 
 
 def test_a_period_without_events_has_no_sample(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     add_event(hub_database, "api_request", datetime.now(UTC) - timedelta(days=4), org_id=org, duration_ms=5)
     found = scrape(hub, make_key(hub_database, org, "read"))
     assert {name for name, _ in found} & {"opskpi_kpi_value", "opskpi_kpi_samples", "opskpi_slo_sli_ratio"} == set()
-    assert value(found, "opskpi_slo_status", slo="audit_observer_latency", status="ok") == 0
-    assert value(found, "opskpi_alerts", state="firing", severity="page") == 0
+    assert sample_of(found, "opskpi_slo_status", slo="audit_observer_latency", status="ok") == 0
+    assert sample_of(found, "opskpi_alerts", state="firing", severity="page") == 0
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_two_orgs_see_nothing_of_each_other(hub: Hub, hub_database: psycopg.Conn
     for _ in range(2):
         us, them = scrape(hub, our_key), scrape(hub, their_key)
         rate = {"metric": "provenance_success_rate", "period": "day", "complete": "false"}
-        assert (value(us, "opskpi_kpi_value", **rate), value(them, "opskpi_kpi_value", **rate)) == (100, 0)
-        assert (value(us, "opskpi_events_waiting"), value(them, "opskpi_events_waiting")) == (1, 2)
+        assert (sample_of(us, "opskpi_kpi_value", **rate), sample_of(them, "opskpi_kpi_value", **rate)) == (100, 0)
+        assert (sample_of(us, "opskpi_events_waiting"), sample_of(them, "opskpi_events_waiting")) == (1, 2)
 
 
 def test_a_key_without_the_scope_read_is_403_and_one_that_is_not_live_401(
@@ -311,9 +311,9 @@ def test_scrapes_that_come_together_ask_the_database_once(
         while scalar(database, "select count(*) from pg_locks where locktype = 'advisory' and not granted") < 2:
             assert not any(answer.done() for answer in answers)
         database.execute("select pg_advisory_unlock(1)")
-        told = [value(answer.result(), "opskpi_events_waiting") for answer in answers]
+        told = [sample_of(answer.result(), "opskpi_events_waiting") for answer in answers]
         assert (set(told[:5]), set(told)) in [({1.0}, {1.0, 2.0}), ({2.0}, {1.0, 2.0})]
-        assert value(scrape(hub, others[1]), "opskpi_events_waiting") == 3
+        assert sample_of(scrape(hub, others[1]), "opskpi_events_waiting") == 3
         assert scalar(database, "select last_value from public.scrapes") == 3
 
 
@@ -372,4 +372,4 @@ def test_a_number_is_as_exact_as_a_float_can_be() -> None:
     )
     found = series(render(answer, "")[0].decode())
     for text in values:
-        assert value(found, "opskpi_alerts", state=text) == float(text)
+        assert sample_of(found, "opskpi_alerts", state=text) == float(text)

@@ -1,6 +1,5 @@
 """The hook policy over HTTP: its versions, its entity tags, and what a condition refuses."""
 
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import httpx
@@ -10,12 +9,6 @@ import pytest
 from support.hubs import POLICY, Hub, hook_event, make_key, post, problem
 
 STRICT = {"telemetry": {"enabled": True}, "block": ["aws-key"]}
-
-
-@pytest.fixture
-def client(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> Iterator[httpx.Client]:
-    with hub.client(make_key(hub_database, org)) as opened:
-        yield opened
 
 
 def test_the_default_holds_until_a_policy_is_set_and_ingest_announces_the_version(

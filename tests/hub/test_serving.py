@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -23,13 +22,7 @@ from opskpi.postgres.cluster import Cluster
 from opskpi.postgres.installation import unprivileged_user
 from support.hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
 from support.postgres import Database, running_server
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from support.sessions import eventually
 
 
 def refused_start(dsn: str, *options: str, path: Path = JOBS) -> str:

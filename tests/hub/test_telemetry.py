@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,13 +17,7 @@ from support.postgres import Database
 LIMIT = 1024 * 1024
 
 
-@pytest.fixture
-def client(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> Iterator[httpx.Client]:
-    with hub.client(make_key(hub_database, org)) as opened:
-        yield opened
-
-
-def send(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
+def post_raw(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
     return client.post(TELEMETRY, content=body, headers={"content-type": "application/json"} | headers)
 
 
@@ -81,15 +74,15 @@ def test_refused_events_are_listed_with_the_reason_and_the_others_kept(
 
 
 def test_a_nul_in_an_event_refuses_that_event_alone(client: httpx.Client, org: UUID) -> None:
-    answer = send(client, json.dumps([hook_event(org), hook_event(org, tag="\0")]).encode())
+    answer = post_raw(client, json.dumps([hook_event(org), hook_event(org, tag="\0")]).encode())
     assert answer.json()["accepted"] == 1
     assert [fault["index"] for fault in answer.json()["refused"]] == [1]
 
 
 def test_a_body_of_1_mib_is_taken_and_one_byte_more_is_not(client: httpx.Client) -> None:
-    assert send(client, b"[" + b" " * (LIMIT - 2) + b"]").status_code == 200
+    assert post_raw(client, b"[" + b" " * (LIMIT - 2) + b"]").status_code == 200
     too_large = b"[" + b" " * (LIMIT - 1) + b"]"
-    by_length = send(client, too_large)
+    by_length = post_raw(client, too_large)
     assert by_length.status_code == 413
     assert "1,048,576" in problem(by_length)["detail"]
     chunked = client.post(
@@ -99,7 +92,7 @@ def test_a_body_of_1_mib_is_taken_and_one_byte_more_is_not(client: httpx.Client)
     )
     assert "transfer-encoding" in chunked.request.headers
     assert chunked.status_code == 413
-    assert send(client, b"[]").status_code == 200
+    assert post_raw(client, b"[]").status_code == 200
 
 
 def test_a_body_too_large_is_refused_before_it_is_sent_where_the_client_asks_first(
@@ -141,7 +134,7 @@ def test_a_body_too_large_is_refused_before_it_is_sent_where_the_client_asks_fir
 def test_a_body_that_is_no_json_array_is_a_problem_of_the_caller(
     client: httpx.Client, body: bytes, status: int
 ) -> None:
-    answer = send(client, body)
+    answer = post_raw(client, body)
     assert answer.status_code == status
     problem(answer)
 
@@ -159,14 +152,14 @@ def test_a_body_that_is_no_json_array_is_a_problem_of_the_caller(
     ids=str,
 )
 def test_what_is_not_plain_json_is_415(client: httpx.Client, headers: dict[str, str]) -> None:
-    answer = send(client, gzip.compress(b"[]"), **headers)
+    answer = post_raw(client, gzip.compress(b"[]"), **headers)
     assert answer.status_code == 415
     problem(answer)
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", "application/cloudevents-batch+json"])
 def test_json_by_another_name_is_json(client: httpx.Client, kind: str) -> None:
-    assert send(client, b"[]", **{"content-type": kind}).status_code == 200
+    assert post_raw(client, b"[]", **{"content-type": kind}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(s
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def source_file(tmp_path: Path) -> Path:
     return tmp_path / "events"
 
 
@@ -31,7 +31,7 @@ def texts(path: Path, *, lines: int = 0, offset: int = 0) -> list[bytes]:
         return [record.text for record in document.records(lines=lines, offset=offset)]
 
 
-def numbers(path: Path) -> list[int]:
+def record_numbers(path: Path) -> list[int]:
     with open_document(str(path)) as document:
         return [record.number for record in document.records()]
 
@@ -48,11 +48,11 @@ def read_until_error(path: Path) -> tuple[list[int], OpsKpiError]:
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_lines_keep_their_numbers_and_text_whatever_the_chunks(file, monkeypatch, chunk):
+def test_lines_keep_their_numbers_and_text_whatever_the_chunks(source_file, monkeypatch, chunk):
     monkeypatch.setattr(documents, "CHUNK", chunk)
-    file.write_bytes(b'\n{"a": 1}\r\n   \n {"b":"\xff"} \n{"c":3}')
-    assert texts(file) == [b'{"a": 1}', b' {"b":"\xff"} ', b'{"c":3}']
-    assert numbers(file) == [2, 4, 5]
+    source_file.write_bytes(b'\n{"a": 1}\r\n   \n {"b":"\xff"} \n{"c":3}')
+    assert texts(source_file) == [b'{"a": 1}', b' {"b":"\xff"} ', b'{"c":3}']
+    assert record_numbers(source_file) == [2, 4, 5]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -63,15 +63,15 @@ def test_lines_keep_their_numbers_and_text_whatever_the_chunks(file, monkeypatch
     chunk=st.sampled_from(CHUNKS),
     zipped=st.booleans(),
 )
-def test_array_elements_are_cut_out_exactly_as_written(file, elements, indent, ascii_only, chunk, zipped):
+def test_array_elements_are_cut_out_exactly_as_written(source_file, elements, indent, ascii_only, chunk, zipped):
     written = json.dumps(elements, indent=indent, ensure_ascii=ascii_only).encode(errors="replace")
-    file.write_bytes(gzip.compress(written) if zipped else written)
+    source_file.write_bytes(gzip.compress(written) if zipped else written)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "CHUNK", chunk)
-        cut = texts(file)
+        cut = texts(source_file)
         assert [json.loads(text) for text in cut] == json.loads(written)
         assert all(text in written for text in cut)
-        assert numbers(file) == list(range(1, len(elements) + 1))
+        assert record_numbers(source_file) == list(range(1, len(elements) + 1))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -83,14 +83,14 @@ def test_array_elements_are_cut_out_exactly_as_written(file, elements, indent, a
         (b'\xef\xbb\xbf [{"a":1} , [[[[[2]]]]],"x",\n3 ,{"c":[{"d":"]"}]}]\n', [1, 2, 3, 4, 5]),
     ],
 )
-def test_reading_goes_on_after_any_record(file, monkeypatch, written, numbers, zipped, chunk):
+def test_reading_goes_on_after_any_record(source_file, monkeypatch, written, numbers, zipped, chunk):
     monkeypatch.setattr(documents, "CHUNK", chunk)
-    file.write_bytes(gzip.compress(written) if zipped else written)
-    with open_document(str(file)) as document:
+    source_file.write_bytes(gzip.compress(written) if zipped else written)
+    with open_document(str(source_file)) as document:
         records = list(document.records())
     assert [record.number for record in records] == numbers
     for place, record in enumerate(records, start=1):
-        with open_document(str(file)) as document:
+        with open_document(str(source_file)) as document:
             rest = document.records(lines=record.number, offset=record.end)
             assert list(rest) == records[place:]
 
@@ -112,37 +112,37 @@ def test_reading_goes_on_after_any_record(file, monkeypatch, written, numbers, z
 )
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_a_malformed_array_ends_with_an_error_after_its_good_elements(
-    file, monkeypatch, written, numbers_before, byte, chunk
+    source_file, monkeypatch, written, numbers_before, byte, chunk
 ):
     monkeypatch.setattr(documents, "CHUNK", chunk)
-    file.write_bytes(written)
-    found, error = read_until_error(file)
+    source_file.write_bytes(written)
+    found, error = read_until_error(source_file)
     assert found == numbers_before
     assert str(error).endswith(f"at byte {byte}")
     assert error.exit_code is ExitCode.BAD_ARGUMENT
 
 
-def test_a_broken_element_leaves_its_neighbours_alone(file):
-    file.write_bytes(b'[{"a":nope}, 1 2, NaN, "x", {"b" 1}, {"c":[[[[[3]]]]]}]')
-    assert texts(file) == [b'{"a":nope}', b"1 2", b"NaN", b'"x"', b'{"b" 1}', b'{"c":[[[[[3]]]]]}']
+def test_a_broken_element_leaves_its_neighbours_alone(source_file):
+    source_file.write_bytes(b'[{"a":nope}, 1 2, NaN, "x", {"b" 1}, {"c":[[[[[3]]]]]}]')
+    assert texts(source_file) == [b'{"a":nope}', b"1 2", b"NaN", b'"x"', b'{"b" 1}', b'{"c":[[[[[3]]]]]}']
 
 
 @pytest.mark.parametrize("written", [b"", b"\n\n", b"\xef\xbb\xbf", b"[]", b" [ ] "])
-def test_an_empty_file_has_no_records(file, written):
-    file.write_bytes(written)
-    assert texts(file) == []
+def test_an_empty_file_has_no_records(source_file, written):
+    source_file.write_bytes(written)
+    assert texts(source_file) == []
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
-def test_a_line_may_be_exactly_the_longest(file, ending):
-    file.write_bytes(b"a" * LONGEST_EVENT + ending)
-    assert texts(file) == [b"a" * LONGEST_EVENT]
+def test_a_line_may_be_exactly_the_longest(source_file, ending):
+    source_file.write_bytes(b"a" * LONGEST_EVENT + ending)
+    assert texts(source_file) == [b"a" * LONGEST_EVENT]
 
 
 @pytest.mark.parametrize("length", [LONGEST_EVENT + 1, 3 * LONGEST_EVENT])
-def test_an_over_long_line_is_cut_and_the_next_one_is_whole(file, length):
-    file.write_bytes(b"a" * length + b"\nb\n" + b"c" * length)
-    with open_document(str(file)) as document:
+def test_an_over_long_line_is_cut_and_the_next_one_is_whole(source_file, length):
+    source_file.write_bytes(b"a" * length + b"\nb\n" + b"c" * length)
+    with open_document(str(source_file)) as document:
         found = list(document.records())
     kept = KEPT_OF_A_LONG_EVENT
     assert [(record.number, record.text, record.cut) for record in found] == [
@@ -150,28 +150,28 @@ def test_an_over_long_line_is_cut_and_the_next_one_is_whole(file, length):
         (2, b"b", False),
         (3, b"c" * kept, True),
     ]
-    assert found[-1].end == file.stat().st_size
+    assert found[-1].end == source_file.stat().st_size
 
 
 @pytest.mark.parametrize("quote", [b'"', b""])
-def test_an_over_long_element_is_cut_and_the_next_one_is_whole(file, quote):
+def test_an_over_long_element_is_cut_and_the_next_one_is_whole(source_file, quote):
     long = quote + b"1" * (3 * LONGEST_EVENT) + quote
-    file.write_bytes(b'[{"a":%b},{"b":2},%b,3]' % (long, long))
-    with open_document(str(file)) as document:
+    source_file.write_bytes(b'[{"a":%b},{"b":2},%b,3]' % (long, long))
+    with open_document(str(source_file)) as document:
         found = [(record.number, record.text[:3], record.cut) for record in document.records()]
     assert found == [(1, b'{"a', True), (2, b'{"b', False), (3, long[:3], True), (4, b"3", False)]
 
 
-def test_gzip_members_and_padding_after_them_are_read(file):
-    file.write_bytes(gzip.compress(b"1\n2") + gzip.compress(b"2\n3\n") + b"\0" * 700)
-    assert texts(file) == [b"1", b"22", b"3"]
+def test_gzip_members_and_padding_after_them_are_read(source_file):
+    source_file.write_bytes(gzip.compress(b"1\n2") + gzip.compress(b"2\n3\n") + b"\0" * 700)
+    assert texts(source_file) == [b"1", b"22", b"3"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "checksum", "garbage"])
-def test_damaged_gzip_data_gives_its_whole_lines_and_then_an_error(file, damage):
+def test_damaged_gzip_data_gives_its_whole_lines_and_then_an_error(source_file, damage):
     whole = gzip.compress(b"1\n2\n3")
-    file.write_bytes({"cut": whole[:-9], "checksum": whole[:-8] + b"x" * 8, "garbage": whole + b"more"}[damage])
-    found, error = read_until_error(file)
+    source_file.write_bytes({"cut": whole[:-9], "checksum": whole[:-8] + b"x" * 8, "garbage": whole + b"more"}[damage])
+    found, error = read_until_error(source_file)
     assert found == ([] if damage == "checksum" else [1, 2])
     assert "gzip data" in str(error)
     assert error.exit_code is ExitCode.BAD_ARGUMENT
@@ -183,10 +183,10 @@ def test_a_file_named_gz_that_is_none_is_refused(tmp_path):
         texts(tmp_path / "events.gz")
 
 
-def test_utf_16_is_refused_with_the_way_to_convert_it(file):
-    file.write_bytes('{"a":1}'.encode("utf-16"))
+def test_utf_16_is_refused_with_the_way_to_convert_it(source_file):
+    source_file.write_bytes('{"a":1}'.encode("utf-16"))
     with pytest.raises(OpsKpiError, match="is UTF-16") as refused:
-        texts(file)
+        texts(source_file)
     assert "iconv" in refused.value.hint
 
 

@@ -20,7 +20,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 SINCE = datetime(2026, 3, 10, tzinfo=UTC)
 
 
-def definitions(alert_after: timedelta) -> Definitions:
+def burning_after(alert_after: timedelta) -> Definitions:
     """An objective with one rule that fires after a while."""
     promised = Slo(
         "deploys", "shop", "error_rate", "workflow_run", Decimal("0.99"), "deploys", rolling_window=timedelta(days=30)
@@ -51,7 +51,7 @@ def broken(database: psycopg.Connection) -> psycopg.Connection:
 def test_a_simulation_waits_as_long_as_the_rule_does(
     broken: psycopg.Connection, minutes: int, fired_at: str | None
 ) -> None:
-    found = simulating.simulate(broken, definitions(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
+    found = simulating.simulate(broken, burning_after(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
     found = [alert for alert in found if alert.rule_name == "deploys/burn"]
     assert [f"{alert.fired_at:%H:%M}" for alert in found] == ([fired_at] if fired_at else [])
     assert all(f"{alert.resolved_at:%H:%M}" == "11:10" for alert in found)
@@ -68,7 +68,7 @@ def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Co
     database.execute(
         "update ops.slos set rolling_window = null, calendar_period = 'month' where slo_name = 'audit_observer_latency'"
     )
-    applying.apply(database, definitions(timedelta(minutes=5)))
+    applying.apply(database, burning_after(timedelta(minutes=5)))
     file = tmp_path / "all.yaml"
     file.write_text(openslo.write(applying.stored(database)), "utf-8")
     changes = applying.apply(database, openslo.read([file]))

@@ -291,7 +291,7 @@ def joined(*texts: str) -> str:
     return "---\n".join(texts)
 
 
-def changed(text: str, old: str, new: str) -> str:
+def replaced_once(text: str, old: str, new: str) -> str:
     assert text.count(old) >= 1, old
     return text.replace(old, new, 1)
 
@@ -505,7 +505,7 @@ TARGETS = [
 
 
 def check_refusal(faults, template: str, old: str, new: str, expected: list[str]) -> None:
-    messages = faults(complete(template, changed(TEMPLATES[template], old, new)))
+    messages = faults(complete(template, replaced_once(TEMPLATES[template], old, new)))
     assert len(messages) == len(expected), messages
     for message, beginning in zip(messages, expected, strict=True):
         assert message.startswith(f"slo.yaml:{beginning}"), message
@@ -543,8 +543,8 @@ def test_a_target_without_a_safe_address_is_refused(faults, template, old, new, 
 
 
 def test_all_faults_of_all_files_come_together_in_the_order_of_the_files(faults):
-    broken = changed(changed(SLO, "30d", "30x"), "0.9", "9")
-    assert faults(joined(broken, POLICY), changed(OVERRIDES, "2h", "2x"), b"\n\xff", "") == [
+    broken = replaced_once(replaced_once(SLO, "30d", "30x"), "0.9", "9")
+    assert faults(joined(broken, POLICY), replaced_once(OVERRIDES, "2h", "2x"), b"\n\xff", "") == [
         "slo.yaml:23: spec.timeWindow[0].duration: 30x is no duration; write 30d, 4w, 1M, 1Q or 5m",
         "slo.yaml:27: spec.objectives[0].target: 9 is not between 0 and 1, which leaves no budget or no promise",
         "b.yaml:17: spec.conditions[0].spec.condition.lookbackWindow: 2x is no duration; write 30d, 4w, 1M, 1Q or 5m",
@@ -584,7 +584,7 @@ def test_a_file_that_is_no_plain_yaml_is_refused(faults, text, fault):
 
 
 def test_a_merge_key_is_not_half_understood(faults):
-    assert faults(changed(SLO, "  service:", "  <<: {}\n  service:"))[0].startswith("slo.yaml:7: spec.<<: ")
+    assert faults(replaced_once(SLO, "  service:", "  <<: {}\n  service:"))[0].startswith("slo.yaml:7: spec.<<: ")
 
 
 def test_a_file_that_is_not_there_is_a_fault_beside_the_others(tmp_path):
@@ -675,7 +675,7 @@ def test_a_service_needs_no_more_than_a_name(reading):
     ],
 )
 def test_a_target_is_exactly_what_its_digits_say(reading, written, target):
-    found = reading(changed(SLO, "target: 0.9", written)[: -len("  alertPolicies:\n    - fast-burn\n")])
+    found = reading(replaced_once(SLO, "target: 0.9", written)[: -len("  alertPolicies:\n    - fast-burn\n")])
     assert found.slos[0].target == Decimal(target)
     assert openslo.as_json(found)["slos"][0]["target"] == target
     assert f"target: {target}\n" in openslo.write(found)
@@ -692,7 +692,7 @@ def test_a_target_is_exactly_what_its_digits_say(reading, written, target):
 )
 def test_a_calendar_window_is_a_natural_period_in_a_time_zone(reading, duration, start, period):
     found = reading(
-        changed(joined(CALENDAR, POLICY), "1M", duration).replace("2026-01-01", start), known_channels=["on-call"]
+        replaced_once(joined(CALENDAR, POLICY), "1M", duration).replace("2026-01-01", start), known_channels=["on-call"]
     )
     (slo,) = found.slos
     assert (slo.window_kind, slo.rolling_window) == ("calendar", None)
@@ -703,7 +703,7 @@ def test_a_calendar_window_is_a_natural_period_in_a_time_zone(reading, duration,
     ("window", "text"), [("5m", "5 minutes"), ("15", "15 minutes"), ("90m", "90 minutes"), ("1d", "1 day")]
 )
 def test_time_slices_are_multiples_of_five_minutes(reading, window, text):
-    found = reading(joined(changed(SLICES, "timeSliceWindow: 5m", f"timeSliceWindow: {window}"), POLICY, TARGET))
+    found = reading(joined(replaced_once(SLICES, "timeSliceWindow: 5m", f"timeSliceWindow: {window}"), POLICY, TARGET))
     row = openslo.as_json(found)["slos"][0]
     assert (row["budgeting_method"], row["time_slice"], row["slice_target"]) == ("timeslices", text, "0.95")
 
@@ -1163,7 +1163,7 @@ def channels(draw, name: str) -> Channel:
 
 
 @st.composite
-def definitions(draw) -> Definitions:
+def drawn_definitions(draw) -> Definitions:
     some = st.lists(names, unique=True, max_size=2)
     slos = [draw(promises(name)) for name in draw(some)]
     of_slos = [draw(rules(slo, name)) for slo in slos for name in draw(some)]
@@ -1176,7 +1176,7 @@ def definitions(draw) -> Definitions:
 
 
 @settings(deadline=None, max_examples=15)
-@given(wanted=definitions())
+@given(wanted=drawn_definitions())
 def test_reading_what_was_written_gives_the_same(tmp_path_factory, wanted):
     file = tmp_path_factory.mktemp("openslo") / "slo.yaml"
     file.write_text(openslo.write(wanted), encoding="utf-8", newline="")

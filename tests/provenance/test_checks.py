@@ -45,7 +45,7 @@ ALL = Expectation(
 SIGNATURES = Signatures()
 
 
-def audited(
+def audit_documents(
     folder: Path, *documents: object, expectation: Expectation = ALL, artifacts: tuple[str, ...] = (SHA256,)
 ) -> Report:
     """Audit documents, one a line of one file."""
@@ -64,7 +64,7 @@ def failed(report: Report) -> list[str]:
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_provenance_that_says_what_is_expected_passes_each_check(tmp_path, statement):
-    report = audited(tmp_path, envelope(statement()))
+    report = audit_documents(tmp_path, envelope(statement()))
     assert failed(report) == []
     assert [(check.name, str(check.status)) for check in report.checks] == [
         ("envelope", "pass"),
@@ -84,7 +84,7 @@ def test_provenance_that_says_what_is_expected_passes_each_check(tmp_path, state
 
 
 def test_what_is_not_asked_is_said_not_to_be(tmp_path):
-    report = audited(tmp_path, envelope(statement_v1()), expectation=Expectation())
+    report = audit_documents(tmp_path, envelope(statement_v1()), expectation=Expectation())
     assert {check.name for check in report.checks if check.status is Status.NOT_ASKED} == {
         *("builder", "source", "tag", "invocation release", "content digest", "provenance run", "signer")
     }
@@ -105,33 +105,33 @@ def test_what_is_not_asked_is_said_not_to_be(tmp_path):
     ids=str,
 )
 def test_what_differs_from_what_is_expected_fails_its_check_and_no_other(tmp_path, statement, asked, name):
-    assert failed(audited(tmp_path, envelope(statement()), expectation=Expectation(**asked))) == [name]
+    assert failed(audit_documents(tmp_path, envelope(statement()), expectation=Expectation(**asked))) == [name]
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_an_artifact_that_is_no_subject_fails(tmp_path, statement):
-    assert failed(audited(tmp_path, envelope(statement()), artifacts=(OTHER_SHA256,))) == ["artifact digest"]
-    report = audited(tmp_path, envelope(statement()), artifacts=(SHA256, OTHER_SHA256))
+    assert failed(audit_documents(tmp_path, envelope(statement()), artifacts=(OTHER_SHA256,))) == ["artifact digest"]
+    report = audit_documents(tmp_path, envelope(statement()), artifacts=(SHA256, OTHER_SHA256))
     assert [str(check.status) for check in report.digests] == ["pass", "fail"]
 
 
 def test_each_of_several_artifacts_may_be_a_subject_in_whatever_order_and_envelope(tmp_path):
     both = (SHA256, OTHER_SHA256)
-    assert failed(audited(tmp_path, envelope(statement_v1("v1.4.0", *both)), artifacts=both)) == []
-    assert failed(audited(tmp_path, envelope(statement_v1("v1.4.0", *reversed(both))), artifacts=both)) == []
+    assert failed(audit_documents(tmp_path, envelope(statement_v1("v1.4.0", *both)), artifacts=both)) == []
+    assert failed(audit_documents(tmp_path, envelope(statement_v1("v1.4.0", *reversed(both))), artifacts=both)) == []
     separate = [envelope(statement_v1("v1.4.0", digest)) for digest in both]
-    assert failed(audited(tmp_path, *separate, artifacts=both)) == []
+    assert failed(audit_documents(tmp_path, *separate, artifacts=both)) == []
 
 
 def test_one_envelope_that_fails_fails_the_file(tmp_path):
-    report = audited(tmp_path, envelope(statement_v1()), envelope(statement_v1("v9.9.9")))
+    report = audit_documents(tmp_path, envelope(statement_v1()), envelope(statement_v1("v9.9.9")))
     assert failed(report) == ["tag", "invocation release"]
     assert [provenance.place.rsplit(":", 1)[1] for provenance in report.provenances] == ["1", "2"]
 
 
 def test_provenance_without_a_tag_fails_when_a_tag_is_asked_for(tmp_path):
     for asked in (Expectation(tag="v1.4.0"), Expectation(versioned_tag="v1"), Expectation(tag="main")):
-        assert failed(audited(tmp_path, envelope(statement_v1(None)), expectation=asked)) == [
+        assert failed(audit_documents(tmp_path, envelope(statement_v1(None)), expectation=asked)) == [
             "tag",
             "invocation release",
         ]
@@ -141,14 +141,14 @@ def test_provenance_without_a_tag_fails_when_a_tag_is_asked_for(tmp_path):
 def test_a_release_other_than_the_tag_fails(tmp_path, statement):
     other = json.loads(json.dumps(statement()).replace('"tag_name": "v1.4.0"', '"tag_name": "v1.4.1"'))
     for asked in (Expectation(tag="v1.4.0"), Expectation(versioned_tag="v1.4")):
-        assert failed(audited(tmp_path, envelope(other), expectation=asked)) == ["invocation release"]
+        assert failed(audit_documents(tmp_path, envelope(other), expectation=asked)) == ["invocation release"]
 
 
 def test_a_source_that_two_places_say_differently_fails(tmp_path):
     other = statement_v1()
     definition = other["predicate"]["buildDefinition"]
     definition["resolvedDependencies"][0]["uri"] = "git+https://github.com/mallory/app@refs/tags/v1.4.0"
-    assert failed(audited(tmp_path, envelope(other), expectation=Expectation(source=SOURCE))) == ["source"]
+    assert failed(audit_documents(tmp_path, envelope(other), expectation=Expectation(source=SOURCE))) == ["source"]
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,16 @@ def test_a_first_dependency_that_is_another_repository_fails_the_source(tmp_path
     asked = Expectation(source=SOURCE)
     other = statement_v1()
     other["predicate"]["buildDefinition"]["resolvedDependencies"].insert(0, first)
-    assert failed(audited(tmp_path, envelope(other), expectation=asked)) == ["source"]
+    assert failed(audit_documents(tmp_path, envelope(other), expectation=asked)) == ["source"]
 
 
 def test_a_first_dependency_that_is_no_repository_leaves_the_source_to_the_others(tmp_path):
     other = statement_v1()
     image = {"uri": "pkg:docker/debian@13", "digest": {"sha256": SHA256}}
     other["predicate"]["buildDefinition"]["resolvedDependencies"].insert(0, image)
-    assert failed(audited(tmp_path, envelope(other), expectation=Expectation(source=SOURCE, commit=COMMIT))) == []
+    assert (
+        failed(audit_documents(tmp_path, envelope(other), expectation=Expectation(source=SOURCE, commit=COMMIT))) == []
+    )
 
 
 def test_a_first_material_that_is_another_repository_fails_the_source_and_its_commit(tmp_path):
@@ -182,14 +184,16 @@ def test_a_first_material_that_is_another_repository_fails_the_source_and_its_co
     first = {"uri": "git+https://github.com/mallory/app@refs/tags/v1.4.0", "digest": {"sha1": "0" * 40}}
     other["predicate"]["materials"][0] = first
     asked = Expectation(source=SOURCE, commit=COMMIT)
-    assert failed(audited(tmp_path, envelope(other), expectation=asked)) == ["source", "content digest"]
+    assert failed(audit_documents(tmp_path, envelope(other), expectation=asked)) == ["source", "content digest"]
 
 
 def test_a_second_commit_of_the_source_fails(tmp_path):
     other = statement_v1()
     dependencies = other["predicate"]["buildDefinition"]["resolvedDependencies"]
     dependencies.append(dependencies[0] | {"digest": {"gitCommit": "0" * 40}})
-    assert failed(audited(tmp_path, envelope(other), expectation=Expectation(commit=COMMIT))) == ["content digest"]
+    assert failed(audit_documents(tmp_path, envelope(other), expectation=Expectation(commit=COMMIT))) == [
+        "content digest"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,7 @@ def test_what_is_no_version_matches_none(tmp_path, tag):
     assert version(tag) is None
     ref = f"refs/tags/{tag}"
     other = json.loads(json.dumps(statement_v1()).replace("refs/tags/v1.4.0", json.dumps(ref)[1:-1]))
-    assert "tag" in failed(audited(tmp_path, envelope(other), expectation=Expectation(versioned_tag="v1")))
+    assert "tag" in failed(audit_documents(tmp_path, envelope(other), expectation=Expectation(versioned_tag="v1")))
 
 
 def test_a_builder_is_the_same_by_name_or_by_name_and_ref():
@@ -273,7 +277,7 @@ def test_any_text_of_a_statement_that_is_flipped_or_cut_fails(tmp_path, statemen
         if not isinstance(said, str) or any(word in path(place) for word in UNASKED):
             continue
         for text in (said[:-1], f"{said[:-2]}~{said[-1:]}", f"{said}x", ""):
-            report = audited(tmp_path, envelope(changed(whole, place, text)))
+            report = audit_documents(tmp_path, envelope(with_value_at(whole, place, text)))
             # What says nothing in one of several places leaves the others to say it.
             assert failed(report) or text == "", (place, text)
 
@@ -283,7 +287,7 @@ def test_a_value_of_another_type_fails(tmp_path, statement):
     whole = statement()
     for place in places(whole):
         for value in (7, True, [[]]):
-            report = audited(tmp_path, envelope(changed(whole, place, value)))
+            report = audit_documents(tmp_path, envelope(with_value_at(whole, place, value)))
             ignored = path(place).endswith(("/name", "/path", "entryPoint")) or {"release", "workflow"} & set(place)
             assert failed(report) or ignored, (place, value)
 
@@ -292,7 +296,7 @@ def path(place: Place) -> str:
     return "/".join(map(str, place))
 
 
-def changed(document: object, place: Place, value: object) -> Any:
+def with_value_at(document: object, place: Place, value: object) -> Any:
     """Return a document with another value at a place."""
     other = copy.deepcopy(document)
     within(other, place[:-1])[place[-1]] = value
@@ -336,17 +340,17 @@ BROKEN: dict[str, object] = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_not_well_formed_fails_with_a_reason(tmp_path, broken):
-    names = failed(audited(tmp_path, broken))
+    names = failed(audit_documents(tmp_path, broken))
     assert names[0] in {"envelope", "statement"}
     assert names[1:] == ["artifact digest"]
 
 
 def test_a_key_that_is_given_twice_makes_the_file_unreadable(tmp_path):
     text = json.dumps(envelope(statement_v1()))
-    report = audited(tmp_path, text[:-1] + ', "payload": "e30="}')
+    report = audit_documents(tmp_path, text[:-1] + ', "payload": "e30="}')
     assert report.verdict is Verdict.UNREADABLE
     twice = json.dumps(statement_v1())[:-1] + ', "subject": []}'
-    assert failed(audited(tmp_path, envelope(twice.encode())))[0] == "statement"
+    assert failed(audit_documents(tmp_path, envelope(twice.encode())))[0] == "statement"
 
 
 def test_one_unreadable_file_beside_a_sound_one_is_no_pass(tmp_path):
@@ -370,10 +374,10 @@ def test_a_pipe_or_a_device_is_no_file_to_audit(tmp_path):
 def test_predicates_that_are_no_provenance_pass_only_when_they_are_allowed_and_nothing_is_asked_of_them(tmp_path):
     other = envelope(statement_v1(predicateType="https://spdx.dev/Document", predicate={}))
     allowed = Expectation(predicate_types=("https://spdx.dev/Document",))
-    assert failed(audited(tmp_path, other, expectation=Expectation())) == ["predicate type"]
-    assert failed(audited(tmp_path, other, expectation=allowed)) == []
+    assert failed(audit_documents(tmp_path, other, expectation=Expectation())) == ["predicate type"]
+    assert failed(audit_documents(tmp_path, other, expectation=allowed)) == []
     asked = Expectation(predicate_types=allowed.predicate_types, builders=(BUILDER,), source=SOURCE)
-    assert failed(audited(tmp_path, other, expectation=asked)) == ["builder", "source"]
+    assert failed(audit_documents(tmp_path, other, expectation=asked)) == ["builder", "source"]
 
 
 JSON = st.recursive(
@@ -388,11 +392,11 @@ JSON = st.recursive(
 def test_whatever_stands_anywhere_in_an_envelope_is_judged_without_an_error(tmp_path, data):
     statement = data.draw(st.sampled_from(STATEMENTS))()
     for _ in range(data.draw(st.integers(1, 3))):
-        statement = changed(statement, data.draw(st.sampled_from(places(statement))), data.draw(JSON))
+        statement = with_value_at(statement, data.draw(st.sampled_from(places(statement))), data.draw(JSON))
     document = envelope(statement)
     if data.draw(st.booleans()):
-        document = changed(document, data.draw(st.sampled_from(places(document))), data.draw(JSON))
-    report = audited(tmp_path, document)
+        document = with_value_at(document, data.draw(st.sampled_from(places(document))), data.draw(JSON))
+    report = audit_documents(tmp_path, document)
     failed(report)
     assert all(line.isprintable() for line in reporting.lines(report))
     assert reporting.markdown(report)

@@ -31,7 +31,7 @@ def delegated(slsa: Path, name: str, **asked: Any) -> Report:
     return auditing.audit([provenance], [auditing.artifact(artifact)], Expectation(**asked), Signatures())
 
 
-def failed(report: Report) -> set[str]:
+def failed_checks(report: Report) -> set[str]:
     assert (report.verdict is Verdict.PASS) == all(check.status is not Status.FAIL for check in report.checks)
     return {check.name for check in report.checks if check.status is Status.FAIL}
 
@@ -40,21 +40,23 @@ def failed(report: Report) -> set[str]:
 def test_digest_predicate_type_builder_and_source_verify_and_the_signature_is_unsupported(slsa, name):
     for builder in (BUILDER, f"{BUILDER}@v2.0.0", f"{BUILDER}@refs/tags/v2.0.0"):
         report = delegated(slsa, name, builders=(builder,), source=SOURCE)
-        assert failed(report) == set()
+        assert failed_checks(report) == set()
         status = {check.name: check.status for check in report.checks}
         assert status["signature"] is Status.UNSUPPORTED
         assert {status[one] for one in ("artifact digest", "predicate type", "builder", "source")} == {Status.PASS}
-    assert failed(delegated(slsa, name, needs_signature=True)) == {"signature"}
+    assert failed_checks(delegated(slsa, name, needs_signature=True)) == {"signature"}
 
 
 @pytest.mark.parametrize("name", DELEGATED)
 def test_another_builder_source_predicate_type_or_artifact_fails(slsa, name):
-    assert failed(delegated(slsa, name, builders=(f"{BUILDER}@v2.0.1", GO_BUILDER))) == {"builder"}
-    assert failed(delegated(slsa, name, source=f"{SOURCE}2")) == {"source"}
-    assert failed(delegated(slsa, name, predicate_types=("https://slsa.dev/provenance/v0.2",))) == {"predicate type"}
+    assert failed_checks(delegated(slsa, name, builders=(f"{BUILDER}@v2.0.1", GO_BUILDER))) == {"builder"}
+    assert failed_checks(delegated(slsa, name, source=f"{SOURCE}2")) == {"source"}
+    assert failed_checks(delegated(slsa, name, predicate_types=("https://slsa.dev/provenance/v0.2",))) == {
+        "predicate type"
+    }
     other = [auditing.artifact(slsa / "reusable-workflow-artifact")]
     report = auditing.audit([slsa / f"delegator-{name}.build.slsa"], other, Expectation(), Signatures())
-    assert failed(report) == {"artifact digest"}
+    assert failed_checks(report) == {"artifact digest"}
 
 
 @pytest.mark.parametrize(
@@ -78,19 +80,19 @@ def test_another_builder_source_predicate_type_or_artifact_fails(slsa, name):
     ],
 )
 def test_tags_and_versioned_tags(slsa, name, asked, passes):
-    assert failed(delegated(slsa, name, **asked)) == (set() if passes else {"tag", "invocation release"})
+    assert failed_checks(delegated(slsa, name, **asked)) == (set() if passes else {"tag", "invocation release"})
 
 
 def test_the_commit_of_the_tag_is_the_content_digest(slsa):
-    assert failed(delegated(slsa, "push-v14", commit=COMMIT)) == set()
-    assert failed(delegated(slsa, "push-v14", commit="0" * 40)) == {"content digest"}
+    assert failed_checks(delegated(slsa, "push-v14", commit=COMMIT)) == set()
+    assert failed_checks(delegated(slsa, "push-v14", commit="0" * 40)) == {"content digest"}
 
 
 def test_provenance_of_version_0_2_verifies_against_its_digest_and_no_other(slsa):
     file = slsa / "go-push-v14.intoto.jsonl"
     asked = Expectation(builders=(f"{GO_BUILDER}@v1.0.0",), source=SOURCE, tag="v14")
-    assert failed(auditing.audit([file], [Artifact("it", GO_SHA256)], asked, Signatures())) == set()
-    assert failed(auditing.audit([file], [Artifact("it", "0" * 64)], asked, Signatures())) == {"artifact digest"}
+    assert failed_checks(auditing.audit([file], [Artifact("it", GO_SHA256)], asked, Signatures())) == set()
+    assert failed_checks(auditing.audit([file], [Artifact("it", "0" * 64)], asked, Signatures())) == {"artifact digest"}
 
 
 def test_an_attestation_of_github_verifies_with_its_signature_offline(slsa):
@@ -102,9 +104,11 @@ def test_an_attestation_of_github_verifies_with_its_signature_offline(slsa):
         signer="https://github.com/github/artifact-attestations-workflows/.github/workflows/attest.yml",
     )
     report = auditing.audit([file], [artifact], asked, Signatures())
-    assert failed(report) == set()
+    assert failed_checks(report) == set()
     assert {check.status for check in report.checks if check.name in {"signature", "signer"}} == {Status.PASS}
-    assert failed(auditing.audit([file], [artifact], Expectation(signer="https://other"), Signatures())) == {"signer"}
+    assert failed_checks(auditing.audit([file], [artifact], Expectation(signer="https://other"), Signatures())) == {
+        "signer"
+    }
 
 
 def test_a_payload_swapped_between_two_of_them_fails(slsa, tmp_path):
@@ -113,4 +117,4 @@ def test_a_payload_swapped_between_two_of_them_fails(slsa, tmp_path):
     swapped = tmp_path / "swapped.slsa"
     swapped.write_text(texts[0].replace(first, second))
     artifact = auditing.artifact(slsa / "delegator-push-v14.bin")
-    assert failed(auditing.audit([swapped], [artifact], Expectation(), Signatures())) == {"signature"}
+    assert failed_checks(auditing.audit([swapped], [artifact], Expectation(), Signatures())) == {"signature"}

@@ -54,7 +54,7 @@ def audited(signatures: Signatures, tmp_path: Path) -> Callable[..., Report]:
     return judge
 
 
-def check(report: Report, name: str) -> Check:
+def check_named(report: Report, name: str) -> Check:
     return next(check for check in report.checks if check.name == name)
 
 
@@ -62,14 +62,14 @@ def check(report: Report, name: str) -> Check:
 def test_a_bundle_that_holds_is_verified_and_says_who_signed(sigstore, audited, media_type):
     report = audited(sigstore.bundle(statement_v1(), media_type))
     assert report.verdict is Verdict.PASS
-    assert check(report, "signature") == Check("signature", Status.PASS, "verified", f"signed by {SIGNER}")
-    assert check(report, "signer").status is Status.PASS
+    assert check_named(report, "signature") == Check("signature", Status.PASS, "verified", f"signed by {SIGNER}")
+    assert check_named(report, "signer").status is Status.PASS
 
 
 def test_a_bundle_of_a_sigstore_that_is_not_trusted_is_invalid(sigstore, audited):
     report = audited(sigstore.bundle(statement_v1()), Expectation(), by=Signatures())
-    assert check(report, "signature").status is Status.FAIL
-    assert check(report, "signature").found.startswith("invalid: ")
+    assert check_named(report, "signature").status is Status.FAIL
+    assert check_named(report, "signature").found.startswith("invalid: ")
 
 
 UNSUPPORTED = {
@@ -87,10 +87,10 @@ def test_what_cannot_be_verified_is_unsupported_and_passes_only_where_no_signatu
 ):
     document = made(copy.deepcopy(bundle), sigstore)
     allowed = audited(document, Expectation(), by=Signatures())
-    assert (allowed.verdict, check(allowed, "signature").status) == (Verdict.PASS, Status.UNSUPPORTED)
+    assert (allowed.verdict, check_named(allowed, "signature").status) == (Verdict.PASS, Status.UNSUPPORTED)
     required = audited(document)
-    assert (required.verdict, check(required, "signature").status) == (Verdict.FAIL, Status.FAIL)
-    assert check(required, "signature").found.startswith("unsupported: ")
+    assert (required.verdict, check_named(required, "signature").status) == (Verdict.FAIL, Status.FAIL)
+    assert check_named(required, "signature").found.startswith("unsupported: ")
     assert audited(document, Expectation(signer=SIGNER)).verdict is Verdict.FAIL
 
 
@@ -100,11 +100,11 @@ def test_an_issuer_or_a_trust_root_that_is_named_fails_where_no_signature_can_be
 ):
     document = made(copy.deepcopy(bundle), sigstore)
     by_issuer = audited(document, Expectation(issuer="https://gitlab.com"), by=Signatures())
-    assert check(by_issuer, "signer").status is Status.FAIL
-    assert check(by_issuer, "signer").expected == "issuer https://gitlab.com"
+    assert check_named(by_issuer, "signer").status is Status.FAIL
+    assert check_named(by_issuer, "signer").expected == "issuer https://gitlab.com"
     by_root = audited(document, Expectation())
-    assert check(by_root, "signer").status is Status.FAIL
-    assert check(by_root, "signer").expected.startswith("trust root ")
+    assert check_named(by_root, "signer").status is Status.FAIL
+    assert check_named(by_root, "signer").expected.startswith("trust root ")
 
 
 @pytest.mark.parametrize("stored", [{}, [], {"x": "y"}, ["eA=="], [[]], 7, None, "\u00e9"])
@@ -118,8 +118,8 @@ def test_a_certificate_that_is_no_bytes_fails_even_where_the_log_entry_is_unsupp
     holder = material["certificate"] if media_type == V03 else material["x509CertificateChain"]["certificates"][0]
     holder["rawBytes"] = stored
     report = audited(document, Expectation(), by=Signatures())
-    assert check(report, "envelope").status is Status.FAIL
-    assert "rawBytes" in check(report, "envelope").found
+    assert check_named(report, "envelope").status is Status.FAIL
+    assert "rawBytes" in check_named(report, "envelope").found
     unchecked = Envelope(b"{}", (b"x",), document)
     first = Signatures().checks(unchecked, Claims(), Expectation())[0]
     assert first.status is (Status.UNSUPPORTED if stored is None else Status.FAIL)
@@ -137,7 +137,7 @@ def test_a_list_or_an_object_where_bytes_must_be_is_refused(sigstore, audited, v
     for place in places_of_bytes:
         document = sigstore.bundle(statement_v1())
         within(document["verificationMaterial"], place[:-1])[place[-1]] = value
-        assert check(audited(document), "envelope").status is Status.FAIL, place
+        assert check_named(audited(document), "envelope").status is Status.FAIL, place
 
 
 def test_without_sigstore_every_signature_is_unsupported(sigstore, audited, monkeypatch):
@@ -153,7 +153,7 @@ def test_without_sigstore_every_signature_is_unsupported(sigstore, audited, monk
     monkeypatch.setattr(builtins, "__import__", refuse)
     signatures = Signatures()
     bundle = sigstore.bundle(statement_v1())
-    assert check(audited(bundle, Expectation(), by=signatures), "signature").found == NOT_INSTALLED
+    assert check_named(audited(bundle, Expectation(), by=signatures), "signature").found == NOT_INSTALLED
     assert audited(bundle, by=signatures).verdict is Verdict.FAIL
 
 
@@ -161,10 +161,10 @@ def test_a_payload_of_another_envelope_is_invalid_even_where_the_log_entry_is_un
     for kind in ("dsse", "intoto"):
         first, second = (sigstore.bundle(statement_v1(tag), kind=kind) for tag in ("v1.4.0", "v1.4.1"))
         first["dsseEnvelope"]["payload"] = second["dsseEnvelope"]["payload"]
-        assert check(audited(first, Expectation()), "signature").found.startswith("invalid: ")
+        assert check_named(audited(first, Expectation()), "signature").found.startswith("invalid: ")
         first["dsseEnvelope"] = second["dsseEnvelope"]
         report = audited(first)
-        assert check(report, "signature").status is Status.FAIL
+        assert check_named(report, "signature").status is Status.FAIL
 
 
 def test_reordered_subjects_are_another_payload(sigstore, audited):
@@ -191,9 +191,9 @@ def test_reordered_subjects_are_another_payload(sigstore, audited):
 )
 def test_a_sound_signature_of_somebody_else_fails_the_signer(sigstore, audited, claims, expectation, found):
     report = audited(sigstore.bundle(statement_v1(), **claims), expectation)
-    assert check(report, "signature").status is Status.PASS
-    assert check(report, "signer").status is Status.FAIL
-    assert check(report, "signer").found.startswith(found)
+    assert check_named(report, "signature").status is Status.PASS
+    assert check_named(report, "signer").status is Status.FAIL
+    assert check_named(report, "signer").found.startswith(found)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def edited(folder: Path, changes: dict[str, Edit]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def described(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Path]]:
+def described_changes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Path]]:
     """Build a database from `sql/` with all the changes that can be drafted."""
     folder = edited(tmp_path_factory.mktemp("changed") / "sql", CHANGES)
     with janitor(server, "draft_described"):
@@ -93,9 +93,9 @@ def described(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def drafted(server: Server, template: Database, described: tuple[Database, Path]) -> Iterator[Draft]:
+def drafted_changes(server: Server, template: Database, described_changes: tuple[Database, Path]) -> Iterator[Draft]:
     """Draft them once."""
-    database, folder = described
+    database, folder = described_changes
     with janitor(server, "draft_migrated", template=template.name):
         yield draft(server, database, server.database("draft_migrated"), statements_of(folder))
 
@@ -141,33 +141,38 @@ def test_a_draft_leads_to_the_database_that_sql_describes(
     server: Server,
     create_database: CreateDatabase,
     template: Database,
-    described: tuple[Database, Path],
-    drafted: Draft,
+    described_changes: tuple[Database, Path],
+    drafted_changes: Draft,
 ) -> None:
-    assert drafted.notes == []
+    assert drafted_changes.notes == []
     migrated = create_database(template)
     with psycopg.connect(migrated.dsn) as connection:
-        connection.execute(drafted.script.encode())
-    patch = differences(schema_of(server, described[0]), schema_of(server, migrated))
+        connection.execute(drafted_changes.script.encode())
+    patch = differences(schema_of(server, described_changes[0]), schema_of(server, migrated))
     assert not patch, patch
-    assert rows_of(described[0]) == rows_of(migrated)
+    assert rows_of(described_changes[0]) == rows_of(migrated)
 
 
-def test_a_changed_function_is_replaced_in_the_words_of_sql(drafted: Draft) -> None:
+def test_a_changed_function_is_replaced_in_the_words_of_sql(drafted_changes: Draft) -> None:
     assert (
-        "create or replace function ops.period_start(period text, instant timestamptz, zone text)\n" in drafted.script
+        "create or replace function ops.period_start(period text, instant timestamptz, zone text)\n"
+        in drafted_changes.script
     )
-    assert "  -- date_bin is twice as fast as date_trunc with a zone; 1969-12-29 was a Monday.\n" in drafted.script
+    assert (
+        "  -- date_bin is twice as fast as date_trunc with a zone; 1969-12-29 was a Monday.\n" in drafted_changes.script
+    )
 
 
-def test_what_is_new_comes_with_its_comments_and_closed_to_everybody_first(drafted: Draft) -> None:
-    assert "-- Greets by name, because tests need something new.\ncreate function ops.greeting(" in drafted.script
+def test_what_is_new_comes_with_its_comments_and_closed_to_everybody_first(drafted_changes: Draft) -> None:
+    assert (
+        "-- Greets by name, because tests need something new.\ncreate function ops.greeting(" in drafted_changes.script
+    )
     assert (
         "\nend;\ncomment on function ops.greeting(text, timestamptz) is 'A greeting; it''s friendly.';\n"
-        in drafted.script
+        in drafted_changes.script
     )
-    assert "create view public.v_ops_greetings with (security_invoker = true) as\n" in drafted.script
-    closed, _, guarded = drafted.script.partition("do $$\nbegin\n")
+    assert "create view public.v_ops_greetings with (security_invoker = true) as\n" in drafted_changes.script
+    closed, _, guarded = drafted_changes.script.partition("do $$\nbegin\n")
     assert "\nrevoke execute on function ops.greeting from public;\n" in closed
     assert "anon" not in closed
     assert "\n  create policy guests_select_authenticated on ops.guests for select" in guarded
@@ -175,22 +180,24 @@ def test_what_is_new_comes_with_its_comments_and_closed_to_everybody_first(draft
     assert revoked < guarded.index("\n  grant execute on function ops.greeting to authenticated, service_role;\n")
 
 
-def test_a_new_column_comes_with_its_constraint_comment_and_index(drafted: Draft) -> None:
+def test_a_new_column_comes_with_its_constraint_comment_and_index(drafted_changes: Draft) -> None:
     for expected in (
         "alter table ops.settings add column unit text;\n",
         "alter table ops.settings add constraint settings_unit_is_short check (char_length(unit) < 20);\n",
         "comment on column ops.settings.unit is 'Unit of the value; null without one.';\n",
         "create index settings_unit_idx on ops.settings (unit);\n",
     ):
-        assert expected in drafted.script
+        assert expected in drafted_changes.script
 
 
-def test_seeds_leave_alone_what_a_user_has_changed(drafted: Draft) -> None:
+def test_seeds_leave_alone_what_a_user_has_changed(drafted_changes: Draft) -> None:
     assert (
         "insert into ops.settings (name, value, description)\nvalues\n"
         "  ('greeted', 'it''s', 'Whom to greet.')\non conflict do nothing;"
-    ) in drafted.script
-    assert "where name = 'time_zone'\n  and description is not distinct from 'Time zone in which" in drafted.script
+    ) in drafted_changes.script
+    assert (
+        "where name = 'time_zone'\n  and description is not distinct from 'Time zone in which" in drafted_changes.script
+    )
 
 
 def test_what_depends_on_a_function_with_other_arguments_is_dropped_and_made_again(

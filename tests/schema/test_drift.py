@@ -5,12 +5,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from support.drift import build_from_migrations, build_from_sql, differences, rows_of, schema_of
 from support.fixtures import CreateDatabase
-from support.postgres import Database, Server, running_server
+from support.postgres import Database, Server, create_on, running_server
 
 HEADING = re.compile(r"^--\n-- Name: .*; Type: (.*); Schema: .*\n--$", re.MULTILINE)
 GRANT = re.compile(r"GRANT .* TO (anon|authenticated|service_role);")
@@ -29,13 +28,6 @@ def without_roles(dump: list[str]) -> list[str]:
     # What a heading says of its section follows it in the list: the kind, then the statements.
     kept = [sections[0], *(body for kind, body in zip(sections[1::2], sections[2::2], strict=True) if kind != "POLICY")]
     return [line for body in kept for line in body.splitlines() if line and not GRANT.fullmatch(line)]
-
-
-def create_on(server: Server, name: str) -> Database:
-    """Create a database on a server that is thrown away, so it needs no dropping."""
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    return server.database(name)
 
 
 @pytest.fixture

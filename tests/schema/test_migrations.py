@@ -11,13 +11,13 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.postgres import connecting, migrations
 from opskpi.postgres.migrations import Migration
 from support.fixtures import CreateDatabase
-from support.postgres import Database, Server, running_server
+from support.postgres import Database, Server, create_on, running_server
 
 PRELUDE = Path(migrations.__file__).with_name("prelude.sql")
 API_ROLES = ["anon", "authenticated", "service_role"]
@@ -137,7 +137,7 @@ def spare_server(server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def roleless_server(spare_server: Server) -> Iterator[Server]:
+def emptied_server(spare_server: Server) -> Iterator[Server]:
     """Return the second server, without any database or role that a test made."""
     yield spare_server
     with psycopg.connect(spare_server.dsn("postgres"), autocommit=True) as connection:
@@ -149,14 +149,7 @@ def roleless_server(spare_server: Server) -> Iterator[Server]:
             connection.execute(statement[0])
 
 
-def create_on(server: Server, name: str) -> Database:
-    """Create a database on the second server."""
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    return server.database(name)
-
-
-def history(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
+def migration_history(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
     """Return what `supabase migration list` would read."""
     return connection.execute(
         "select version, name, statements[1] from supabase_migrations.schema_migrations order by version"
@@ -179,7 +172,7 @@ def roles_of(connection: psycopg.Connection) -> dict[str, tuple[bool, bool]]:
     }
 
 
-def schema_of(server: Server, database: Database) -> list[str]:
+def schema_without_own_relations(server: Server, database: Database) -> list[str]:
     """Return what pg_dump says of all but the user's own relations and default privileges."""
     dump = subprocess.run(
         [
@@ -204,14 +197,14 @@ def test_migrate_brings_an_empty_database_up_to_date_and_a_second_time_does_noth
     announced: list[str] = []
     assert migrations.migrate(connection, announced.append) == migrations.shipped()
     assert announced == [f"{migration.version}_{migration.name}" for migration in migrations.shipped()]
-    assert history(connection) == all_shipped()
+    assert migration_history(connection) == all_shipped()
     assert migrations.pending(connection) == []
     migrations.require_current(connection)
     assert connection.execute("select state from ops.run()").fetchone() == ("done",)
 
     assert migrations.migrate(connection, announced.append) == []
     assert len(announced) == len(migrations.shipped())
-    assert history(connection) == all_shipped()
+    assert migration_history(connection) == all_shipped()
 
 
 def test_two_migrations_at_once_do_the_work_once(
@@ -226,7 +219,7 @@ def test_two_migrations_at_once_do_the_work_once(
         gate.execute("select pg_advisory_unlock_all()")
         done = [run.result(timeout=PATIENCE_S) for run in runs]
     assert sorted(done[0] + done[1], key=lambda migration: migration.version) == migrations.shipped()
-    assert history(gate) == all_shipped()
+    assert migration_history(gate) == all_shipped()
 
 
 def wait_for(connection: psycopg.Connection, condition: LiteralString) -> None:
@@ -238,9 +231,9 @@ def wait_for(connection: psycopg.Connection, condition: LiteralString) -> None:
 
 
 def test_two_databases_of_one_server_migrate_at_once_though_roles_belong_to_the_server(
-    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+    emptied_server: Server, open_database: Callable[..., psycopg.Connection]
 ) -> None:
-    one, other = (create_on(roleless_server, name) for name in ("plain_one", "plain_other"))
+    one, other = (create_on(emptied_server, name) for name in ("plain_one", "plain_other"))
     creating, migrating, watching = open_database(one), open_database(other), open_database(one)
     with ThreadPoolExecutor(max_workers=1) as threads:
         with creating.transaction():
@@ -263,18 +256,18 @@ def test_a_migration_that_fails_leaves_nothing_of_itself_and_the_next_run_goes_o
         patched.setattr(migrations, "shipped", lambda: [*shipped[:2], broken, *shipped[3:]])
         with pytest.raises(psycopg.errors.DivisionByZero):
             migrations.migrate(connection)
-    assert history(connection) == all_shipped()[:2]
+    assert migration_history(connection) == all_shipped()[:2]
     assert connection.execute("select to_regclass('ops.half_done')").fetchone() == (None,)
     assert migrations.migrate(connection) == shipped[2:]
-    assert history(connection) == all_shipped()
+    assert migration_history(connection) == all_shipped()
 
 
 def test_when_the_first_migration_fails_the_database_stays_empty(
-    roleless_server: Server,
+    emptied_server: Server,
     open_database: Callable[..., psycopg.Connection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    connection = open_database(create_on(roleless_server, "plain"))
+    connection = open_database(create_on(emptied_server, "plain"))
     monkeypatch.setattr(migrations, "shipped", lambda: [Migration("1", "opskpi_broken", "select 1 / 0")])
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrations.migrate(connection)
@@ -309,7 +302,7 @@ def test_after_an_old_audit_table_the_schema_is_that_of_a_fresh_database(
     open_database: Callable[..., psycopg.Connection],
 ) -> None:
     migrations.migrate(open_database(old_database))
-    migrated, fresh = schema_of(server, old_database), schema_of(server, template)
+    migrated, fresh = schema_without_own_relations(server, old_database), schema_without_own_relations(server, template)
     assert "CREATE TABLE public.slsa_audit_metrics (" in fresh
     assert [line for line in migrated if line not in fresh] == []
     assert migrated == fresh
@@ -356,9 +349,9 @@ def test_the_first_refresh_counts_the_old_audits_wherever_the_migration_was_run(
 
 
 def test_on_a_plain_postgres_migrate_creates_the_roles_of_the_api(
-    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+    emptied_server: Server, open_database: Callable[..., psycopg.Connection]
 ) -> None:
-    connection = open_database(create_on(roleless_server, "plain"))
+    connection = open_database(create_on(emptied_server, "plain"))
     migrations.migrate(connection)
     assert roles_of(connection) == {
         "anon": (False, False),
@@ -374,24 +367,24 @@ def test_on_a_plain_postgres_migrate_creates_the_roles_of_the_api(
 
 
 def test_on_supabase_the_roles_are_left_to_supabase(
-    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+    emptied_server: Server, open_database: Callable[..., psycopg.Connection]
 ) -> None:
-    with_auth = open_database(create_on(roleless_server, "plain_auth"))
+    with_auth = open_database(create_on(emptied_server, "plain_auth"))
     with_auth.execute("create schema auth")
     with_auth.execute("create table auth.users (id uuid primary key)")
     migrations.migrate(with_auth)
     assert roles_of(with_auth) == {}
 
-    with_admin = open_database(create_on(roleless_server, "plain_admin"))
+    with_admin = open_database(create_on(emptied_server, "plain_admin"))
     with_admin.execute("create role supabase_admin")
     migrations.migrate(with_admin)
     assert roles_of(with_admin) == {}
 
 
 def test_the_owner_of_a_database_migrates_it_and_runs_the_jobs_without_being_superuser(
-    roleless_server: Server, open_database: Callable[..., psycopg.Connection]
+    emptied_server: Server, open_database: Callable[..., psycopg.Connection]
 ) -> None:
-    database = create_on(roleless_server, "plain")
+    database = create_on(emptied_server, "plain")
     superuser = open_database(database)
     superuser.execute(PRELUDE.read_bytes())
     superuser.execute("create role keeper login")

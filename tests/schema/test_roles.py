@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Json, Jsonb
 
+from support.events import scalar
 from support.fixtures import ActingAs
 from support.postgres import Database, Server
 
@@ -179,7 +180,7 @@ def tenants(server: Server, template: Database) -> Iterator[Database]:
         names = sql.Identifier(name), sql.Identifier(template.name)
         postgres.execute(sql.SQL("create database {} template {}").format(*names))
         with psycopg.connect(server.dsn(name), autocommit=True) as connection:
-            fill(connection)
+            fill_both_orgs(connection)
         yield server.database(name)
         postgres.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
@@ -191,7 +192,7 @@ def owner(tenants: Database) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def fill(connection: psycopg.Connection) -> None:
+def fill_both_orgs(connection: psycopg.Connection) -> None:
     """Store everything twice, once counted by a refresh and once behind its cursor."""
     for org, mark in MARKS.items():
         connection.execute(
@@ -302,12 +303,6 @@ def add_plain_rows(connection: psycopg.Connection, org: str, instant: str, numbe
         " values (%s, %s, 'success', 'failure', %s, %s)",
         [list(MARKS).index(org) * 100 + number, instant, f"{mark}-tag", org],
     )
-
-
-def scalar(connection: psycopg.Connection, query: LiteralString, parameters: list[object]) -> Any:
-    """Return the one value of a query."""
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        return cursor.execute(query, parameters).fetchone()
 
 
 def relations(connection: psycopg.Connection) -> list[Relation]:
@@ -801,7 +796,7 @@ def test_a_user_with_a_malformed_org_inserts_nothing(
     assert code in (DENIED, "22P02")
 
 
-def ingest(connection: psycopg.Connection, **event: object) -> dict[str, Any]:
+def ingest_as_api(connection: psycopg.Connection, **event: object) -> dict[str, Any]:
     """Send one event through the function of the API."""
     document = [{"event_type": "audit_complete", **event}]
     return scalar(connection, "select public.ingest_events(%s)", [Json(document)])
@@ -809,8 +804,8 @@ def ingest(connection: psycopg.Connection, **event: object) -> dict[str, Any]:
 
 def test_ingest_events_stores_for_the_own_org(owner: psycopg.Connection, acting_as: ActingAs) -> None:
     with acting_as(owner, "authenticated", org=ORG_A):
-        assert ingest(owner, tag="new")["accepted"] == 1
-        assert ingest(owner, tag="new", org_id=ORG_A)["accepted"] == 1
+        assert ingest_as_api(owner, tag="new")["accepted"] == 1
+        assert ingest_as_api(owner, tag="new", org_id=ORG_A)["accepted"] == 1
         as_owner_within(owner)
         orgs = owner.execute("select org_id from telemetry_events where tag = 'new'").fetchall()
     assert orgs == [(UUID(ORG_A),)] * 2
@@ -826,7 +821,7 @@ def test_ingest_events_refuses_an_event_of_another_org(
     body: dict[str, object] = {"org_id": ORG_B}
     event = body if place == "beside the payload" else {"payload": body}
     with acting_as(owner, "authenticated", **claims):
-        report = ingest(owner, **event)
+        report = ingest_as_api(owner, **event)
     assert (report["accepted"], report["duplicate"]) == (0, 0)
     assert [refusal["field"] for refusal in report["refused"]] == ["org_id"]
 
@@ -836,7 +831,7 @@ def test_ingest_events_refuses_a_user_with_a_malformed_org(
     owner: psycopg.Connection, acting_as: ActingAs, claim: object
 ) -> None:
     with acting_as(owner, "authenticated", app_metadata={"org_id": claim}):
-        reports = [ingest(owner), ingest(owner, org_id=ORG_A), ingest(owner, org_id=NIL_ORG)]
+        reports = [ingest_as_api(owner), ingest_as_api(owner, org_id=ORG_A), ingest_as_api(owner, org_id=NIL_ORG)]
     assert [report["accepted"] for report in reports] == [0, 0, 0]
     assert [report["refused"][0]["field"] for report in reports] == ["org_id"] * 3
 
@@ -847,18 +842,18 @@ def test_repeating_an_event_of_another_org_does_not_tell_that_it_is_there(
     known = {"event_id": "cccccccc-0000-4000-8000-00000000000c", "event_timestamp": "2026-01-05T10:00Z"}
     token = json.dumps({"app_metadata": {"org_id": ORG_A}})
     with acting_as(owner, "service_role"):
-        assert ingest(owner, org_id=ORG_B, **known)["accepted"] == 1
+        assert ingest_as_api(owner, org_id=ORG_B, **known)["accepted"] == 1
         owner.execute("set local role authenticated")
         owner.execute("select set_config('request.jwt.claims', %s, true)", [token])
         told = {"refused": [], "policy_version": 1}
-        assert ingest(owner, **known) == {"accepted": 1, "duplicate": 0} | told
-        assert ingest(owner, **known) == {"accepted": 0, "duplicate": 1} | told
+        assert ingest_as_api(owner, **known) == {"accepted": 1, "duplicate": 0} | told
+        assert ingest_as_api(owner, **known) == {"accepted": 0, "duplicate": 1} | told
 
 
 @pytest.mark.parametrize("org", [ORG_A, ORG_B, NIL_ORG])
 def test_the_service_role_ingests_for_any_org(owner: psycopg.Connection, acting_as: ActingAs, org: str) -> None:
     with acting_as(owner, "service_role"):
-        assert ingest(owner, org_id=org, tag="new")["accepted"] == 1
+        assert ingest_as_api(owner, org_id=org, tag="new")["accepted"] == 1
         owner.execute(
             "insert into telemetry_events (event_type, tag, org_id) values ('workflow_run', 'new', %s)", [org]
         )

@@ -28,7 +28,7 @@ OWN_OBJECTIVE = {
 
 
 @pytest.fixture
-def database(create_database: CreateDatabase) -> Iterator[Connection]:
+def old_database_in_use(create_database: CreateDatabase) -> Iterator[Connection]:
     """Connect to a database without any migration."""
     with psycopg.connect(create_database().dsn, autocommit=True) as connection:
         yield connection
@@ -71,7 +71,7 @@ def use(connection: Connection, days: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("version", PUBLISHED)
 def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
-    database: Connection,
+    old_database_in_use: Connection,
     template: Database,
     create_database: CreateDatabase,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,12 +80,18 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
     older = [migration for migration in migrations.shipped() if migration.version <= version]
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "shipped", lambda: older)
-        migrations.migrate(database)
-    begin(database)
-    use(database, BEFORE)
-    add_event(database, at="2026-02-26T03:00Z", outcome="failure", duration_ms=5, tag="stored before, counted after")
-    migrations.migrate(database)
-    use(database, AFTER)
+        migrations.migrate(old_database_in_use)
+    begin(old_database_in_use)
+    use(old_database_in_use, BEFORE)
+    add_event(
+        old_database_in_use,
+        at="2026-02-26T03:00Z",
+        outcome="failure",
+        duration_ms=5,
+        tag="stored before, counted after",
+    )
+    migrations.migrate(old_database_in_use)
+    use(old_database_in_use, AFTER)
     with psycopg.connect(create_database(template).dsn, autocommit=True) as never_older:
         begin(never_older)
         use(never_older, BEFORE)
@@ -93,13 +99,13 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
             never_older, at="2026-02-26T03:00Z", outcome="failure", duration_ms=5, tag="stored before, counted after"
         )
         use(never_older, AFTER)
-        counted = states(database)
+        counted = states(old_database_in_use)
         assert counted == states(never_older)
         for slo in ("fast_deploys", "provenance_generation_availability", "provenance_generation_error_rate"):
             columns = ("status", "good", "total", "budget_left", "good_unadjusted")
             found, wanted = (
-                evaluate(each, slo, *columns, as_of="2026-03-03T00:00Z") for each in (database, never_older)
+                evaluate(each, slo, *columns, as_of="2026-03-03T00:00Z") for each in (old_database_in_use, never_older)
             )
             assert found == wanted
-    rebuild(database, SINCE, UNTIL)
-    assert states(database) == counted
+    rebuild(old_database_in_use, SINCE, UNTIL)
+    assert states(old_database_in_use) == counted

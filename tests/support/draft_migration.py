@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from .drafting import Draft, draft
-from .drift import MIGRATIONS, PRELUDE, SQL, build_from_migrations, build_from_sql, migrations, run
+from .drift import MIGRATIONS, PRELUDE, SQL, build_from_migrations, build_from_sql, migrations, run_script
 from .fixtures import CHECKOUT
 from .postgres import running_server
 from .sql_statements import statements_of
@@ -27,18 +27,18 @@ FAILED, BAD_ARGUMENT = 1, 64
 def main(arguments: Sequence[str]) -> int:
     """Draft the migration NAME and return the exit code: 0 when the drift test passes."""
     if len(arguments) != 1 or not NAME.fullmatch(arguments[0]):
-        return refused(USAGE, BAD_ARGUMENT)
+        return refuse(USAGE, BAD_ARGUMENT)
     [name] = arguments
     if taken := [file.name for file in migrations() if file.name.endswith(f"_opskpi_{name}.sql")]:
-        return refused(
+        return refuse(
             f"{taken[0]} has that name: choose another, or delete the file if it is not published", BAD_ARGUMENT
         )
     try:
-        found = drafted()
+        found = draft_of_checkout()
     except psycopg.Error as error:
-        return refused(" ".join([*error.__notes__, str(error).partition("\n")[0]]), FAILED)
+        return refuse(" ".join([*error.__notes__, str(error).partition("\n")[0]]), FAILED)
     if not found.script and not found.notes:
-        return refused("the migrations end at what sql/ describes: there is nothing to draft", FAILED)
+        return refuse("the migrations end at what sql/ describes: there is nothing to draft", FAILED)
     file = MIGRATIONS / f"{next_version()}_opskpi_{name}.sql"
     file.write_text("\n\n".join(filter(None, [HEADER, found.script])) + "\n", "utf-8")
     print(f"drafted {file.relative_to(CHECKOUT)}: complete its first line")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     ).returncode
 
 
-def drafted() -> Draft:
+def draft_of_checkout() -> Draft:
     """Build a database from `sql/` and one from the migrations on a server of their own, and draft the difference."""
     with running_server(POSTGRES) as server:
         described, migrated = (server.database(name) for name in ("described", "migrated"))
@@ -62,7 +62,7 @@ def drafted() -> Draft:
             for database in (described, migrated):
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
         with psycopg.connect(migrated.dsn) as connection:
-            run(connection, PRELUDE)
+            run_script(connection, PRELUDE)
         build_from_sql(described)
         build_from_migrations(migrated)
         return draft(server, described, migrated, statements_of(SQL))
@@ -74,7 +74,7 @@ def next_version() -> str:
     return str(max(int(datetime.now(UTC).strftime("%Y%m%d%H%M%S")), newest + 1))
 
 
-def refused(message: str, code: int) -> int:
+def refuse(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
 

@@ -24,7 +24,7 @@ def build_from_sql(database: Database, folder: Path = SQL) -> None:
     """Create everything in `sql/` from top to bottom with the roles of Supabase, and the first partitions."""
     with psycopg.connect(database.dsn) as connection:
         for script in (PRELUDE, *sorted(folder.rglob("*.sql"))):
-            run(connection, script)
+            run_script(connection, script)
         connection.execute("select ops.maintain()")
 
 
@@ -33,10 +33,10 @@ def build_from_migrations(database: Database) -> None:
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         for migration in migrations():
             with connection.transaction():
-                run(connection, migration)
+                run_script(connection, migration)
 
 
-def run(connection: psycopg.Connection, script: Path) -> None:
+def run_script(connection: psycopg.Connection, script: Path) -> None:
     """Run a script; an error notes its name."""
     try:
         connection.execute(script.read_bytes())

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from opskpi.hooks import sender
+
 from . import forks
 from .forks import JOBS
 
@@ -161,8 +163,27 @@ def world_in(place: Path) -> World:
     return world
 
 
+def install(world: World, *arguments: object, cwd: Path | None = None) -> str:
+    """Install the hooks, and return what was said."""
+    answer = world.opskpi("hook", "install", *arguments, cwd=cwd)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def uninstall(world: World, *arguments: object) -> str:
+    """Take the hooks away, and return what was said."""
+    answer = world.opskpi("hook", "uninstall", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def send(world: World) -> sender.Report:
+    """Send what is queued, as the background does."""
+    return sender.run(str(world.folder), foreground=True)
+
+
 @dataclass
-class Hub:
+class Receiver:
     """Stores by event_id as the real one does. `plan` says what becomes of the next requests, in order:
     a status, (status, headers), "lose" (store, then hang up), "silence", or a body to answer 200 with."""
 
@@ -181,8 +202,8 @@ class Hub:
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    hub, lock = Hub(), threading.Lock()
+def running_receiver() -> Iterator[Receiver]:
+    hub, lock = Receiver(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -169,7 +169,7 @@ class Definition:
         return nearest_rank(numbers, self.percentile), None, None, len(numbers)
 
 
-def definitions(connection: Connection) -> list[Definition]:
+def kpi_definitions(connection: Connection) -> list[Definition]:
     with connection.cursor(row_factory=class_row(Definition)) as cursor:
         query = (
             "select metric_name, event_type, numerator, denominator, measure, percentile, unit, breakdowns,"
@@ -178,11 +178,11 @@ def definitions(connection: Connection) -> list[Definition]:
         return cursor.execute(query).fetchall()
 
 
-def kpis(connection: Connection, zone: ZoneInfo) -> dict[Key, Key]:
+def expected_kpis(connection: Connection, zone: ZoneInfo) -> dict[Key, Key]:
     """Return value (exact), numerator, denominator, sample count, end and unit of every KPI row there must be."""
     computed: dict[Key, Key] = {}
     found = list(facts(connection))
-    for definition in definitions(connection):
+    for definition in kpi_definitions(connection):
         groups: defaultdict[Key, list[Fact]] = defaultdict(list)
         for fact in filter(definition.counts, found):
             for period in PERIODS:
@@ -199,8 +199,8 @@ def kpis(connection: Connection, zone: ZoneInfo) -> dict[Key, Key]:
 
 def assert_kpis(connection: Connection, zone: ZoneInfo, found: Iterable[tuple[Any, ...]]) -> None:
     """Compare rows of ops.kpis, all columns in order, with the events."""
-    percentiles = {found.metric_name for found in definitions(connection) if found.measure == "percentile"}
-    computed = kpis(connection, zone)
+    percentiles = {found.metric_name for found in kpi_definitions(connection) if found.measure == "percentile"}
+    computed = expected_kpis(connection, zone)
     seen: dict[Key, Key] = {}
     for org, metric, labels, period, start, end, unit, value, numerator, denominator, count in found:
         key = (org, metric, tuple(labels.items()), period, start)
@@ -262,7 +262,7 @@ def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
     return {key: (sum(verdicts), len(verdicts)) for key, verdicts in counted.items()}
 
 
-def patterns(connection: Connection, zone: ZoneInfo) -> dict[Key, int]:
+def expected_patterns(connection: Connection, zone: ZoneInfo) -> dict[Key, int]:
     """Return how often each pattern blocked, by org, period, start, hook type, pattern and team."""
     counted: defaultdict[Key, int] = defaultdict(int)
     teams = teams_of_agents(connection)
@@ -288,4 +288,4 @@ def assert_exact(connection: Connection, zone_name: str = "UTC") -> None:
         connection,
         "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns",
     )
-    assert {tuple(key): count for *key, count in found} == patterns(connection, zone)
+    assert {tuple(key): count for *key, count in found} == expected_patterns(connection, zone)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -120,6 +121,13 @@ def running_server(version: str, settings: dict[str, str] | None = None, *, in_m
             )
         finally:
             cluster.stop()
+
+
+def create_on(server: Server, name: str) -> Database:
+    """Create a database on a server that is thrown away, so it needs no dropping."""
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return server.database(name)
 
 
 @contextmanager

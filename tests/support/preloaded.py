@@ -31,7 +31,7 @@ def import_all() -> None:
             importlib.import_module(module.name)
 
 
-def run(order: dict) -> None:
+def run_order(order: dict) -> None:
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
@@ -78,7 +78,7 @@ def main() -> None:
                 for number, descriptor in enumerate(streams):
                     os.dup2(descriptor, number)
                     os.close(descriptor)
-                run(json.loads(message))
+                run_order(json.loads(message))
             os.write(answer, f"{child}\n".encode())
             for descriptor in (0, 1, 2, *streams):
                 os.close(descriptor)

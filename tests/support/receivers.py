@@ -1,17 +1,19 @@
 """Servers on this machine that take what opskpi sends: HTTP and SMTP, with and without TLS."""
 
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+
+from .postgres import free_port
 
 TOKEN = "T0KENsecret"  # noqa: S105
 
@@ -109,7 +111,6 @@ def smtp_server(
         controller.stop()
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def slack_texts(payload: Any) -> list[str]:
+    """Return the texts of the blocks of a message to Slack."""
+    return [block["text"]["text"] for block in payload["blocks"]]

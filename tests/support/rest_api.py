@@ -18,7 +18,7 @@ NOW = datetime.fromisoformat("2026-03-12T00:00:00Z")
 Json = dict[str, Any]
 
 
-def run(
+def workflow_run(
     number: int,
     conclusion: str | None = "success",
     *,

@@ -55,15 +55,15 @@ with psycopg.connect(dsn, autocommit=True) as connection:
 """
 
 
-def override(**said: object) -> dict[str, Any]:
+def override_by_anna(**said: object) -> dict[str, Any]:
     payload = {"agent_id": str(ANNA), "org_id": str(NIL), "hook_type": "pre-push", "override_reason": "secret reason"}
     payload |= {"findings_count": 2, "severity": "high", "timestamp": "2026-03-10T12:00:00Z", "event_id": str(uuid4())}
     return {"event_type": "hook_override", "payload": payload | said}
 
 
-def fill(connection: psycopg.Connection) -> None:
+def fill_with_anna(connection: psycopg.Connection) -> None:
     connection.execute("select ops.assign_team(%s, %s, 'red')", [NIL, ANNA])
-    ingest(connection, override(), override())
+    ingest(connection, override_by_anna(), override_by_anna())
     add_event(connection, "deploy", outcome="failure", duration_ms=3, file="src/anna.py", note="ask anna@example.com")
     refresh(connection)
 
@@ -73,22 +73,22 @@ def answered(result: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(result.stdout)
 
 
-def text_of(connection: psycopg.Connection) -> str:
+def stored_text(connection: psycopg.Connection) -> str:
     return scalar(connection, "select string_agg(metadata::text, ' ') from public.telemetry_events")
 
 
 def test_the_command_counts_first_then_does_it_and_then_has_nothing_to_do(cli, database):
-    fill(database)
+    fill_with_anna(database)
     before = states(database)
     arguments = ("anonymise", "--before", "90d", "--json")
     counts = {"agent-ids": 2, "e-mail-addresses": 1, "files": 1, "override-reasons": 2}
     expected = {"dry_run": True, "looked_at": 3, "changed": 3, "counts": counts}
     old = ("anonymise", "--before", "2026-04-01", "--json")
     assert answered(cli(*old, "--dry-run", env=KEY)) == expected
-    assert "secret reason" in text_of(database)
+    assert "secret reason" in stored_text(database)
     assert answered(cli(*old, env=KEY)) == expected | {"dry_run": False}
-    assert "anna" not in text_of(database)
-    assert "secret reason" not in text_of(database)
+    assert "anna" not in stored_text(database)
+    assert "secret reason" not in stored_text(database)
     assert answered(cli(*old, env=KEY))["changed"] == 0
     assert answered(cli(*arguments, env=KEY))["changed"] == 0
     assert states(database) == before
@@ -104,7 +104,7 @@ def test_an_age_is_the_instant_that_long_ago(cli, database):
 
 
 def test_without_a_key_it_is_a_matter_of_configuration_and_says_what_to_do(cli, database):
-    fill(database)
+    fill_with_anna(database)
     answer = cli("anonymise", "--before", "2026-04-01", env=NONE)
     assert answer.returncode == 78
     assert "OPSKPI_ANONYMISATION_KEY" in answer.stderr
@@ -155,7 +155,7 @@ def test_rules_are_shown_set_and_removed(cli, database):
 
 
 def test_an_agent_is_erased_and_a_second_time_nothing_is_left(cli, database):
-    fill(database)
+    fill_with_anna(database)
     before = states(database)
     expected = cli("anonymise", "--agent", str(ANNA), "--dry-run").stdout
     assert "2 of 2 events would be changed" in expected
@@ -166,7 +166,7 @@ def test_an_agent_is_erased_and_a_second_time_nothing_is_left(cli, database):
 
 def test_the_log_says_what_was_done_and_neither_to_whom_nor_with_what(cli, database):
     assert cli("anonymise", "log").stdout.strip() == "nothing was anonymised yet"
-    fill(database)
+    fill_with_anna(database)
     assert cli("anonymise", "--before", "2026-04-01", "--event-type", "deploy", env=KEY).returncode == 0
     assert cli("anonymise", "--agent", str(ANNA), env=KEY).returncode == 0
     shown = cli("anonymise", "log", "--json").stdout
@@ -182,7 +182,7 @@ def test_the_log_says_what_was_done_and_neither_to_whom_nor_with_what(cli, datab
 
 
 def test_a_team_reaches_the_pseudonym_when_the_key_is_there_and_else_that_is_said(cli, database):
-    fill(database)
+    fill_with_anna(database)
     assert cli("anonymise", "--before", "2026-04-01", env=KEY).returncode == 0
     assert cli("agent", "assign", str(ANNA), "blue", env=KEY).stderr == ""
     teams = "select team from ops.agents order by is_pseudonym"
@@ -208,14 +208,14 @@ def on_ingest(database: psycopg.Connection) -> psycopg.Connection:
 
 def test_a_file_is_read_by_both_lanes_with_the_key(cli, on_ingest, tmp_path):
     file = tmp_path / "events.jsonl"
-    file.write_text("".join(json.dumps(override(number=number)) + "\n" for number in range(4500)))
+    file.write_text("".join(json.dumps(override_by_anna(number=number)) + "\n" for number in range(4500)))
     refusal = cli("ingest", str(file), env=NONE)
     assert refusal.returncode == 78
     assert scalar(on_ingest, "select count(*) from public.telemetry_events") == 0
     [summary] = answered(cli("ingest", str(file), "--json", env=KEY))
     assert (summary["accepted"], summary["refused"]) == (4500, 0)
-    assert str(ANNA) not in text_of(on_ingest)
-    assert "secret reason" not in text_of(on_ingest)
+    assert str(ANNA) not in stored_text(on_ingest)
+    assert "secret reason" not in stored_text(on_ingest)
     [summary] = answered(cli("ingest", str(file), "--json", env=KEY))
     assert (summary["accepted"], summary["duplicate"]) == (0, 4500)
 
@@ -303,7 +303,7 @@ def test_killed_before_or_after_any_statement_it_leaves_a_consistent_state_and_t
 
 
 def test_it_waits_for_a_refresh_that_runs_and_then_goes_on(cli, database, connect):
-    fill(database)
+    fill_with_anna(database)
     other = connect(autocommit=False)
     other.execute("select pg_advisory_xact_lock(hashtextextended('ops.refresh', 0))")
     answers: list[Any] = []
@@ -319,7 +319,7 @@ def test_it_waits_for_a_refresh_that_runs_and_then_goes_on(cli, database, connec
 
 
 def test_a_refresh_that_never_ends_is_told_after_a_while(database, connect, monkeypatch):
-    fill(database)
+    fill_with_anna(database)
     monkeypatch.setattr(anonymisation, "PATIENCE_S", 0.0)
     connect(autocommit=False).execute("select pg_advisory_xact_lock(hashtextextended('ops.refresh', 0))")
     with pytest.raises(OpsKpiError) as caught:
@@ -348,7 +348,7 @@ def test_a_key_that_is_no_text_is_refused_and_never_shown(cli: Cli, arguments: t
 def test_what_nothing_can_be_meant_by_is_refused_and_leaves_no_trace(
     cli: Cli, database: psycopg.Connection, arguments: tuple[str, ...]
 ) -> None:
-    fill(database)
+    fill_with_anna(database)
     answer = cli("anonymise", *arguments, env=KEY)
     assert answer.returncode == 64, answer.stderr
     assert "Traceback" not in answer.stderr
@@ -364,7 +364,7 @@ def test_a_rule_with_a_key_that_is_too_short_is_not_set(cli: Cli, database: psyc
 
 
 def test_the_erased_of_a_team_stay_in_it(database: psycopg.Connection) -> None:
-    fill(database)
+    fill_with_anna(database)
     anonymisation.erase(database, NIL, ANNA)
     erased = scalar(database, "select ops.erased_agent_id(%s, 'red')", NIL)
     with refused("OP001"):

@@ -31,7 +31,7 @@ spec: {target: pager}
 """
 
 
-def delivery(kind: str) -> Delivery:
+def delivery_to_pager(kind: str) -> Delivery:
     return Delivery(
         delivery_id=1, attempt=1, org_id=UUID(int=0), channel_name="on-call", channel_kind=kind, secret_env="PAGER_URL",
         settings={}, group_key="", created_at=datetime(2026, 3, 10, tzinfo=UTC), message={},
@@ -81,11 +81,11 @@ def test_a_kind_that_was_added_is_read_from_files_and_written_back(pager: list[D
 
 
 def test_a_kind_that_was_added_sends(pager: list[Delivery]) -> None:
-    assert registry.send(delivery("pager"), {}) == Sent()
+    assert registry.send(delivery_to_pager("pager"), {}) == Sent()
     assert [one.channel_kind for one in pager] == ["pager"]
 
 
 def test_a_kind_that_this_program_does_not_know_is_refused_when_it_is_to_send() -> None:
-    outcome = registry.send(delivery("carrier_pigeon"), {})
+    outcome = registry.send(delivery_to_pager("carrier_pigeon"), {})
     assert isinstance(outcome, Refused)
     assert "does not know the kind" in outcome.reason

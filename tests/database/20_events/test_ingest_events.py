@@ -27,7 +27,7 @@ RUN = {"outcome": "success", "workflow": "ci", "duration_ms": 1200, "timestamp":
 VALID = {"event_type": "workflow_run", "payload": RUN}
 
 
-def ingest(connection: psycopg.Connection, events: object) -> dict:
+def answer_to(connection: psycopg.Connection, events: object) -> dict:
     """The answer to one batch; `events` may be JSON text already."""
     document = events if isinstance(events, str) else json.dumps(events)
     with connection.cursor(row_factory=scalar_row) as cursor:
@@ -35,22 +35,22 @@ def ingest(connection: psycopg.Connection, events: object) -> dict:
     return answer
 
 
-def hook(**changes: object) -> dict:
+def hook_event_of(**changes: object) -> dict:
     return {"event_type": "hook_execution", "payload": HOOK | changes}
 
 
-def run(**changes: object) -> dict:
+def run_event_of(**changes: object) -> dict:
     return {"event_type": "workflow_run", "payload": RUN | changes}
 
 
-def stored(connection: psycopg.Connection) -> int:
+def stored_events_count(connection: psycopg.Connection) -> int:
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute("select count(*) from public.telemetry_events").fetchall()[0]
 
 
 def test_a_valid_event_is_stored_with_its_columns_and_its_metadata(database: psycopg.Connection) -> None:
     payload = RUN | {"event_id": EVENT_ID, "run_id": 42, "tag": "v1.0.0", "org_id": ORG_A, "agent_id": AGENT}
-    assert ingest(database, [{"event_type": "workflow_run", "payload": payload}]) == {
+    assert answer_to(database, [{"event_type": "workflow_run", "payload": payload}]) == {
         "accepted": 1,
         "duplicate": 0,
         "refused": [],
@@ -71,20 +71,20 @@ def test_the_row_form_stores_the_same_event_as_the_batch_form(database: psycopg.
         "run_id": 42,
         "metadata": {"outcome": "success", "workflow": "ci", "duration_ms": 1200},
     }
-    assert ingest(database, [row_form])["accepted"] == 1
+    assert answer_to(database, [row_form])["accepted"] == 1
     batch_form = {"event_type": "workflow_run", "payload": RUN | {"event_id": EVENT_ID, "run_id": 42}}
-    assert ingest(database, [batch_form])["duplicate"] == 1
+    assert answer_to(database, [batch_form])["duplicate"] == 1
 
 
 def test_an_event_sent_again_is_a_duplicate_even_within_one_batch(database: psycopg.Connection) -> None:
-    event = run(event_id=EVENT_ID)
-    assert ingest(database, [event, event]) == {"accepted": 1, "duplicate": 1, "refused": []}
-    assert ingest(database, [event]) == {"accepted": 0, "duplicate": 1, "refused": []}
-    assert stored(database) == 1
+    event = run_event_of(event_id=EVENT_ID)
+    assert answer_to(database, [event, event]) == {"accepted": 1, "duplicate": 1, "refused": []}
+    assert answer_to(database, [event]) == {"accepted": 0, "duplicate": 1, "refused": []}
+    assert stored_events_count(database) == 1
 
 
 def test_an_empty_batch_is_nothing(database: psycopg.Connection) -> None:
-    assert ingest(database, []) == {"accepted": 0, "duplicate": 0, "refused": []}
+    assert answer_to(database, []) == {"accepted": 0, "duplicate": 0, "refused": []}
 
 
 def test_a_timestamp_with_an_offset_is_the_same_instant(database: psycopg.Connection) -> None:
@@ -94,7 +94,7 @@ def test_a_timestamp_with_an_offset_is_the_same_instant(database: psycopg.Connec
         "2026-01-05 10:00+00",
         "2026-01-05T05:00:00-0500",
     ):
-        assert ingest(database, [run(timestamp=text)])["refused"] == [], text
+        assert answer_to(database, [run_event_of(timestamp=text)])["refused"] == [], text
     rows = database.execute("select distinct event_timestamp = '2026-01-05T10:00:00Z' from public.telemetry_events")
     assert rows.fetchall() == [(True,)]
 
@@ -113,41 +113,41 @@ def test_a_timestamp_with_an_offset_is_the_same_instant(database: psycopg.Connec
         ({"event_type": "workflow_run", "payload": []}, "payload"),
         ({"event_type": "workflow_run", "payload": "x"}, "payload"),
         ({"event_type": "workflow_run", "payload": RUN, "surprise": 1}, ""),
-        (run(outcome="maybe"), "outcome"),
-        (run(outcome=None), "outcome"),
-        (run(outcome=7), "outcome"),
-        (run(outcome=["success"]), "outcome"),
-        (run(workflow=None), "workflow"),
-        (run(duration_ms=-1), "duration_ms"),
-        (run(duration_ms="12"), "duration_ms"),
-        (run(duration_ms="NaN"), "duration_ms"),
-        (run(duration_ms=10**16), "duration_ms"),
-        (run(timestamp="yesterday"), "timestamp"),
-        (run(timestamp="now"), "timestamp"),
-        (run(timestamp="infinity"), "timestamp"),
-        (run(timestamp="2026-01-05"), "timestamp"),
-        (run(timestamp="2026-01-05T10:00:00"), "timestamp"),
-        (run(timestamp="2026-02-30T10:00:00Z"), "timestamp"),
-        (run(timestamp="2025-02-29T10:00:00Z"), "timestamp"),
-        (run(timestamp="2026-13-01T10:00:00Z"), "timestamp"),
-        (run(timestamp="1999-12-31T23:59:59Z"), "timestamp"),
-        (run(timestamp="2199-01-01T00:00:00Z"), "timestamp"),
-        (run(timestamp=1767607200), "timestamp"),
-        (run(timestamp=None, event_id=EVENT_ID), "timestamp"),
-        (run(event_id="not-a-uuid"), "event_id"),
-        (run(event_id="{dddddddd-0000-4000-8000-000000000004}"), "event_id"),
-        (run(org_id="acme"), "org_id"),
-        (run(agent_id="me"), "agent_id"),
-        (run(run_id="abc"), "run_id"),
-        (run(run_id=-1), "run_id"),
-        (run(run_id=1.5), "run_id"),
-        (run(run_id=10**30), "run_id"),
-        (run(tag="x" * 1001), "tag"),
-        (run(note="x" * 1_000_000), "metadata"),
-        (hook(result="exploded"), "result"),
-        (hook(findings_summary="none"), "findings_summary"),
-        (hook(agent_id=None), "agent_id"),
-        (hook(user_actions="clicked"), "user_actions"),
+        (run_event_of(outcome="maybe"), "outcome"),
+        (run_event_of(outcome=None), "outcome"),
+        (run_event_of(outcome=7), "outcome"),
+        (run_event_of(outcome=["success"]), "outcome"),
+        (run_event_of(workflow=None), "workflow"),
+        (run_event_of(duration_ms=-1), "duration_ms"),
+        (run_event_of(duration_ms="12"), "duration_ms"),
+        (run_event_of(duration_ms="NaN"), "duration_ms"),
+        (run_event_of(duration_ms=10**16), "duration_ms"),
+        (run_event_of(timestamp="yesterday"), "timestamp"),
+        (run_event_of(timestamp="now"), "timestamp"),
+        (run_event_of(timestamp="infinity"), "timestamp"),
+        (run_event_of(timestamp="2026-01-05"), "timestamp"),
+        (run_event_of(timestamp="2026-01-05T10:00:00"), "timestamp"),
+        (run_event_of(timestamp="2026-02-30T10:00:00Z"), "timestamp"),
+        (run_event_of(timestamp="2025-02-29T10:00:00Z"), "timestamp"),
+        (run_event_of(timestamp="2026-13-01T10:00:00Z"), "timestamp"),
+        (run_event_of(timestamp="1999-12-31T23:59:59Z"), "timestamp"),
+        (run_event_of(timestamp="2199-01-01T00:00:00Z"), "timestamp"),
+        (run_event_of(timestamp=1767607200), "timestamp"),
+        (run_event_of(timestamp=None, event_id=EVENT_ID), "timestamp"),
+        (run_event_of(event_id="not-a-uuid"), "event_id"),
+        (run_event_of(event_id="{dddddddd-0000-4000-8000-000000000004}"), "event_id"),
+        (run_event_of(org_id="acme"), "org_id"),
+        (run_event_of(agent_id="me"), "agent_id"),
+        (run_event_of(run_id="abc"), "run_id"),
+        (run_event_of(run_id=-1), "run_id"),
+        (run_event_of(run_id=1.5), "run_id"),
+        (run_event_of(run_id=10**30), "run_id"),
+        (run_event_of(tag="x" * 1001), "tag"),
+        (run_event_of(note="x" * 1_000_000), "metadata"),
+        (hook_event_of(result="exploded"), "result"),
+        (hook_event_of(findings_summary="none"), "findings_summary"),
+        (hook_event_of(agent_id=None), "agent_id"),
+        (hook_event_of(user_actions="clicked"), "user_actions"),
         ({"event_type": "hook_baseline", "payload": HOOK | {"baseline_entry": {"file": "a"}, "source": "cli", "reviewed": True}}, "baseline_entry"),
         ({"event_type": "hook_baseline", "payload": HOOK | {"baseline_entry": dict.fromkeys(("file", "line", "pattern", "reason", "date"), 1), "source": "cli", "reviewed": "yes"}}, "reviewed"),
         ({"event_type": "artifact", "payload": {"size_bytes": -5}}, "size_bytes"),
@@ -157,11 +157,11 @@ def test_a_timestamp_with_an_offset_is_the_same_instant(database: psycopg.Connec
 def test_a_malformed_event_is_refused_with_its_field_and_takes_no_other_along(
     database: psycopg.Connection, event: object, field: str
 ) -> None:
-    answer = ingest(database, [VALID, event, VALID])
+    answer = answer_to(database, [VALID, event, VALID])
     assert (answer["accepted"], answer["duplicate"]) == (2, 0)
     assert [(refusal["index"], refusal["field"]) for refusal in answer["refused"]] == [(1, field)]
     assert answer["refused"][0]["reason"]
-    assert stored(database) == 2
+    assert stored_events_count(database) == 2
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_malformed_event_is_refused_with_its_field_and_takes_no_other_along(
     ids=["NUL", "half a surrogate", "a number beyond numeric", "200 deep"],
 )
 def test_what_postgres_cannot_hold_is_refused_alone(database: psycopg.Connection, text: str) -> None:
-    answer = ingest(database, f"[{json.dumps(VALID)}, {text}, {json.dumps(VALID)}]")
+    answer = answer_to(database, f"[{json.dumps(VALID)}, {text}, {json.dumps(VALID)}]")
     assert answer["accepted"] == 2
     assert [refusal["index"] for refusal in answer["refused"]] == [1]
 
@@ -186,16 +186,16 @@ def test_what_postgres_cannot_hold_is_refused_alone(database: psycopg.Connection
 def test_the_same_rules_hold_whichever_way_a_batch_is_checked(database: psycopg.Connection) -> None:
     """A valid batch takes the quick way, one with a fault in it the thorough one: the valid events must not differ."""
     events = [
-        hook(event_id=EVENT_ID),
-        run(run_id="17", timestamp="2026-01-05T10:00:00.123456789Z"),
+        hook_event_of(event_id=EVENT_ID),
+        run_event_of(run_id="17", timestamp="2026-01-05T10:00:00.123456789Z"),
         {"event_type": "artifact", "payload": {"size_bytes": 0, "timestamp": "2024-02-29T00:00:00Z", "kind": None}},
         {"event_type": "audit_complete", "payload": {"timestamp": "2026-01-05T10:00:00+05:45"}},
     ]
     columns = "event_type, event_timestamp, run_id, tag, metadata, org_id, agent_id, outcome, duration_ms"
-    assert ingest(database, events)["accepted"] == 4
+    assert answer_to(database, events)["accepted"] == 4
     quick = database.execute(f"select {columns} from public.telemetry_events order by 1, 2").fetchall()
     database.execute("truncate public.telemetry_events")
-    assert ingest(database, [*events, 0])["accepted"] == 4
+    assert answer_to(database, [*events, 0])["accepted"] == 4
     assert database.execute(f"select {columns} from public.telemetry_events order by 1, 2").fetchall() == quick
 
 
@@ -204,7 +204,7 @@ def test_a_batch_that_is_no_array_is_an_error_that_says_what_to_send(
     database: psycopg.Connection, document: str
 ) -> None:
     with pytest.raises(psycopg.Error) as caught:
-        ingest(database, document)
+        answer_to(database, document)
     assert caught.value.sqlstate == "OP001"
     assert "event_type" in (caught.value.diag.message_hint or "")
 
@@ -213,7 +213,7 @@ def test_a_user_writes_only_into_the_own_organisation(
     database: psycopg.Connection, acting_as: Callable[..., AbstractContextManager]
 ) -> None:
     with acting_as(database, "authenticated", ORG_A):
-        answer = ingest(database, [run(), run(org_id=ORG_A), run(org_id=ORG_B)])
+        answer = answer_to(database, [run_event_of(), run_event_of(org_id=ORG_A), run_event_of(org_id=ORG_B)])
         assert answer["accepted"] == 2
         assert [(refusal["index"], refusal["field"]) for refusal in answer["refused"]] == [(2, "org_id")]
         assert database.execute("select distinct org_id::text from public.telemetry_events").fetchall() == [(ORG_A,)]
@@ -223,7 +223,7 @@ def test_the_service_role_writes_for_any_organisation(
     database: psycopg.Connection, acting_as: Callable[..., AbstractContextManager]
 ) -> None:
     with acting_as(database, "service_role"):
-        assert ingest(database, [run(org_id=ORG_A), run(org_id=ORG_B)])["accepted"] == 2
+        assert answer_to(database, [run_event_of(org_id=ORG_A), run_event_of(org_id=ORG_B)])["accepted"] == 2
 
 
 def test_a_new_kind_of_event_is_a_row_whose_rules_hold_at_once(database: psycopg.Connection) -> None:
@@ -231,7 +231,7 @@ def test_a_new_kind_of_event_is_a_row_whose_rules_hold_at_once(database: psycopg
         "insert into ops.event_types (event_type, description, label_keys, fields) values ('deploy', 'A deployment.',"
         """ '{target}', '{"target": {"type": "text", "required": true, "one_of": ["prod", "test"]}, "by": {"type": "uuid"}}')"""
     )
-    answer = ingest(
+    answer = answer_to(
         database,
         [
             {"event_type": "deploy", "payload": {"target": "prod", "by": AGENT}},

@@ -65,7 +65,7 @@ def observe(
     return recording.record(connection, audit, recording.event_of(report, 1.5))
 
 
-def told(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+def audit_events(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
     return rows(
         connection,
         "select run_id, tag, outcome, duration_ms::integer from public.telemetry_events"
@@ -88,7 +88,7 @@ def test_an_audit_becomes_a_whole_row_and_an_event(database, tmp_path):
             *("https://slsa.dev/provenance/v1", BUILDER, COMMIT, RUN_URL, "success", NIL),
         )
     ]
-    assert told(database) == [(1, "v1.4.0", "success", 1500)]
+    assert audit_events(database) == [(1, "v1.4.0", "success", 1500)]
 
 
 def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tmp_path):
@@ -106,7 +106,7 @@ def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tm
         (2, "failure", "skipped", False, False, ["envelope", "artifact digest"]),
         (3, "success", "failure", True, False, ["predicate type"]),
     ]
-    assert [row[2] for row in told(database)] == ["failure", "failure", "failure", "success"]
+    assert [row[2] for row in audit_events(database)] == ["failure", "failure", "failure", "success"]
 
 
 def test_a_repeated_audit_changes_neither_its_time_nor_the_events(database, tmp_path):
@@ -116,7 +116,7 @@ def test_a_repeated_audit_changes_neither_its_time_nor_the_events(database, tmp_
     assert (again.audit_id, again.audit_timestamp) == (first.audit_id, first.audit_timestamp)
     assert (first.events_stored, again.events_stored) == (1, 0)
     assert (first.provenance_synced, again.provenance_synced) == (False, True)
-    assert len(told(database)) == 1
+    assert len(audit_events(database)) == 1
 
 
 def test_a_re_audit_with_another_outcome_updates_the_row_and_tells_of_both(database, tmp_path):
@@ -125,10 +125,10 @@ def test_a_re_audit_with_another_outcome_updates_the_row_and_tells_of_both(datab
     observe(database, tmp_path, 1, at="2026-03-11T12:00Z", tag="v1.4.0")
     refresh(database)
     assert rows(database, ROW) == [("success", "success", True, True, "v1.4.0")]
-    assert [row[2] for row in told(database)] == ["failure", "success"]
+    assert [row[2] for row in audit_events(database)] == ["failure", "success"]
     assert kpis(database, "audit_success_rate") == [("2026-03-11 00:00", {}, 100)]
     observe(database, tmp_path, 1, at="2026-03-12T12:00Z", tag="v9")
-    assert [row[2] for row in told(database)] == ["failure", "success", "failure"]
+    assert [row[2] for row in audit_events(database)] == ["failure", "success", "failure"]
     refresh(database)
     assert_exact(database)
 
@@ -210,14 +210,14 @@ def test_an_audit_whose_event_is_refused_leaves_no_row(database):
     with refused():
         recording.record(database, {}, {"outcome": "success"})
     assert rows(database, "select from slsa_audit_metrics") == []
-    assert told(database) == []
+    assert audit_events(database) == []
 
 
 def test_an_audit_run_of_another_org_is_not_taken_over(database, tmp_path):
     observe(database, tmp_path, 1)
     with refused():
         observe(database, tmp_path, 1, org_id=ORG)
-    assert len(told(database)) == 1
+    assert len(audit_events(database)) == 1
 
 
 def test_two_observers_of_one_audit_store_one_event(connect: Connect, tmp_path):
@@ -228,7 +228,7 @@ def test_two_observers_of_one_audit_store_one_event(connect: Connect, tmp_path):
         with pytest.raises(psycopg.errors.LockNotAvailable):
             observe(second, tmp_path, 1, at="2026-03-10T12:00:01Z")
     assert observe(second, tmp_path, 1, at="2026-03-10T12:00:01Z").events_stored == 0
-    assert len(told(second)) == 1
+    assert len(audit_events(second)) == 1
 
 
 def test_the_service_role_observes_and_a_user_does_not(database: psycopg.Connection, acting_as: ActingAs, tmp_path):
@@ -370,7 +370,7 @@ def test_the_files_of_a_run_are_found_by_its_number_or_tag(newest, database, nam
     newest.write(name)
     assert newest.audit() == [(RUN_ID, "pass", "")]
     assert rows(database, ROW) == [("success", "success", True, True, "v1.4.0")]
-    assert [row[1:3] for row in told(database)] == [("v1.4.0", "success")]
+    assert [row[1:3] for row in audit_events(database)] == [("v1.4.0", "success")]
     assert newest.audit() == []
 
 
@@ -406,7 +406,7 @@ def test_provenance_that_names_no_run_is_not_known_to_be_of_the_run(newest, data
     newest.write(f"{RUN_ID}.slsa", json.dumps(envelope(document)).encode())
     assert newest.audit() == [(RUN_ID, "unknown", "the provenance names no run")]
     assert rows(database, ROW) == [("success", "unknown", True, True, "v1.4.0")]
-    assert [row[2] for row in told(database)] == ["skipped"]
+    assert [row[2] for row in audit_events(database)] == ["skipped"]
     assert waiting(database) == [RUN_ID]
 
 
@@ -420,7 +420,7 @@ def test_a_run_whose_file_is_missing_is_recorded_as_not_verified_until_it_is_the
     newest.write("v1.4.0.intoto.jsonl")
     assert newest.audit() == [(RUN_ID, "pass", "")]
     assert rows(database, ROW) == [("success", "success", True, True, "v1.4.0")]
-    assert [row[2] for row in told(database)] == ["skipped", "success"]
+    assert [row[2] for row in audit_events(database)] == ["skipped", "success"]
 
 
 def test_provenance_without_an_artifact_to_compare_with_is_not_verified(newest, database):

@@ -192,7 +192,7 @@ def change_audit(connection: Connection, verb: str, run: int, audit: dict[str, A
         )
 
 
-def fresh(connection: Connection) -> list[list[tuple]]:
+def shown_now(connection: Connection) -> list[list[tuple]]:
     """Return what the views that show "now" answer."""
     return [rows(connection, FRESH_SLOS), rows(connection, FRESH_PATTERNS), rows(connection, LATEST)]
 
@@ -232,11 +232,11 @@ def test_all_states_equal_the_plain_sums_whatever_is_written_in_whatever_order(
             refresh(database, max_ids=2)
 
     assert_kpis(database, ZoneInfo(zone), rows(database, "select * from ops.kpis"))
-    expected = fresh(database)
+    expected = shown_now(database)
     while refresh(database).state != "done":
         pass
     assert_exact(database, zone)
-    assert fresh(database) == expected
+    assert shown_now(database) == expected
 
     incremental = states(database)
     since, until = sorted(spans)

@@ -268,7 +268,7 @@ def test_a_range_is_explained_in_whole_five_minutes(database):
     assert explain(database, until="2026-03-02T00:00Z") == []
 
 
-def scattered(connection: Connection, seed: int, count: int) -> None:
+def scatter_events(connection: Connection, seed: int, count: int) -> None:
     """Store random events of nine days of two orgs, with retries."""
     chance = random.Random(seed)  # noqa: S311
     for _ in range(count):
@@ -295,7 +295,7 @@ def random_objectives(database, request):
         add_slo(
             database, objective, objective=objective, threshold_ms=threshold_ms, slices=request.param, target="0.937"
         )
-    scattered(database, 5, 200)
+    scatter_events(database, 5, 200)
     refresh(database)
     for objective in OBJECTIVES:
         exclude(database, "2026-03-02T10:03Z", "2026-03-02T15:00Z", objective)
@@ -404,7 +404,7 @@ def test_a_half_filled_objective_explains_only_what_it_counted(database):
     assert explained == [(instant("2026-03-03T10:00Z"), 1)]
 
 
-def history(connection: Connection) -> list[tuple[object, ...]]:
+def history_of_deploys(connection: Connection) -> list[tuple[object, ...]]:
     query = (
         "select version, to_char(day_start at time zone 'UTC', 'MM-DD HH24:MI'), target::float8, good, total,"
         " good_unadjusted, total_unadjusted from ops.slo_history() where slo_name = 'deploys' order by 1, 2"
@@ -419,7 +419,7 @@ def test_the_history_shows_the_day_of_a_change_in_both_versions(database):
         add_event(database, "deploy", f"2026-03-{at}Z", outcome="success")
     refresh(database)
     database.execute("update ops.slos set target = 0.5, valid_from = '2026-03-10T11:00Z' where slo_name = 'deploys'")
-    assert history(database) == [
+    assert history_of_deploys(database) == [
         (1, "03-09 00:00", 0.9, 1, 2, 1, 2),
         (1, "03-10 00:00", 0.9, 2, 4, 2, 4),
         (2, "03-10 00:00", 0.5, 2, 4, 2, 4),
@@ -435,10 +435,10 @@ def test_the_history_counts_each_event_in_the_version_that_counted_then(database
     database.execute("update ops.slos set threshold_ms = 50, valid_from = '2026-03-10Z' where slo_name = 'deploys'")
     refresh(database)
     expected = [(1, "03-09 00:00", 0.9, 1, 1, 1, 1), (2, "03-11 00:00", 0.9, 0, 1, 0, 1)]
-    assert history(database) == expected
+    assert history_of_deploys(database) == expected
     add_event(database, "deploy", "2026-03-09T11:00Z", outcome="success", duration_ms=70)
     refresh(database)
-    assert history(database) == [(1, "03-09 00:00", 0.9, 2, 2, 2, 2), expected[1]]
+    assert history_of_deploys(database) == [(1, "03-09 00:00", 0.9, 2, 2, 2, 2), expected[1]]
 
 
 def test_the_days_of_the_history_are_those_of_the_settings(database):
@@ -447,7 +447,7 @@ def test_the_days_of_the_history_are_those_of_the_settings(database):
     for at in ("03-29T22:59", "03-28T22:59", "03-28T23:00", "03-29T21:59", "03-29T22:00"):
         add_event(database, "deploy", f"2026-{at}Z", outcome="success")
     refresh(database)
-    assert history(database) == [
+    assert history_of_deploys(database) == [
         (1, "03-27 23:00", 0.9, 1, 1, 1, 1),
         (1, "03-28 23:00", 0.9, 2, 2, 2, 2),
         (1, "03-29 22:00", 0.9, 2, 2, 2, 2),
@@ -459,14 +459,14 @@ def test_the_history_shows_maintenance_both_ways_and_survives_a_rebuild(deploys)
     exclude(deploys, "2026-03-10T10:00Z", "2026-03-10T10:05Z")
     exclude(deploys, "2026-03-10T09:00Z", "2026-03-10T10:05Z")
     expected = [(1, "03-10 00:00", 0.9, 0, 0, 20, 25), (2, "03-10 00:00", 0.5, 10, 10, 10, 10)]
-    assert history(deploys) == expected
+    assert history_of_deploys(deploys) == expected
     rebuild(deploys, "2026-03-01T00:00Z", "2026-04-01T00:00Z")
-    assert history(deploys) == expected
+    assert history_of_deploys(deploys) == expected
 
 
 def test_a_deleted_objective_keeps_its_history(deploys):
     deploys.execute("delete from ops.slos where slo_name = 'deploys'")
-    assert history(deploys) == [(1, "03-10 00:00", 0.9, 30, 35, 30, 35)]
+    assert history_of_deploys(deploys) == [(1, "03-10 00:00", 0.9, 30, 35, 30, 35)]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Zurich"])
@@ -474,7 +474,7 @@ def test_a_deleted_objective_keeps_its_history(deploys):
 def test_the_days_of_the_history_add_up_to_the_counts(database, zone, objective):
     database.execute("update ops.settings set value = %s where name = 'time_zone'", [zone])
     add_slo(database, objective=objective, threshold_ms=OBJECTIVES[objective])
-    scattered(database, 11, 200)
+    scatter_events(database, 11, 200)
     refresh(database)
     exclude(database, "2026-03-02T10:03Z", "2026-03-04T15:02Z")
     database.execute("update ops.slos set target = 0.5, valid_from = '2026-03-05T12:00Z' where slo_name = 'deploys'")
@@ -502,7 +502,7 @@ def test_the_last_day_of_the_burn_down_leaves_the_budget_that_is_left(database, 
     window = {"window": "6 days", "calendar": calendar, "zone": zone, "slices": slices, "target": "0.937"}
     for objective, threshold_ms in OBJECTIVES.items():
         add_slo(database, objective, objective=objective, threshold_ms=threshold_ms, **window)
-    scattered(database, 13, 150)
+    scatter_events(database, 13, 150)
     refresh(database)
     exclude(database, "2026-03-05T10:03Z", "2026-03-06T15:00Z", "error_rate")
     add_event(database, "deploy", "2026-03-08T10:00Z", outcome="failure")

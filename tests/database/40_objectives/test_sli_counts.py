@@ -17,7 +17,7 @@ DAYS: LiteralString = "select sli_id, day_start, good, total from ops.sli_days w
 
 
 @pytest.fixture
-def counted(database: Connection) -> Connection:
+def objectives_over_midnight(database: Connection) -> Connection:
     """Objectives of every kind over five hours around a midnight."""
     for objective, threshold in (("error_rate", None), ("latency", 100), ("availability", None)):
         add_slo(database, objective, objective=objective, threshold_ms=threshold)
@@ -38,22 +38,24 @@ def counted(database: Connection) -> Connection:
         "update ops.sli_counts set bucket_start = bucket_start + interval '3 days' where bucket_start < '2026-03-11Z'",
     ],
 )
-def test_the_days_follow_every_change_of_the_counts(counted: Connection, change: LiteralString) -> None:
-    before = rows(counted, DAYS)
+def test_the_days_follow_every_change_of_the_counts(
+    objectives_over_midnight: Connection, change: LiteralString
+) -> None:
+    before = rows(objectives_over_midnight, DAYS)
     assert len(before) >= 6
-    assert before == rows(counted, SUMS)
-    counted.execute(change)
-    assert rows(counted, DAYS) == rows(counted, SUMS)
+    assert before == rows(objectives_over_midnight, SUMS)
+    objectives_over_midnight.execute(change)
+    assert rows(objectives_over_midnight, DAYS) == rows(objectives_over_midnight, SUMS)
 
 
-def test_a_late_success_and_a_rebuild_keep_the_days_right(counted: Connection) -> None:
-    add_event(counted, "deploy", START + timedelta(days=3), tag="v0", outcome="success")
-    add_event(counted, "deploy", START - timedelta(days=3), tag="v1", outcome="success")
-    refresh(counted)
-    assert rows(counted, DAYS) == rows(counted, SUMS)
-    before = rows(counted, DAYS)
-    rebuild(counted, START - timedelta(days=5), START + timedelta(days=5))
-    assert rows(counted, DAYS) == rows(counted, SUMS) == before
+def test_a_late_success_and_a_rebuild_keep_the_days_right(objectives_over_midnight: Connection) -> None:
+    add_event(objectives_over_midnight, "deploy", START + timedelta(days=3), tag="v0", outcome="success")
+    add_event(objectives_over_midnight, "deploy", START - timedelta(days=3), tag="v1", outcome="success")
+    refresh(objectives_over_midnight)
+    assert rows(objectives_over_midnight, DAYS) == rows(objectives_over_midnight, SUMS)
+    before = rows(objectives_over_midnight, DAYS)
+    rebuild(objectives_over_midnight, START - timedelta(days=5), START + timedelta(days=5))
+    assert rows(objectives_over_midnight, DAYS) == rows(objectives_over_midnight, SUMS) == before
 
 
 @pytest.mark.parametrize(
@@ -63,15 +65,15 @@ def test_a_late_success_and_a_rebuild_keep_the_days_right(counted: Connection) -
     "until", ["infinity", "2026-03-11T00:00Z", "2026-03-11T01:10Z", "2026-03-12T00:00Z", "2026-03-15T04:00Z"]
 )
 def test_a_window_sums_whole_days_and_edges_to_what_its_five_minutes_are(
-    counted: Connection, since: str, until: str
+    objectives_over_midnight: Connection, since: str, until: str
 ) -> None:
     summed = scalar(
-        counted,
+        objectives_over_midnight,
         "select array[good, total] from ops.sum_slos(array[row(%s, 'error_rate', 1, %s, %s)::ops.slo_span])",
         *(NIL, since, until),
     )
     plain = scalar(
-        counted,
+        objectives_over_midnight,
         "select array[coalesce(sum(good), 0), coalesce(sum(total), 0)] from ops.slo_counts where slo_name = 'error_rate'"
         " and bucket_start >= %s and bucket_start < %s",
         *(since, until),

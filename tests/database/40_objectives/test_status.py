@@ -16,7 +16,7 @@ RELEASE = "slsa_provenance"
 
 
 @pytest.fixture
-def counted(database):
+def status_after_refresh(database):
     """Refresh as if the clock showed AS_OF, and return a way to evaluate one objective."""
 
     def evaluate(slo: str, *columns: str, as_of: str = AS_OF, ran_at: str | None = None):
@@ -69,31 +69,36 @@ def test_nine_objectives_ship(database):
         (0, 0, "no_data"),
     ],
 )
-def test_the_status_follows_the_budget(database, counted, good, bad, status):
+def test_the_status_follows_the_budget(database, status_after_refresh, good, bad, status):
     add_events(database, good, RELEASE, "2026-03-01T10:00Z", outcome="success")
     add_events(database, bad, RELEASE, "2026-03-01T10:00Z", outcome="failure")
     needed = max(100 - good - bad, 0)
-    assert counted("error_rate", "status", "good", "total", "events_needed") == (status, good, good + bad, needed)
+    assert status_after_refresh("error_rate", "status", "good", "total", "events_needed") == (
+        status,
+        good,
+        good + bad,
+        needed,
+    )
 
 
 @pytest.mark.parametrize(
     ("minutes", "status"), [((50,), "ok"), ((3, 50), "at_risk")], ids=["the short window is well", "both windows burn"]
 )
-def test_a_fast_burn_that_goes_on_puts_the_objective_at_risk(database, counted, minutes, status):
+def test_a_fast_burn_that_goes_on_puts_the_objective_at_risk(database, status_after_refresh, minutes, status):
     add_events(database, 100_000, RELEASE, "2026-03-05T10:00Z", outcome="success")
     for minute in minutes:
         add_events(database, 50, RELEASE, f"2026-03-10T11:{60 - minute:02}Z", outcome="failure")
         add_events(database, 150, RELEASE, f"2026-03-10T11:{60 - minute:02}Z", outcome="success")
     add_events(database, 1, RELEASE, "2026-03-10T11:58Z", outcome="success")
-    assert counted("error_rate", "status") == (status,)
+    assert status_after_refresh("error_rate", "status") == (status,)
 
 
 @pytest.mark.parametrize(
     ("ran_at", "status"), [("2026-03-10T11:50:00Z", "ok"), ("2026-03-10T11:49:59Z", "stale"), (AS_OF, "ok")]
 )
-def test_without_a_run_for_two_intervals_the_status_is_stale(database, counted, ran_at, status):
+def test_without_a_run_for_two_intervals_the_status_is_stale(database, status_after_refresh, ran_at, status):
     add_events(database, 100, RELEASE, "2026-03-10T10:00Z", outcome="success")
-    assert counted("error_rate", "status", ran_at=ran_at) == (status,)
+    assert status_after_refresh("error_rate", "status", ran_at=ran_at) == (status,)
 
 
 def test_before_the_first_run_there_is_no_data_and_then_it_is_stale(database):
@@ -170,22 +175,24 @@ def test_a_run_is_fast_when_it_took_strictly_less_than_the_threshold(database, d
 
 
 @pytest.mark.parametrize(("fast", "slow"), [(95, 5), (94, 6), (19, 1), (18, 2), (20, 1), (190, 11), (1, 1)])
-def test_the_objective_holds_exactly_when_the_95th_percentile_is_below_the_threshold(database, counted, fast, slow):
+def test_the_objective_holds_exactly_when_the_95th_percentile_is_below_the_threshold(
+    database, status_after_refresh, fast, slow
+):
     add_events(database, fast, RELEASE, "2026-03-10T10:00Z", outcome="success", duration_ms=299_999)
     add_events(database, slow, RELEASE, "2026-03-10T10:00Z", outcome="success", duration_ms=300_000)
     percentile = nearest_rank([299_999] * fast + [300_000] * slow, Decimal("0.95"))
-    (budget_left,) = counted("latency", "budget_left")
+    (budget_left,) = status_after_refresh("latency", "budget_left")
     assert (budget_left >= 0) == (percentile < 300_000)
 
 
-def test_each_burn_rate_looks_back_over_its_own_window(database, counted):
+def test_each_burn_rate_looks_back_over_its_own_window(database, status_after_refresh):
     add_events(database, 100, RELEASE, "2026-03-08T12:00Z", outcome="failure")
     add_events(database, 100, RELEASE, "2026-03-09T13:00Z", outcome="success")
     add_events(database, 100, RELEASE, "2026-03-10T07:00Z", outcome="failure")
     add_events(database, 100, RELEASE, "2026-03-10T11:30Z", outcome="success")
     add_events(database, 999, RELEASE, "2026-03-10T12:05Z", outcome="failure")
     rates = tuple(f"burn_rate_{window}" for window in ("1h", "6h", "1d", "3d"))
-    assert counted("error_rate", *rates, "good", "total") == (
+    assert status_after_refresh("error_rate", *rates, "good", "total") == (
         0,
         50,
         pytest.approx(33.3333333),
@@ -195,9 +202,13 @@ def test_each_burn_rate_looks_back_over_its_own_window(database, counted):
     )
 
 
-def test_a_burn_rate_without_events_is_unknown_not_zero(database, counted):
+def test_a_burn_rate_without_events_is_unknown_not_zero(database, status_after_refresh):
     add_event(database, at="2026-03-01T00:00Z", outcome="success")
-    assert counted("error_rate", "burn_rate_1h", "burn_rate_3d", "time_to_exhaustion") == (None, None, None)
+    assert status_after_refresh("error_rate", "burn_rate_1h", "burn_rate_3d", "time_to_exhaustion") == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_window_is_30_days_whatever_the_session_calls_its_time_zone(database):
@@ -206,13 +217,13 @@ def test_the_window_is_30_days_whatever_the_session_calls_its_time_zone(database
     assert [start.astimezone() == instant("2026-03-11T00:00:00Z") for (start,) in rows(database, query)] == [True]
 
 
-def test_attempts_before_the_window_do_not_count(database, counted):
+def test_attempts_before_the_window_do_not_count(database, status_after_refresh):
     add_event(database, at="2026-02-08T11:59:59Z", outcome="failure")
     add_event(database, at="2026-02-08T12:00:00Z", outcome="success")
-    assert counted("error_rate", "good", "total") == (1, 1)
+    assert status_after_refresh("error_rate", "good", "total") == (1, 1)
 
 
-def test_ratios_are_numeric_not_float(database, counted):
+def test_ratios_are_numeric_not_float(database, status_after_refresh):
     add_events(database, 9856, RELEASE, "2026-03-10T11:30Z", outcome="success")
     add_events(database, 144, RELEASE, "2026-03-10T11:30Z", outcome="failure")
     refresh(database)

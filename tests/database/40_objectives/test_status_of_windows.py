@@ -61,7 +61,7 @@ def burn_rate(good: int, total: int, target: Fraction) -> Fraction | None:
     return Fraction(total - good, total) / (1 - target) if total else None
 
 
-def assert_near(found: Decimal | None, exact: Fraction | None, column: str) -> None:
+def assert_all_but_equal(found: Decimal | None, exact: Fraction | None, column: str) -> None:
     if found is None or exact is None:
         assert (found, exact) == (None, None), column
     else:
@@ -77,7 +77,7 @@ def store(connection: Connection, verdicts: Iterable[Verdict]) -> None:
         )
 
 
-def scattered(seed: int, as_of: datetime, edge: datetime) -> list[Verdict]:
+def scattered_verdicts(seed: int, as_of: datetime, edge: datetime) -> list[Verdict]:
     """Return random events: of the last quarter, of the last days, and around an edge."""
     chance = random.Random(seed)  # noqa: S311
     seconds = [chance.uniform(-(10 ** chance.uniform(0, 7)), 600) for _ in range(250)]
@@ -107,11 +107,11 @@ def assert_as_by_hand(
     assert found[:4] == (good, total, bin_start(since), length)
     burnt = burn_rate(good, total, target)
     assert burnt is not None
-    assert_near(found[4], Fraction(good, total), "sli")
-    assert_near(found[5], 1 - burnt, "budget_left")
+    assert_all_but_equal(found[4], Fraction(good, total), "sli")
+    assert_all_but_equal(found[5], 1 - burnt, "budget_left")
     for column, value in zip(BURN_RATES, found[6:10], strict=True):
         rate = burn_rate(*over(as_of - timedelta(hours=BURN_RATES[column])), target)
-        assert_near(value, rate, column)
+        assert_all_but_equal(value, rate, column)
     day = burn_rate(*over(as_of - timedelta(days=1)), target)
     if day:
         seconds = max(Fraction(length.total_seconds()) * (1 - burnt) / day, Fraction(0))
@@ -129,7 +129,7 @@ def test_a_rolling_window_holds_what_it_says(database, window, target):
     as_of = instant(AS_OF)
     length = scalar(database, "select extract(epoch from %s::interval)::bigint", window)
     since = as_of - timedelta(seconds=length)
-    verdicts = scattered(7, as_of, bin_start(since))
+    verdicts = scattered_verdicts(7, as_of, bin_start(since))
     store(database, verdicts)
     refresh(database)
     assert_as_by_hand(database, as_of, since, timedelta(seconds=length), verdicts, Fraction(target))
@@ -166,7 +166,7 @@ def test_a_calendar_window_is_the_period_of_its_time_zone(database, period, zone
     add_slo(database, calendar=period, zone=zone)
     start, end = calendar_window(period, instant(as_of), zone)
     assert end - start == timedelta(hours=hours)
-    verdicts = scattered(hours, instant(as_of), start)
+    verdicts = scattered_verdicts(hours, instant(as_of), start)
     store(database, verdicts)
     refresh(database)
     database.execute("set timezone = 'Pacific/Auckland'")
@@ -262,7 +262,7 @@ def test_slices_and_their_burn_rates_are_what_they_are_by_hand(database, slices,
     start, end = as_of - timedelta(days=30), as_of
     if calendar:
         start, end = calendar_window(calendar, as_of, "Europe/Zurich")
-    verdicts = scattered(3, as_of, bin_start(start))
+    verdicts = scattered_verdicts(3, as_of, bin_start(start))
     store(database, verdicts)
     refresh(database)
     length = timedelta(minutes=scalar(database, "select extract(epoch from %s::interval)::integer / 60", slices[0]))

@@ -1,10 +1,6 @@
 """Counting every event exactly once while others write, refresh and die: two connections, explicit steps."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -12,6 +8,7 @@ from psycopg import sql
 
 from support.events import Connection, add_audit, add_event, refresh, rows, scalar, states
 from support.oracle import assert_exact
+from support.sessions import eventually, in_background, waits_for
 
 pytestmark = pytest.mark.database
 
@@ -27,39 +24,6 @@ WRITTEN_TABLES = [
     "audit_changes",
     "job_runs",
 ]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that within 10 s"
-        time.sleep(0.005)
-
-
-def waits_for(watcher: Connection, worker: Connection, event: str) -> bool:
-    """Whether the worker waits for a lock ("Lock") or sleeps ("Timeout")."""
-    query = "select wait_event_type from pg_stat_activity where pid = %s"
-    return scalar(watcher, query, worker.info.backend_pid) == event
-
-
-@contextmanager
-def in_background(call: Callable[[], Any]) -> Iterator[list[Any]]:
-    """Run one blocking call; what it returned or raised is in the list after the block."""
-    answers: list[Any] = []
-
-    def run() -> None:
-        try:
-            answers.append(call())
-        except psycopg.Error as error:
-            answers.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield answers
-    finally:
-        thread.join(timeout=30)
-        assert not thread.is_alive()
 
 
 def add_one_of_each(connection: Connection) -> None:
@@ -122,7 +86,7 @@ def test_a_writer_that_commits_during_the_wait_is_counted_in_that_run(database, 
     writer, aggregator = connect(autocommit=False), connect()
     add_event(writer)
     with in_background(lambda: refresh(aggregator, max_wait="20s")) as answers:
-        until(lambda: waits_for(database, aggregator, "Timeout"))
+        eventually(lambda: waits_for(database, aggregator, "Timeout"))
         writer.commit()
     assert [(report.state, report.events) for report in answers] == [("done", 1)]
 
@@ -131,7 +95,7 @@ def test_a_writer_that_begins_during_the_wait_does_not_prolong_it(database, conn
     writer, later, aggregator = connect(autocommit=False), connect(autocommit=False), connect()
     add_event(writer)
     with in_background(lambda: refresh(aggregator, max_wait="20s")) as answers:
-        until(lambda: waits_for(database, aggregator, "Timeout"))
+        eventually(lambda: waits_for(database, aggregator, "Timeout"))
         add_event(later)
         writer.commit()
     assert [(report.state, report.events, report.behind) for report in answers] == [("done", 1, 1)]
@@ -183,10 +147,10 @@ def test_a_transaction_that_is_prepared_during_the_wait_is_still_waited_for(prep
     add_event(writer)
     add_event(prepared)
     with in_background(lambda: refresh(aggregator, max_wait="20s")) as answers:
-        until(lambda: waits_for(prepared, aggregator, "Timeout"))
+        eventually(lambda: waits_for(prepared, aggregator, "Timeout"))
         writer.execute("prepare transaction 'during'")
         for _ in range(200):
-            until(lambda: waits_for(prepared, aggregator, "Timeout"))
+            eventually(lambda: waits_for(prepared, aggregator, "Timeout"))
         writer.execute("commit prepared 'during'" if verdict == "commit" else "rollback prepared 'during'")
     assert [(report.state, report.events) for report in answers] == [("done", 2 if verdict == "commit" else 1)]
 
@@ -252,11 +216,11 @@ def test_a_refresh_that_is_killed_anywhere_leaves_nothing_half_done(database, co
     schema = "public" if table == "kpi_aggregations" else "ops"
     blocker.execute(sql.SQL("lock table {} in share mode").format(sql.Identifier(schema, table)))
     with in_background(lambda: refresh(aggregator)) as answers:
-        until(lambda: waits_for(database, aggregator, "Lock"))
+        eventually(lambda: waits_for(database, aggregator, "Lock"))
         database.execute("select pg_terminate_backend(%s)", [aggregator.info.backend_pid])
     assert [type(answer) for answer in answers] == [psycopg.errors.AdminShutdown]
     blocker.rollback()
-    until(lambda: not rows(database, "select from pg_stat_activity where pid = %s", aggregator.info.backend_pid))
+    eventually(lambda: not rows(database, "select from pg_stat_activity where pid = %s", aggregator.info.backend_pid))
     assert before == (
         states(database),
         rows(database, "select * from ops.cursors"),
@@ -281,7 +245,7 @@ def test_upkeep_and_refresh_in_one_transaction_do_not_wait_for_writers_of_the_de
     writer = connect(autocommit=False)
     add_event(writer)
     with in_background(lambda: database.execute("select * from ops.run()")):
-        until(lambda: waits_for(writer, database, "Lock") or waits_for(writer, database, "Timeout"))
+        eventually(lambda: waits_for(writer, database, "Lock") or waits_for(writer, database, "Timeout"))
         writer.execute("set lock_timeout = '2s'")
         add_event(writer)
         writer.commit()

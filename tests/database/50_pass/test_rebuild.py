@@ -31,7 +31,7 @@ SINCE, UNTIL = "2026-03-09T00:00Z", "2026-03-16T00:00Z"
 
 
 @pytest.fixture
-def filled(database):
+def three_days(database):
     for day in (9, 10, 15):
         for outcome in ("success", "failure", "cancelled"):
             at = f"2026-03-{day:02}T10:07Z"
@@ -54,10 +54,10 @@ def filled(database):
     return database
 
 
-def test_a_rebuild_leaves_what_the_increments_gave(filled):
-    before = states(filled)
-    assert rebuild(filled, SINCE, UNTIL) == 27
-    assert states(filled) == before
+def test_a_rebuild_leaves_what_the_increments_gave(three_days):
+    before = states(three_days)
+    assert rebuild(three_days, SINCE, UNTIL) == 27
+    assert states(three_days) == before
 
 
 @pytest.mark.parametrize(
@@ -71,82 +71,82 @@ def test_a_rebuild_leaves_what_the_increments_gave(filled):
         ("2027-01-01T00:00Z", "2027-01-02T00:00Z"),
     ],
 )
-def test_a_rebuild_of_any_range_leaves_all_else_alone(filled, since, until):
-    before = states(filled)
-    rebuild(filled, since, until)
-    rebuild(filled, since, until)
-    assert states(filled) == before
+def test_a_rebuild_of_any_range_leaves_all_else_alone(three_days, since, until):
+    before = states(three_days)
+    rebuild(three_days, since, until)
+    rebuild(three_days, since, until)
+    assert states(three_days) == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_rebuild_repairs_damaged_rows(filled, damage):
-    before = states(filled)
-    filled.execute(damage)
-    assert states(filled) != before
-    rebuild(filled, SINCE, UNTIL)
-    assert states(filled) == before
+def test_a_rebuild_repairs_damaged_rows(three_days, damage):
+    before = states(three_days)
+    three_days.execute(damage)
+    assert states(three_days) != before
+    rebuild(three_days, SINCE, UNTIL)
+    assert states(three_days) == before
 
 
-def test_events_deleted_by_hand_are_gone_after_a_rebuild(filled):
-    filled.execute(
+def test_events_deleted_by_hand_are_gone_after_a_rebuild(three_days):
+    three_days.execute(
         "delete from public.telemetry_events where event_timestamp < '2026-03-10Z' or metadata ? 'hook_type'"
     )
-    rebuild(filled, SINCE, UNTIL)
-    assert_exact(filled)
-    assert rows(filled, "select from ops.blocked_patterns") == []
+    rebuild(three_days, SINCE, UNTIL)
+    assert_exact(three_days)
+    assert rows(three_days, "select from ops.blocked_patterns") == []
 
 
-def test_events_behind_the_cursor_are_counted_by_a_rebuild_too(filled):
-    add_event(filled, at="2026-03-10T10:00Z", outcome="success", duration_ms=1, tag="v99")
-    add_event(filled, at="2026-05-01T10:00Z", outcome="success", duration_ms=1, tag="v10")
-    add_audit(filled, 99, "2026-03-10T10:00Z", validation_status="failure")
-    rebuild(filled, SINCE, UNTIL)
-    assert_exact(filled)
-    before = states(filled)
-    assert refresh(filled).events == 0
-    assert states(filled) == before
+def test_events_behind_the_cursor_are_counted_by_a_rebuild_too(three_days):
+    add_event(three_days, at="2026-03-10T10:00Z", outcome="success", duration_ms=1, tag="v99")
+    add_event(three_days, at="2026-05-01T10:00Z", outcome="success", duration_ms=1, tag="v10")
+    add_audit(three_days, 99, "2026-03-10T10:00Z", validation_status="failure")
+    rebuild(three_days, SINCE, UNTIL)
+    assert_exact(three_days)
+    before = states(three_days)
+    assert refresh(three_days).events == 0
+    assert states(three_days) == before
 
 
-def test_events_of_open_transactions_are_left_to_a_later_refresh(filled, connect):
+def test_events_of_open_transactions_are_left_to_a_later_refresh(three_days, connect):
     writer = connect(autocommit=False)
     add_event(writer, at="2026-03-10T10:00Z", outcome="success", duration_ms=1, tag="v10")
-    add_event(filled, at="2026-03-10T10:00Z", outcome="failure", duration_ms=1, tag="v11")
-    rebuild(filled, SINCE, UNTIL)
+    add_event(three_days, at="2026-03-10T10:00Z", outcome="failure", duration_ms=1, tag="v11")
+    rebuild(three_days, SINCE, UNTIL)
     writer.commit()
-    refresh(filled)
-    assert_exact(filled)
+    refresh(three_days)
+    assert_exact(three_days)
 
 
-def test_an_audit_changed_since_the_last_refresh_is_right_after_a_rebuild(filled):
-    filled.execute(
+def test_an_audit_changed_since_the_last_refresh_is_right_after_a_rebuild(three_days):
+    three_days.execute(
         "update public.slsa_audit_metrics set validation_status = 'failure', audit_timestamp = '2026-03-12T00:00Z'"
         " where audit_run_id = 10"
     )
-    rebuild(filled, SINCE, UNTIL)
-    assert_exact(filled)
-    refresh(filled)
-    assert_exact(filled)
+    rebuild(three_days, SINCE, UNTIL)
+    assert_exact(three_days)
+    refresh(three_days)
+    assert_exact(three_days)
 
 
-def test_a_rebuild_waits_for_a_running_refresh(filled, connect):
+def test_a_rebuild_waits_for_a_running_refresh(three_days, connect):
     aggregator = connect(autocommit=False)
     refresh(aggregator)
-    filled.execute("set lock_timeout = '100ms'")
+    three_days.execute("set lock_timeout = '100ms'")
     with pytest.raises(psycopg.errors.LockNotAvailable):
-        rebuild(filled, SINCE, UNTIL)
+        rebuild(three_days, SINCE, UNTIL)
     aggregator.commit()
-    assert rebuild(filled, SINCE, UNTIL) == 27
+    assert rebuild(three_days, SINCE, UNTIL) == 27
 
 
-def test_a_refresh_beside_a_rebuild_is_busy(filled, connect):
+def test_a_refresh_beside_a_rebuild_is_busy(three_days, connect):
     repairer = connect(autocommit=False)
     rebuild(repairer, SINCE, UNTIL)
-    assert refresh(filled).state == "busy"
+    assert refresh(three_days).state == "busy"
 
 
-def test_a_rebuild_is_in_the_journal(filled):
-    rebuild(filled, SINCE, UNTIL)
-    assert rows(filled, "select outcome, events from ops.job_runs where job = 'rebuild'") == [("success", 27)]
+def test_a_rebuild_is_in_the_journal(three_days):
+    rebuild(three_days, SINCE, UNTIL)
+    assert rows(three_days, "select outcome, events from ops.job_runs where job = 'rebuild'") == [("success", 27)]
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ def test_a_rebuild_is_in_the_journal(filled):
         ("2026-03-10T00:00Z", None),
     ],
 )
-def test_a_range_that_is_empty_or_out_of_bounds_is_refused(filled, since, until):
-    before = states(filled)
+def test_a_range_that_is_empty_or_out_of_bounds_is_refused(three_days, since, until):
+    before = states(three_days)
     with pytest.raises(psycopg.Error) as refused:
-        rebuild(filled, since, until)
+        rebuild(three_days, since, until)
     assert (refused.value.sqlstate, bool(refused.value.diag.message_hint)) == ("OP001", True)
-    assert states(filled) == before
+    assert states(three_days) == before
 
 
 @pytest.mark.parametrize("at", [[], ["1970-01-01T00:00Z", "2199-12-31T23:00Z"]], ids=["no events", "two far apart"])

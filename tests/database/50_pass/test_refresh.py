@@ -38,7 +38,7 @@ ODD_FINDINGS = [
 KINDS = ["slsa_provenance", "artifact", "hook_execution", "undescribed", "😀" * 100]
 
 
-def counted(connection: psycopg.Connection) -> int:
+def counted_events(connection: psycopg.Connection) -> int:
     query = "select coalesce(sum(event_count), 0)::int from ops.rollups where period = 'hour'"
     return scalar(connection, query)
 
@@ -50,7 +50,7 @@ def test_events_inserted_in_any_way_are_counted_once(database):
     add_event(database, "undescribed", outcome="failure")
     report = refresh(database)
     assert (report.state, report.events, report.cursor_id, report.behind) == ("done", 4, 4, 0)
-    assert counted(database) == 4
+    assert counted_events(database) == 4
 
 
 def test_the_report_counts_the_kpi_rows_written_by_period(database):
@@ -104,7 +104,7 @@ def test_a_resent_event_is_counted_once_although_refreshes_lie_between(database)
     for _ in range(3):
         ingest(database, document)
         refresh(database)
-    assert counted(database) == 1
+    assert counted_events(database) == 1
 
 
 def test_an_event_written_into_a_partition_is_counted(database):
@@ -113,7 +113,7 @@ def test_an_event_written_into_a_partition_is_counted(database):
         "insert into ops.telemetry_events_2026_03 (event_type, event_timestamp) values ('made', '2026-03-10T10:00Z')"
     )
     refresh(database)
-    assert counted(database) == 1
+    assert counted_events(database) == 1
 
 
 def test_an_event_that_moves_to_its_new_partition_is_not_counted_again(database):
@@ -122,7 +122,7 @@ def test_an_event_that_moves_to_its_new_partition_is_not_counted_again(database)
     add_event(database, outcome="failure")
     assert scalar(database, "select ops.create_partition('2026-03-01')") is True
     refresh(database)
-    assert counted(database) == 2
+    assert counted_events(database) == 2
     assert_exact(database)
 
 
@@ -166,7 +166,7 @@ def test_events_of_the_callers_own_transaction_are_counted_with_it(database):
     with database.transaction(force_rollback=True):
         add_event(database)
         assert refresh(database).events == 1
-    assert counted(database) == 0
+    assert counted_events(database) == 0
     add_event(database)
     assert refresh(database).events == 1
     assert_exact(database)
@@ -180,7 +180,7 @@ def test_nothing_that_a_plain_insert_may_hold_stops_the_aggregation(database, ki
         f" select %s, '2026-03-10T10:00Z', 'v1', ({metadata})::jsonb",
         [kind],
     )
-    assert (refresh(database).state, counted(database)) == ("done", 1)
+    assert (refresh(database).state, counted_events(database)) == ("done", 1)
     assert_exact(database)
     before = states(database)
     database.execute("select ops.rebuild('2026-03-01Z', '2026-04-01Z', %s)", [AS_OF])
@@ -194,7 +194,7 @@ def test_odd_findings_do_not_stop_the_aggregation(database, summary):
         """ values ('hook_execution', jsonb_build_object('result', 'blocked', 'findings_summary', %s::jsonb))""",
         [summary],
     )
-    assert (refresh(database).state, counted(database)) == ("done", 1)
+    assert (refresh(database).state, counted_events(database)) == ("done", 1)
 
 
 def test_equal_patterns_of_one_execution_count_once(database):

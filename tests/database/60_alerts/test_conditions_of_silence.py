@@ -12,6 +12,7 @@ from support.events import (
     add_rule,
     add_slo,
     alerts,
+    at,
     evaluate_alerts,
     rows,
     run_jobs,
@@ -26,7 +27,7 @@ LAPTOP, RUNNER = UUID(int=1), UUID(int=2)
 
 
 @pytest.fixture
-def shop(database: Connection) -> Connection:
+def hourly_shop(database: Connection) -> Connection:
     """Let an objective that expects input every hour burn at noon, in a database with few rules and a channel."""
     database.execute("delete from ops.alert_rules where rule_name not like 'silent%'")
     add_slo(database, expected_interval="1 hour")
@@ -43,37 +44,33 @@ def status(connection: Connection, as_of: str) -> str:
     return scalar(connection, query, as_of)
 
 
-def at(time: str) -> str:
-    return f"2026-03-10T{time}Z"
-
-
 # The input
 
 
-def test_within_two_intervals_a_silent_input_is_no_data_and_what_fires_stays(shop):
-    run_jobs(shop, at("13:55"))
-    assert (status(shop, at("13:55")), alerts(shop)) == ("breached", [("burn", "deploys", "firing")])
-    run_jobs(shop, at("13:58"))
-    assert status(shop, at("13:58")) == "no_data"
-    assert alerts(shop) == [("burn", "deploys", "firing"), ("silent_input", "deploys", "firing")]
-    assert rows(shop, "select rule_name, is_frozen from ops.alerts order by 1") == [
+def test_within_two_intervals_a_silent_input_is_no_data_and_what_fires_stays(hourly_shop):
+    run_jobs(hourly_shop, at("13:55"))
+    assert (status(hourly_shop, at("13:55")), alerts(hourly_shop)) == ("breached", [("burn", "deploys", "firing")])
+    run_jobs(hourly_shop, at("13:58"))
+    assert status(hourly_shop, at("13:58")) == "no_data"
+    assert alerts(hourly_shop) == [("burn", "deploys", "firing"), ("silent_input", "deploys", "firing")]
+    assert rows(hourly_shop, "select rule_name, is_frozen from ops.alerts order by 1") == [
         ("burn", True),
         ("silent_input", False),
     ]
 
 
-def test_a_silent_input_is_said_once_and_when_it_is_over(shop):
-    add_channel(shop, "notices", severities=["notice"], repeat_interval="1 year")
+def test_a_silent_input_is_said_once_and_when_it_is_over(hourly_shop):
+    add_channel(hourly_shop, "notices", severities=["notice"], repeat_interval="1 year")
     for time in ("13:55", "13:58", "14:00", "14:05", "15:00", "20:00"):
-        run_jobs(shop, at(time))
-    add_events(shop, 1, "deploy", at("20:01"), outcome="failure")
+        run_jobs(hourly_shop, at(time))
+    add_events(hourly_shop, 1, "deploy", at("20:01"), outcome="failure")
     for time in ("20:05", "20:10"):
-        run_jobs(shop, at(time))
-    assert [message for message in told(shop) if message[0] == "notices"] == [
+        run_jobs(hourly_shop, at(time))
+    assert [message for message in told(hourly_shop) if message[0] == "notices"] == [
         ("notices", "shop", ["silent_input"], []),
         ("notices", "shop", [], ["silent_input"]),
     ]
-    assert rows(shop, "select state, is_frozen from ops.alerts where rule_name = 'burn'") == [("firing", False)]
+    assert rows(hourly_shop, "select state, is_frozen from ops.alerts where rule_name = 'burn'") == [("firing", False)]
 
 
 def test_the_objectives_of_a_silent_service_are_one_message(database):
@@ -102,80 +99,83 @@ def test_a_new_day_is_not_silent_before_its_first_event(database):
 
 
 @pytest.mark.parametrize(("as_of", "found"), [("12:55", []), ("12:56", [("quiet", "deploys", "firing")])])
-def test_a_rule_may_say_how_long_an_objective_may_be_silent(shop, as_of, found):
-    add_rule(shop, "quiet", "silent_input", slo_name="deploys", silent_for="1 hour")
-    run_jobs(shop, at(as_of))
-    assert [alert for alert in alerts(shop) if alert[0] == "quiet"] == found
+def test_a_rule_may_say_how_long_an_objective_may_be_silent(hourly_shop, as_of, found):
+    add_rule(hourly_shop, "quiet", "silent_input", slo_name="deploys", silent_for="1 hour")
+    run_jobs(hourly_shop, at(as_of))
+    assert [alert for alert in alerts(hourly_shop) if alert[0] == "quiet"] == found
 
 
 @pytest.mark.parametrize(("as_of", "found"), [("15:00", []), ("15:01", [("quiet", "deploy", "firing")])])
-def test_a_rule_may_watch_one_kind_of_event(shop, as_of, found):
-    add_rule(shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
-    run_jobs(shop, at(as_of))
-    assert [alert for alert in alerts(shop) if alert[0] == "quiet"] == found
+def test_a_rule_may_watch_one_kind_of_event(hourly_shop, as_of, found):
+    add_rule(hourly_shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
+    run_jobs(hourly_shop, at(as_of))
+    assert [alert for alert in alerts(hourly_shop) if alert[0] == "quiet"] == found
 
 
-def test_a_kind_of_event_that_comes_again_is_silent_no_more(shop):
-    add_rule(shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
-    run_jobs(shop, at("18:00"))
-    add_event(shop, "deploy", at("18:01"), outcome="success")
-    run_jobs(shop, at("18:05"))
-    assert ("quiet", "deploy", "resolved") in alerts(shop)
+def test_a_kind_of_event_that_comes_again_is_silent_no_more(hourly_shop):
+    add_rule(hourly_shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
+    run_jobs(hourly_shop, at("18:00"))
+    add_event(hourly_shop, "deploy", at("18:01"), outcome="success")
+    run_jobs(hourly_shop, at("18:05"))
+    assert ("quiet", "deploy", "resolved") in alerts(hourly_shop)
 
 
-def test_an_event_of_the_future_does_not_hide_that_a_kind_is_silent(shop):
-    add_rule(shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
-    add_event(shop, "deploy", "2026-09-01T00:00Z", outcome="success")
-    run_jobs(shop, at("18:00"))
-    assert ("quiet", "deploy", "firing") in alerts(shop)
+def test_an_event_of_the_future_does_not_hide_that_a_kind_is_silent(hourly_shop):
+    add_rule(hourly_shop, "quiet", "silent_input", event_type="deploy", silent_for="3 hours")
+    add_event(hourly_shop, "deploy", "2026-09-01T00:00Z", outcome="success")
+    run_jobs(hourly_shop, at("18:00"))
+    assert ("quiet", "deploy", "firing") in alerts(hourly_shop)
 
 
 # The jobs
 
 
-def test_when_the_jobs_stop_what_fires_is_frozen(shop):
-    evaluate_alerts(shop, at("12:10"))
-    assert (status(shop, at("12:10")), scalar(shop, "select is_frozen from ops.alerts")) == ("breached", False)
-    evaluate_alerts(shop, at("12:10:01"))
-    assert status(shop, at("12:10:01")) == "stale"
-    assert rows(shop, "select rule_name, subject, state, is_frozen from ops.alerts order by 1") == [
+def test_when_the_jobs_stop_what_fires_is_frozen(hourly_shop):
+    evaluate_alerts(hourly_shop, at("12:10"))
+    assert (status(hourly_shop, at("12:10")), scalar(hourly_shop, "select is_frozen from ops.alerts")) == (
+        "breached",
+        False,
+    )
+    evaluate_alerts(hourly_shop, at("12:10:01"))
+    assert status(hourly_shop, at("12:10:01")) == "stale"
+    assert rows(hourly_shop, "select rule_name, subject, state, is_frozen from ops.alerts order by 1") == [
         ("burn", "deploys", "firing", True),
         ("silent_jobs", "refresh", "firing", False),
     ]
 
 
-def test_a_watchdog_queues_one_page_when_the_jobs_stop(shop):
-    add_channel(shop, "pager", severities=["page"])
-    run_jobs(shop, at("12:05"))
-    assert evaluate_alerts(shop, at("12:15"), ["silent_jobs"]).queued == 0
-    assert evaluate_alerts(shop, at("12:16"), ["silent_jobs"]).queued == 2
-    assert evaluate_alerts(shop, at("12:30"), ["silent_jobs"]).queued == 0
-    assert [message for message in told(shop) if message[1] == "silent_jobs"] == [
+def test_a_watchdog_queues_one_page_when_the_jobs_stop(hourly_shop):
+    add_channel(hourly_shop, "pager", severities=["page"])
+    run_jobs(hourly_shop, at("12:05"))
+    assert evaluate_alerts(hourly_shop, at("12:15"), ["silent_jobs"]).queued == 0
+    assert evaluate_alerts(hourly_shop, at("12:16"), ["silent_jobs"]).queued == 2
+    assert evaluate_alerts(hourly_shop, at("12:30"), ["silent_jobs"]).queued == 0
+    assert [message for message in told(hourly_shop) if message[1] == "silent_jobs"] == [
         ("ops", "silent_jobs", ["silent_jobs"] * 2, []),
         ("pager", "silent_jobs", ["silent_jobs"] * 2, []),
     ]
 
 
-def test_a_watchdog_leaves_all_else_as_it_is(shop):
-    before = rows(shop, "select * from ops.alerts")
-    evaluate_alerts(shop, at("13:00"), ["silent_jobs"])
-    assert rows(shop, "select * from ops.alerts where rule_name <> 'silent_jobs'") == before
-    assert scalar(shop, "select evaluated_at = %s from ops.alert_evaluations", NOON)
+def test_a_watchdog_leaves_all_else_as_it_is(hourly_shop):
+    before = rows(hourly_shop, "select * from ops.alerts")
+    evaluate_alerts(hourly_shop, at("13:00"), ["silent_jobs"])
+    assert rows(hourly_shop, "select * from ops.alerts where rule_name <> 'silent_jobs'") == before
+    assert scalar(hourly_shop, "select evaluated_at = %s from ops.alert_evaluations", NOON)
 
 
-def test_jobs_that_run_again_are_over_at_once(shop):
-    evaluate_alerts(shop, at("12:30"), ["silent_jobs"])
-    run_jobs(shop, at("12:40"))
-    assert [alert for alert in alerts(shop) if alert[0] == "silent_jobs"] == [
+def test_jobs_that_run_again_are_over_at_once(hourly_shop):
+    evaluate_alerts(hourly_shop, at("12:30"), ["silent_jobs"])
+    run_jobs(hourly_shop, at("12:40"))
+    assert [alert for alert in alerts(hourly_shop) if alert[0] == "silent_jobs"] == [
         ("silent_jobs", "alerts", "resolved"),
         ("silent_jobs", "refresh", "resolved"),
     ]
-    assert told(shop)[-1] == ("ops", "silent_jobs", [], ["silent_jobs"] * 2)
+    assert told(hourly_shop)[-1] == ("ops", "silent_jobs", [], ["silent_jobs"] * 2)
 
 
-def test_jobs_that_run_again_do_not_page_for_themselves(shop):
-    run_jobs(shop, at("12:40"))
-    assert [alert for alert in alerts(shop) if alert[0] == "silent_jobs"] == []
+def test_jobs_that_run_again_do_not_page_for_themselves(hourly_shop):
+    run_jobs(hourly_shop, at("12:40"))
+    assert [alert for alert in alerts(hourly_shop) if alert[0] == "silent_jobs"] == []
 
 
 def test_jobs_that_never_ran_are_not_missed(database):
@@ -183,18 +183,18 @@ def test_jobs_that_never_ran_are_not_missed(database):
 
 
 @pytest.mark.parametrize(("as_of", "queued"), [("13:00", 0), ("13:01", 1)])
-def test_a_rule_may_say_how_long_the_jobs_may_stand_still(shop, as_of, queued):
-    shop.execute("update ops.alert_rules set silent_for = '1 hour' where rule_name = 'silent_jobs'")
-    assert evaluate_alerts(shop, at(as_of), ["silent_jobs"]).queued == queued
+def test_a_rule_may_say_how_long_the_jobs_may_stand_still(hourly_shop, as_of, queued):
+    hourly_shop.execute("update ops.alert_rules set silent_for = '1 hour' where rule_name = 'silent_jobs'")
+    assert evaluate_alerts(hourly_shop, at(as_of), ["silent_jobs"]).queued == queued
 
 
-def test_events_and_agents_are_not_called_silent_while_nothing_is_counted(shop):
-    add_rule(shop, "quiet", "silent_input", event_type="deploy", silent_for="1 hour")
-    add_rule(shop, "away", "silent_agents", silent_for="1 hour")
-    add_event(shop, "deploy", at("11:59"), outcome="success", agent_id=LAPTOP)
-    run_jobs(shop, at("12:01"))
-    evaluate_alerts(shop, at("15:00"))
-    assert [alert for alert in alerts(shop) if alert[0] in {"quiet", "away"}] == []
+def test_events_and_agents_are_not_called_silent_while_nothing_is_counted(hourly_shop):
+    add_rule(hourly_shop, "quiet", "silent_input", event_type="deploy", silent_for="1 hour")
+    add_rule(hourly_shop, "away", "silent_agents", silent_for="1 hour")
+    add_event(hourly_shop, "deploy", at("11:59"), outcome="success", agent_id=LAPTOP)
+    run_jobs(hourly_shop, at("12:01"))
+    evaluate_alerts(hourly_shop, at("15:00"))
+    assert [alert for alert in alerts(hourly_shop) if alert[0] in {"quiet", "away"}] == []
 
 
 # Agents

@@ -11,6 +11,7 @@ from support.events import (
     add_rule,
     add_slo,
     alerts,
+    at,
     evaluate_alerts,
     instant,
     rows,
@@ -26,12 +27,8 @@ NOON = "2026-03-10T12:00:00Z"
 NOTHING = AlertReport("done", found=0, fired=0, resolved=0, frozen=0, queued=0)
 
 
-def at(time: str) -> str:
-    return f"2026-03-10T{time}Z"
-
-
 @pytest.fixture
-def shop(database: Connection) -> Connection:
+def burning_shop(database: Connection) -> Connection:
     """Let an objective burn since 11:58, with one rule and one channel, before any evaluation."""
     database.execute("delete from ops.alert_rules")
     add_slo(database)
@@ -57,48 +54,50 @@ def outcome(connection: Connection) -> tuple[object, ...]:
     )
 
 
-def test_an_alert_fires_and_is_resolved(shop):
-    assert run_jobs(shop, NOON) == AlertReport("done", found=1, fired=1, resolved=0, frozen=0, queued=1)
-    assert run_jobs(shop, at("12:01")) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
-    mend(shop, "12:02")
-    assert run_jobs(shop, at("12:03")) == AlertReport("done", found=0, fired=0, resolved=1, frozen=0, queued=1)
-    assert run_jobs(shop, at("12:04")) == NOTHING
+def test_an_alert_fires_and_is_resolved(burning_shop):
+    assert run_jobs(burning_shop, NOON) == AlertReport("done", found=1, fired=1, resolved=0, frozen=0, queued=1)
+    assert run_jobs(burning_shop, at("12:01")) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
+    mend(burning_shop, "12:02")
+    assert run_jobs(burning_shop, at("12:03")) == AlertReport("done", found=0, fired=0, resolved=1, frozen=0, queued=1)
+    assert run_jobs(burning_shop, at("12:04")) == NOTHING
     query = (
         "select kind, severity, service, slo_version, state, pending_since, firing_since, resolved_at, description"
         " from ops.alerts"
     )
     noon, over = instant(NOON), instant(at("12:03"))
-    assert rows(shop, query) == [
+    assert rows(burning_shop, query) == [
         ("burn_rate", "ticket", "shop", 1, "resolved", noon, noon, over, "Roll back."),
     ]
-    assert told(shop) == [("ops", "shop", ["burn"], []), ("ops", "shop", [], ["burn"])]
+    assert told(burning_shop) == [("ops", "shop", ["burn"], []), ("ops", "shop", [], ["burn"])]
 
 
-def test_what_burns_again_is_another_alert(shop):
-    run_jobs(shop, NOON)
-    mend(shop, "12:02")
-    run_jobs(shop, at("12:03"))
-    add_events(shop, 1000, "deploy", at("12:09"), outcome="failure")
-    run_jobs(shop, at("12:10"))
-    assert alerts(shop) == [("burn", "deploys", "resolved"), ("burn", "deploys", "firing")]
+def test_what_burns_again_is_another_alert(burning_shop):
+    run_jobs(burning_shop, NOON)
+    mend(burning_shop, "12:02")
+    run_jobs(burning_shop, at("12:03"))
+    add_events(burning_shop, 1000, "deploy", at("12:09"), outcome="failure")
+    run_jobs(burning_shop, at("12:10"))
+    assert alerts(burning_shop) == [("burn", "deploys", "resolved"), ("burn", "deploys", "firing")]
 
 
-def test_an_alert_is_pending_until_its_condition_has_held_long_enough(shop):
-    shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
-    assert run_jobs(shop, NOON) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
-    assert run_jobs(shop, at("12:09:59")) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
-    assert (alerts(shop), told(shop)) == ([("burn", "deploys", "pending")], [])
-    assert run_jobs(shop, at("12:10")) == AlertReport("done", found=1, fired=1, resolved=0, frozen=0, queued=1)
+def test_an_alert_is_pending_until_its_condition_has_held_long_enough(burning_shop):
+    burning_shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
+    assert run_jobs(burning_shop, NOON) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
+    assert run_jobs(burning_shop, at("12:09:59")) == AlertReport(
+        "done", found=1, fired=0, resolved=0, frozen=0, queued=0
+    )
+    assert (alerts(burning_shop), told(burning_shop)) == ([("burn", "deploys", "pending")], [])
+    assert run_jobs(burning_shop, at("12:10")) == AlertReport("done", found=1, fired=1, resolved=0, frozen=0, queued=1)
     query = "select state, pending_since, firing_since from ops.alerts"
-    assert rows(shop, query) == [("firing", instant(NOON), instant(at("12:10")))]
+    assert rows(burning_shop, query) == [("firing", instant(NOON), instant(at("12:10")))]
 
 
-def test_what_ends_while_it_is_pending_was_never_an_alert(shop):
-    shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
-    run_jobs(shop, NOON)
-    mend(shop, "12:02")
-    assert run_jobs(shop, at("12:05")) == NOTHING
-    assert (alerts(shop), told(shop)) == ([], [])
+def test_what_ends_while_it_is_pending_was_never_an_alert(burning_shop):
+    burning_shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
+    run_jobs(burning_shop, NOON)
+    mend(burning_shop, "12:02")
+    assert run_jobs(burning_shop, at("12:05")) == NOTHING
+    assert (alerts(burning_shop), told(burning_shop)) == ([], [])
 
 
 @pytest.mark.parametrize("state", ["firing", "pending"])
@@ -111,130 +110,130 @@ def test_what_ends_while_it_is_pending_was_never_an_alert(shop):
         "delete from ops.slos where slo_name = 'deploys'",
     ],
 )
-def test_what_no_rule_asks_about_any_more_is_over(shop, state, change):
+def test_what_no_rule_asks_about_any_more_is_over(burning_shop, state, change):
     if state == "pending":
-        shop.execute("update ops.alert_rules set alert_after = '1 hour'")
-    run_jobs(shop, NOON)
-    shop.execute(change)
-    run_jobs(shop, at("12:01"))
-    assert alerts(shop) == ([("burn", "deploys", "resolved")] if state == "firing" else [])
+        burning_shop.execute("update ops.alert_rules set alert_after = '1 hour'")
+    run_jobs(burning_shop, NOON)
+    burning_shop.execute(change)
+    run_jobs(burning_shop, at("12:01"))
+    assert alerts(burning_shop) == ([("burn", "deploys", "resolved")] if state == "firing" else [])
 
 
-def test_a_deleted_objective_is_over_for_the_general_rules_too(shop):
-    shop.execute("update ops.alert_rules set slo_name = null")
-    run_jobs(shop, NOON)
-    shop.execute("delete from ops.slos where slo_name = 'deploys'")
-    shop.execute("update ops.slo_versions set valid_until = %s where slo_name = 'deploys'", [at("12:01")])
-    run_jobs(shop, at("12:01"))
-    assert alerts(shop) == [("burn", "deploys", "resolved")]
+def test_a_deleted_objective_is_over_for_the_general_rules_too(burning_shop):
+    burning_shop.execute("update ops.alert_rules set slo_name = null")
+    run_jobs(burning_shop, NOON)
+    burning_shop.execute("delete from ops.slos where slo_name = 'deploys'")
+    burning_shop.execute("update ops.slo_versions set valid_until = %s where slo_name = 'deploys'", [at("12:01")])
+    run_jobs(burning_shop, at("12:01"))
+    assert alerts(burning_shop) == [("burn", "deploys", "resolved")]
 
 
-def test_an_alert_follows_its_rule_while_it_fires(shop):
-    run_jobs(shop, NOON)
-    shop.execute(
+def test_an_alert_follows_its_rule_while_it_fires(burning_shop):
+    run_jobs(burning_shop, NOON)
+    burning_shop.execute(
         "update ops.alert_rules set severity = 'page', channels = '{ops}', notify_resolved = false, description = 'New.'"
     )
-    run_jobs(shop, at("12:01"))
+    run_jobs(burning_shop, at("12:01"))
     query = "select severity, channels, notify_resolved, description, state, firing_since from ops.alerts"
-    assert rows(shop, query) == [("page", ["ops"], False, "New.", "firing", instant(NOON))]
+    assert rows(burning_shop, query) == [("page", ["ops"], False, "New.", "firing", instant(NOON))]
 
 
-def test_an_alert_says_by_which_kind_of_rule_it_was_found_last(shop):
-    run_jobs(shop, NOON)
-    shop.execute(
+def test_an_alert_says_by_which_kind_of_rule_it_was_found_last(burning_shop):
+    run_jobs(burning_shop, NOON)
+    burning_shop.execute(
         "update ops.alert_rules set kind = 'budget_exhausted', factor = null, long_window = null, short_window = null"
     )
-    run_jobs(shop, at("12:01"))
-    assert rows(shop, "select kind, state from ops.alerts") == [("budget_exhausted", "firing")]
+    run_jobs(burning_shop, at("12:01"))
+    assert rows(burning_shop, "select kind, state from ops.alerts") == [("budget_exhausted", "firing")]
 
 
-def test_an_objective_whose_history_is_still_being_filled_raises_nothing(shop):
-    add_rule(shop, "spent", "budget_exhausted")
-    add_rule(shop, "silent", "silent_input", "notice", silent_for="1 day")
-    add_events(shop, 20, "release", "2026-03-01T12:00Z", outcome="failure")
-    add_events(shop, 2000, "release", at("11:59"), outcome="success")
-    run_jobs(shop, NOON)
-    add_slo(shop, "releases", event_type="release")
-    shop.execute("select ops.fill_slis('2026-03-05T00:00Z')")
-    evaluate_alerts(shop, at("12:01"))
-    assert [alert for alert in alerts(shop) if alert[1] == "releases"] == []
+def test_an_objective_whose_history_is_still_being_filled_raises_nothing(burning_shop):
+    add_rule(burning_shop, "spent", "budget_exhausted")
+    add_rule(burning_shop, "silent", "silent_input", "notice", silent_for="1 day")
+    add_events(burning_shop, 20, "release", "2026-03-01T12:00Z", outcome="failure")
+    add_events(burning_shop, 2000, "release", at("11:59"), outcome="success")
+    run_jobs(burning_shop, NOON)
+    add_slo(burning_shop, "releases", event_type="release")
+    burning_shop.execute("select ops.fill_slis('2026-03-05T00:00Z')")
+    evaluate_alerts(burning_shop, at("12:01"))
+    assert [alert for alert in alerts(burning_shop) if alert[1] == "releases"] == []
 
 
-def test_an_instant_before_the_last_evaluation_is_left_alone(shop):
-    run_jobs(shop, NOON)
-    mend(shop, "11:59")
-    before = outcome(shop)
-    assert run_jobs(shop, at("11:59:59")) == AlertReport("past", None, None, None, None, None)
-    assert outcome(shop) == before
+def test_an_instant_before_the_last_evaluation_is_left_alone(burning_shop):
+    run_jobs(burning_shop, NOON)
+    mend(burning_shop, "11:59")
+    before = outcome(burning_shop)
+    assert run_jobs(burning_shop, at("11:59:59")) == AlertReport("past", None, None, None, None, None)
+    assert outcome(burning_shop) == before
 
 
-def test_the_same_instant_twice_says_nothing_twice(shop):
-    run_jobs(shop, NOON)
-    before = outcome(shop)[:4]
-    assert run_jobs(shop, NOON).queued == 0
-    assert outcome(shop)[:4] == before
+def test_the_same_instant_twice_says_nothing_twice(burning_shop):
+    run_jobs(burning_shop, NOON)
+    before = outcome(burning_shop)[:4]
+    assert run_jobs(burning_shop, NOON).queued == 0
+    assert outcome(burning_shop)[:4] == before
 
 
 @pytest.mark.parametrize("as_of", [None, "infinity", "-infinity"])
-def test_an_evaluation_needs_an_instant(shop, as_of):
+def test_an_evaluation_needs_an_instant(burning_shop, as_of):
     with pytest.raises(psycopg.Error) as refused:
-        shop.execute("select ops.evaluate_alerts(%s)", [as_of])
+        burning_shop.execute("select ops.evaluate_alerts(%s)", [as_of])
     assert (refused.value.sqlstate, bool(refused.value.diag.message_hint)) == ("OP001", True)
 
 
-def test_one_evaluation_runs_at_a_time(shop, connect: Connect):
+def test_one_evaluation_runs_at_a_time(burning_shop, connect: Connect):
     other = connect(autocommit=False)
     run_jobs(other, NOON)
-    assert evaluate_alerts(shop, NOON) == AlertReport("busy", None, None, None, None, None)
+    assert evaluate_alerts(burning_shop, NOON) == AlertReport("busy", None, None, None, None, None)
     other.commit()
-    assert evaluate_alerts(shop, NOON).state == "done"
-    assert alerts(shop) == [("burn", "deploys", "firing")]
+    assert evaluate_alerts(burning_shop, NOON).state == "done"
+    assert alerts(burning_shop) == [("burn", "deploys", "firing")]
 
 
-def test_an_evaluation_that_is_rolled_back_sends_nothing(shop, connect: Connect):
-    before = outcome(shop)
+def test_an_evaluation_that_is_rolled_back_sends_nothing(burning_shop, connect: Connect):
+    before = outcome(burning_shop)
     other = connect(autocommit=False)
     run_jobs(other, NOON)
     assert len(told(other)) == 1
     other.rollback()
-    assert outcome(shop) == before
-    assert run_jobs(shop, NOON).queued == 1
+    assert outcome(burning_shop) == before
+    assert run_jobs(burning_shop, NOON).queued == 1
 
 
 @pytest.mark.parametrize("table", ["alert_deliveries", "alert_groups", "alert_evaluations"])
-def test_states_and_messages_are_written_together_or_not_at_all(shop, table):
-    before = outcome(shop)
-    shop.execute("create function fail() returns trigger language plpgsql as $$begin raise 'disk full'; end$$")
-    shop.execute(f"create trigger fail before insert on ops.{table} execute function fail()")
+def test_states_and_messages_are_written_together_or_not_at_all(burning_shop, table):
+    before = outcome(burning_shop)
+    burning_shop.execute("create function fail() returns trigger language plpgsql as $$begin raise 'disk full'; end$$")
+    burning_shop.execute(f"create trigger fail before insert on ops.{table} execute function fail()")
     with pytest.raises(psycopg.Error, match="disk full"):
-        run_jobs(shop, NOON)
-    assert outcome(shop) == before
-    shop.execute(f"drop trigger fail on ops.{table}")
-    assert run_jobs(shop, NOON).queued == 1
+        run_jobs(burning_shop, NOON)
+    assert outcome(burning_shop) == before
+    burning_shop.execute(f"drop trigger fail on ops.{table}")
+    assert run_jobs(burning_shop, NOON).queued == 1
 
 
 @pytest.mark.parametrize("kinds", [["burn_rate"], ["silent_jobs", "burn_rate"], ["unheard_of"], [None]], ids=str)
-def test_no_alert_ends_because_an_evaluation_did_not_look(shop, kinds):
-    run_jobs(shop, NOON)
+def test_no_alert_ends_because_an_evaluation_did_not_look(burning_shop, kinds):
+    run_jobs(burning_shop, NOON)
     try:
-        evaluate_alerts(shop, at("12:01"), kinds)
+        evaluate_alerts(burning_shop, at("12:01"), kinds)
     except psycopg.Error as refused:
         assert refused.sqlstate == "OP001"
-    assert alerts(shop) == [("burn", "deploys", "firing")]
+    assert alerts(burning_shop) == [("burn", "deploys", "firing")]
 
 
-def test_an_alert_keeps_the_version_of_the_objective_that_found_it(shop):
-    run_jobs(shop, NOON)
-    shop.execute("update ops.slos set target = 0.89, valid_from = %s where slo_name = 'deploys'", [at("12:01")])
-    run_jobs(shop, at("12:01"))
-    assert scalar(shop, "select slo_version from ops.alerts") == 2
+def test_an_alert_keeps_the_version_of_the_objective_that_found_it(burning_shop):
+    run_jobs(burning_shop, NOON)
+    burning_shop.execute("update ops.slos set target = 0.89, valid_from = %s where slo_name = 'deploys'", [at("12:01")])
+    run_jobs(burning_shop, at("12:01"))
+    assert scalar(burning_shop, "select slo_version from ops.alerts") == 2
 
 
-def test_a_message_says_what_how_bad_and_how_to_look(shop):
-    shop.execute("insert into ops.settings values ('dashboard_url', 'https://ops.example', 'where')")
-    run_jobs(shop, NOON)
-    (message,) = scalar(shop, "select array[message] from ops.alert_deliveries")
-    alert = scalar(shop, "select to_jsonb(alert) from ops.alerts as alert")
+def test_a_message_says_what_how_bad_and_how_to_look(burning_shop):
+    burning_shop.execute("insert into ops.settings values ('dashboard_url', 'https://ops.example', 'where')")
+    run_jobs(burning_shop, NOON)
+    (message,) = scalar(burning_shop, "select array[message] from ops.alert_deliveries")
+    alert = scalar(burning_shop, "select to_jsonb(alert) from ops.alerts as alert")
     assert message == {
         "kind": "alerts",
         "title": "shop: 1 firing",

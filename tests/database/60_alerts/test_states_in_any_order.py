@@ -25,7 +25,7 @@ moments = st.sampled_from(["", "", "refresh one", "refresh", "evaluate"])
 
 
 @pytest.fixture
-def shop(database: Connection) -> Connection:
+def shop_of_every_kind(database: Connection) -> Connection:
     """Define an objective of each kind, and rules whose windows all have events at the end."""
     database.execute("delete from ops.alert_rules")
     database.execute("delete from ops.slos")
@@ -75,25 +75,25 @@ def found(connection: Connection, org: UUID) -> tuple[list[tuple[object, ...]], 
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_order_of_arrival_and_any_schedule_end_as_one_pass_over_all_events(
-    shop, story: Sequence[tuple[Attempt, str]], steady_first: bool
+    shop_of_every_kind, story: Sequence[tuple[Attempt, str]], steady_first: bool
 ):
-    shop.execute("truncate ops.alert_evaluations")
+    shop_of_every_kind.execute("truncate ops.alert_evaluations")
     piecemeal, at_once = uuid4(), uuid4()
     if steady_first:
-        arrive_steadily(shop, piecemeal)
+        arrive_steadily(shop_of_every_kind, piecemeal)
     for place, (attempt, moment) in enumerate(story):
-        arrive(shop, piecemeal, attempt)
+        arrive(shop_of_every_kind, piecemeal, attempt)
         if moment == "evaluate":
-            run_jobs(shop, FINAL - LENGTH + LENGTH * place / len(story))
+            run_jobs(shop_of_every_kind, FINAL - LENGTH + LENGTH * place / len(story))
         elif moment:
-            refresh(shop, max_ids=1 if moment == "refresh one" else 200_000)
+            refresh(shop_of_every_kind, max_ids=1 if moment == "refresh one" else 200_000)
     if not steady_first:
-        arrive_steadily(shop, piecemeal)
-    arrive_steadily(shop, at_once)
+        arrive_steadily(shop_of_every_kind, piecemeal)
+    arrive_steadily(shop_of_every_kind, at_once)
     for attempt, _ in sorted(story, reverse=True):
-        arrive(shop, at_once, attempt)
-    run_jobs(shop, FINAL)
-    objectives, firing = found(shop, piecemeal)
-    assert (objectives, firing) == found(shop, at_once)
+        arrive(shop_of_every_kind, at_once, attempt)
+    run_jobs(shop_of_every_kind, FINAL)
+    objectives, firing = found(shop_of_every_kind, piecemeal)
+    assert (objectives, firing) == found(shop_of_every_kind, at_once)
     assert {status for _, _, _, status, *_ in objectives} <= {"ok", "at_risk", "breached"}
     assert not any(is_frozen for _, _, is_frozen in firing)

@@ -1,7 +1,6 @@
 """What git hooks and the hub need from the database: keys, policies, the limit of requests, and what the hooks did."""
 
 import json
-from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Json, Jsonb
 
-from support.events import add_event, ingest, instant, rebuild, refresh, rows, scalar
+from support.events import add_event, ingest, instant, rebuild, refresh, refused, rows, scalar
 from support.oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -25,15 +24,6 @@ KEY_ID = "0123456789ab"
 DEFAULT_POLICY = {"telemetry": {"enabled": True}}
 
 
-@contextmanager
-def refused(code: str):
-    """Expect an error of that SQLSTATE that says the way out."""
-    with pytest.raises(psycopg.Error) as caught:
-        yield caught
-    assert caught.value.sqlstate == code
-    assert code == "PGRST" or caught.value.diag.message_hint
-
-
 def create_key(database, key_id: str = KEY_ID, scopes: str = "{ingest}", expires_at: str | None = None) -> None:
     database.execute(
         "select ops.create_api_key(%s, 'laptop', %s, sha256('secret'), %s, %s)", [ORG_A, key_id, scopes, expires_at]
@@ -44,7 +34,7 @@ def find_key(database, key_id: str = KEY_ID) -> list[tuple[Any, ...]]:
     return rows(database, "select org_id, key_sha256 = sha256('secret'), scopes from ops.find_api_key(%s)", key_id)
 
 
-def hook(at: str = NOON, agent: UUID = ANNA, org: UUID = ORG_A, **said: object) -> dict[str, Any]:
+def hook_run(at: str = NOON, agent: UUID = ANNA, org: UUID = ORG_A, **said: object) -> dict[str, Any]:
     said = {"hook_type": "pre-commit", "result": "allowed", "findings_summary": {}, "duration_ms": 10} | said
     return {
         "event_type": "hook_execution",
@@ -52,7 +42,9 @@ def hook(at: str = NOON, agent: UUID = ANNA, org: UUID = ORG_A, **said: object) 
     }
 
 
-def metrics(database, since: str = "2026-03-01", until: str = "2026-03-31", org: UUID = ORG_A, **filters: str) -> dict:
+def hook_metrics(
+    database, since: str = "2026-03-01", until: str = "2026-03-31", org: UUID = ORG_A, **filters: str
+) -> dict:
     return scalar(
         database,
         "select public.hook_metrics(%s, %s::date, %s::date, %s, %s)",
@@ -264,11 +256,11 @@ def test_the_hundred_and_first_batch_through_an_api_is_refused_and_stores_nothin
     token = {"org": ORG_A, "commit": True}
     with acting_as(database, "authenticated", **token):
         for _ in range(100):
-            assert ingest(database, hook())["accepted"] == 1
+            assert ingest(database, hook_run())["accepted"] == 1
     with refused("PGRST"), acting_as(database, "authenticated", **token):
-        ingest(database, hook(), hook(agent=BOB))
+        ingest(database, hook_run(), hook_run(agent=BOB))
     with acting_as(database, "authenticated", **token):
-        assert ingest(database, hook(agent=BOB))["accepted"] == 1
+        assert ingest(database, hook_run(agent=BOB))["accepted"] == 1
     assert scalar(database, "select count(*) from public.telemetry_events") == 101
 
 
@@ -290,9 +282,9 @@ def test_batches_that_name_no_agent_are_counted_by_token_readable_or_not(databas
 def test_jobs_and_the_service_role_are_held_to_no_limit(database, acting_as):
     database.execute("update ops.settings set value = '1' where name = 'requests_per_minute'")
     for _ in range(3):
-        assert ingest(database, hook()) == {"accepted": 1, "duplicate": 0, "refused": []}
+        assert ingest(database, hook_run()) == {"accepted": 1, "duplicate": 0, "refused": []}
         with acting_as(database, "service_role"):
-            assert ingest(database, hook())["accepted"] == 1
+            assert ingest(database, hook_run())["accepted"] == 1
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1000000", ""])
@@ -303,12 +295,12 @@ def test_a_limit_that_is_no_number_is_refused(database, value):
 
 def test_the_answer_announces_the_policy_of_the_callers_org(database, acting_as):
     with acting_as(database, "authenticated", org=ORG_A, commit=True):
-        assert ingest(database, hook()) == {"accepted": 1, "duplicate": 0, "refused": [], "policy_version": 0}
+        assert ingest(database, hook_run()) == {"accepted": 1, "duplicate": 0, "refused": [], "policy_version": 0}
     database.execute("select public.set_policy('{}', org_id => %s)", [ORG_A])
     with acting_as(database, "authenticated", org=ORG_A):
-        assert ingest(database, hook(), {"event_type": "unheard of"})["policy_version"] == 1
+        assert ingest(database, hook_run(), {"event_type": "unheard of"})["policy_version"] == 1
     with acting_as(database, "authenticated", org=ORG_B):
-        assert ingest(database, hook(org=ORG_B))["policy_version"] == 0
+        assert ingest(database, hook_run(org=ORG_B))["policy_version"] == 0
 
 
 def test_maintenance_forgets_the_requests_of_quiet_agents(database):
@@ -322,12 +314,12 @@ def test_what_a_hook_sent_is_in_the_metrics_at_once_and_the_same_after_the_refre
     patterns: dict[str, Any] = {"findings_summary": {"pattern": "secret", "patterns": ["todo", "secret"]}}
     ingest(
         database,
-        hook(duration_ms=10, result="blocked", **patterns),
-        hook(duration_ms=20, result="blocked", findings_summary={"pattern": "todo"}),
-        hook(duration_ms=60, result="overridden"),
-        hook("2026-03-11T00:00:00Z", duration_ms=10),
-        hook("2026-04-01T00:00:00Z", duration_ms=1000),
-        hook(org=ORG_B),
+        hook_run(duration_ms=10, result="blocked", **patterns),
+        hook_run(duration_ms=20, result="blocked", findings_summary={"pattern": "todo"}),
+        hook_run(duration_ms=60, result="overridden"),
+        hook_run("2026-03-11T00:00:00Z", duration_ms=10),
+        hook_run("2026-04-01T00:00:00Z", duration_ms=1000),
+        hook_run(org=ORG_B),
     )
     expected = {
         "total_executions": 4,
@@ -338,22 +330,22 @@ def test_what_a_hook_sent_is_in_the_metrics_at_once_and_the_same_after_the_refre
         "avg_duration_ms": 25,
         "most_blocked_patterns": [{"pattern": "todo", "count": 2}, {"pattern": "secret", "count": 1}],
     }
-    assert metrics(database) == expected
+    assert hook_metrics(database) == expected
     refresh(database)
-    assert metrics(database) == expected
-    ingest(database, hook(duration_ms=5))
-    assert metrics(database) == expected | {
+    assert hook_metrics(database) == expected
+    ingest(database, hook_run(duration_ms=5))
+    assert hook_metrics(database) == expected | {
         "total_executions": 5,
         "allowed_count": 2,
         "override_rate": 20,
         "avg_duration_ms": 21,
     }
-    assert metrics(database, "2026-03-10", "2026-03-10")["total_executions"] == 4
-    assert metrics(database, "2026-03-11", "2026-03-11")["total_executions"] == 1
+    assert hook_metrics(database, "2026-03-10", "2026-03-10")["total_executions"] == 4
+    assert hook_metrics(database, "2026-03-11", "2026-03-11")["total_executions"] == 1
 
 
 def test_without_executions_rates_are_null_and_not_zero(database):
-    assert metrics(database) == {
+    assert hook_metrics(database) == {
         "total_executions": 0,
         "blocked_count": 0,
         "allowed_count": 0,
@@ -368,9 +360,9 @@ def test_ten_patterns_are_listed_the_most_blocked_first(database):
     for number in range(12):
         ingest(
             database,
-            *[hook(result="blocked", findings_summary={"pattern": f"p{number:02}"}) for _ in range(number + 1)],
+            *[hook_run(result="blocked", findings_summary={"pattern": f"p{number:02}"}) for _ in range(number + 1)],
         )
-    listed = metrics(database)["most_blocked_patterns"]
+    listed = hook_metrics(database)["most_blocked_patterns"]
     assert listed == [{"pattern": f"p{number:02}", "count": number + 1} for number in range(11, 1, -1)]
 
 
@@ -390,59 +382,65 @@ def test_the_last_day_is_today_unless_another_is_named(database):
 )
 def test_a_range_of_days_that_makes_no_sense_is_refused(database, since, until):
     with refused("OP001"):
-        metrics(database, since, until)
+        hook_metrics(database, since, until)
 
 
 def test_the_days_of_the_metrics_begin_where_the_settings_say(database):
     database.execute("update ops.settings set value = 'Asia/Tokyo' where name = 'time_zone'")
-    ingest(database, hook("2026-03-10T14:59:59Z"), hook("2026-03-10T15:00:00Z"))
+    ingest(database, hook_run("2026-03-10T14:59:59Z"), hook_run("2026-03-10T15:00:00Z"))
     for _ in range(2):
-        assert metrics(database, "2026-03-10", "2026-03-10")["total_executions"] == 1
-        assert metrics(database, "2026-03-11", "2026-03-11")["total_executions"] == 1
+        assert hook_metrics(database, "2026-03-10", "2026-03-10")["total_executions"] == 1
+        assert hook_metrics(database, "2026-03-11", "2026-03-11")["total_executions"] == 1
         refresh(database)
 
 
 def test_the_metrics_of_another_org_are_refused(database, acting_as):
-    ingest(database, hook(), hook(org=ORG_B))
+    ingest(database, hook_run(), hook_run(org=ORG_B))
     with acting_as(database, "authenticated", org=ORG_A):
-        assert metrics(database)["total_executions"] == 1
+        assert hook_metrics(database)["total_executions"] == 1
     with acting_as(database, "authenticated", org=ORG_A), refused("PT403"):
-        metrics(database, org=ORG_B)
+        hook_metrics(database, org=ORG_B)
     with acting_as(database, "service_role"):
-        assert metrics(database, org=ORG_B)["total_executions"] == 1
+        assert hook_metrics(database, org=ORG_B)["total_executions"] == 1
 
 
 def test_metrics_and_patterns_are_told_apart_by_team_and_hook_type(database):
     database.execute("select ops.assign_team(%s, %s, 'red')", [ORG_A, ANNA])
     blocked: dict[str, Any] = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
     for _ in range(2):
-        ingest(database, hook(**blocked), hook(agent=BOB, **blocked), hook(hook_type="pre-push", **blocked), hook())
+        ingest(
+            database,
+            hook_run(**blocked),
+            hook_run(agent=BOB, **blocked),
+            hook_run(hook_type="pre-push", **blocked),
+            hook_run(),
+        )
         refresh(database)
-        ingest(database, hook(**blocked))
+        ingest(database, hook_run(**blocked))
     refresh(database)
     assert_exact(database)
-    assert metrics(database)["most_blocked_patterns"] == [{"pattern": "secret", "count": 8}]
-    red = metrics(database, team="red")
+    assert hook_metrics(database)["most_blocked_patterns"] == [{"pattern": "secret", "count": 8}]
+    red = hook_metrics(database, team="red")
     assert (red["total_executions"], red["blocked_count"]) == (8, 6)
     assert red["most_blocked_patterns"] == [{"pattern": "secret", "count": 6}]
-    both = metrics(database, team="red", hook_type="pre-push")
+    both = hook_metrics(database, team="red", hook_type="pre-push")
     assert (both["total_executions"], both["most_blocked_patterns"]) == (2, [{"pattern": "secret", "count": 2}])
-    assert metrics(database, team="blue")["total_executions"] == 0
+    assert hook_metrics(database, team="blue")["total_executions"] == 0
 
 
 def test_a_team_counts_from_the_next_refresh_on_and_rebuild_applies_it_to_the_past(database):
     blocked: dict[str, Any] = {"result": "blocked", "findings_summary": {"pattern": "secret"}}
-    ingest(database, hook(**blocked))
+    ingest(database, hook_run(**blocked))
     refresh(database)
     database.execute("select ops.assign_team(%s, %s, 'red')", [ORG_A, ANNA])
-    assert metrics(database, team="red")["total_executions"] == 0
-    ingest(database, hook(**blocked))
+    assert hook_metrics(database, team="red")["total_executions"] == 0
+    ingest(database, hook_run(**blocked))
     refresh(database)
-    assert metrics(database, team="red")["total_executions"] == 1
-    assert metrics(database, team="red")["most_blocked_patterns"] == [{"pattern": "secret", "count": 1}]
+    assert hook_metrics(database, team="red")["total_executions"] == 1
+    assert hook_metrics(database, team="red")["most_blocked_patterns"] == [{"pattern": "secret", "count": 1}]
     rebuild(database, "2026-03-10T00:00Z", "2026-03-11T00:00Z")
-    assert metrics(database, team="red")["total_executions"] == 2
-    assert metrics(database, team="red")["most_blocked_patterns"] == [{"pattern": "secret", "count": 2}]
+    assert hook_metrics(database, team="red")["total_executions"] == 2
+    assert hook_metrics(database, team="red")["most_blocked_patterns"] == [{"pattern": "secret", "count": 2}]
     assert_exact(database)
 
 
@@ -452,7 +450,7 @@ def test_the_compliance_of_a_team_is_told_week_by_week_with_its_change(database)
         ingest(
             database,
             *[
-                hook(f"{day}T10:00:00Z", result="overridden" if number < overridden else "allowed")
+                hook_run(f"{day}T10:00:00Z", result="overridden" if number < overridden else "allowed")
                 for number in range(4)
             ],
         )
@@ -488,12 +486,12 @@ def test_the_policies_are_compared_by_what_the_hooks_did_under_each(database):
     }
     answer = ingest(
         database,
-        hook(),
-        hook(policy_version=0, result="blocked"),
-        hook(policy_version=1, result="blocked"),
-        hook("2026-03-12T10:00:00Z", policy_version=1, result="overridden"),
-        hook(policy_version=1),
-        hook(policy_version=1),
+        hook_run(),
+        hook_run(policy_version=0, result="blocked"),
+        hook_run(policy_version=1, result="blocked"),
+        hook_run("2026-03-12T10:00:00Z", policy_version=1, result="overridden"),
+        hook_run(policy_version=1),
+        hook_run(policy_version=1),
         baseline,
     )
     assert answer == {"accepted": 7, "duplicate": 0, "refused": []}
@@ -509,14 +507,14 @@ def test_the_policies_are_compared_by_what_the_hooks_did_under_each(database):
     assert rows(database, query) == expected
     refresh(database)
     assert rows(database, query) == expected
-    ingest(database, hook(policy_version=1))
+    ingest(database, hook_run(policy_version=1))
     assert rows(database, query)[0][4] == 5
     refresh(database)
     assert_exact(database)
 
 
 def test_a_policy_version_that_is_no_number_is_refused_and_one_of_a_plain_insert_harms_nothing(database):
-    answer = ingest(database, hook(policy_version="one"))
+    answer = ingest(database, hook_run(policy_version="one"))
     assert [(found["field"], answer["accepted"]) for found in answer["refused"]] == [("policy_version", 0)]
     add_event(database, "hook_execution", org_id=ORG_A, result="allowed", policy_version="9" * 40)
     assert rows(database, "select policy_version, executions from public.v_ops_hook_policies") == [(None, 1)]
@@ -526,7 +524,7 @@ def test_the_metrics_of_all_time_are_those_of_plain_python(database):
     for number in range(60):
         ingest(
             database,
-            hook(
+            hook_run(
                 f"2026-{1 + number % 5:02}-{1 + number % 28:02}T{number % 24:02}:00:00Z",
                 agent=(ANNA, BOB)[number % 2],
                 result=("allowed", "blocked", "overridden")[number % 3],
@@ -536,7 +534,7 @@ def test_the_metrics_of_all_time_are_those_of_plain_python(database):
         )
         if number % 11 == 0:
             refresh(database)
-    found = metrics(database, "2026-01-01", "2026-12-31")
+    found = hook_metrics(database, "2026-01-01", "2026-12-31")
     blocked = [number for number in range(60) if number % 3 == 1]
     counted = sorted((-sum(n % 4 == place for n in blocked), f"p{place}") for place in range(4))
     assert found == {

@@ -16,7 +16,7 @@ Connect = Callable[..., psycopg.Connection]
 PLACES = "select tableoid::regclass::text, tag from public.telemetry_events order by id"
 
 
-def value(connection: psycopg.Connection, query: str, arguments: list[object] | None = None) -> object:
+def value_of(connection: psycopg.Connection, query: str, arguments: list[object] | None = None) -> object:
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query.encode(), arguments).fetchall()[0]
 
@@ -35,11 +35,11 @@ def test_an_event_of_a_month_without_partition_is_kept_and_moved_by_the_upkeep(d
 
 def test_moving_an_event_neither_loses_nor_repeats_it_in_the_counts(database: psycopg.Connection) -> None:
     database.execute("insert into telemetry_events (event_type, event_timestamp) values ('x', '2019-03-14T15:00:00Z')")
-    assert value(database, "select events from ops.refresh()") == 1
+    assert value_of(database, "select events from ops.refresh()") == 1
     database.execute("insert into telemetry_events (event_type, event_timestamp) values ('x', '2019-03-14T15:30:00Z')")
-    assert value(database, "select ops.create_partition('2019-03-01')") is True
-    assert value(database, "select events from ops.refresh()") == 1
-    assert value(database, "select event_count from ops.rollups where period = 'hour'") == 2
+    assert value_of(database, "select ops.create_partition('2019-03-01')") is True
+    assert value_of(database, "select events from ops.refresh()") == 1
+    assert value_of(database, "select event_count from ops.rollups where period = 'hour'") == 2
 
 
 def test_upkeep_makes_this_and_the_next_three_months_once(database: psycopg.Connection) -> None:
@@ -53,7 +53,7 @@ def test_upkeep_makes_this_and_the_next_three_months_once(database: psycopg.Conn
         "telemetry_events_2032_01",
         "telemetry_events_2032_02",
     ]
-    assert value(database, "select ops.maintain('2031-11-30T23:59:59Z')") == 0
+    assert value_of(database, "select ops.maintain('2031-11-30T23:59:59Z')") == 0
 
 
 def test_the_last_instant_of_a_month_lies_in_it_and_the_next_does_not(database: psycopg.Connection) -> None:
@@ -72,10 +72,10 @@ def test_a_reader_in_the_way_delays_a_partition_and_fails_nothing(
     reader = connect(autocommit=False)
     database.execute("insert into telemetry_events (event_type, event_timestamp) values ('x', '2019-03-14T15:00:00Z')")
     reader.execute("select count(*) from telemetry_events")
-    assert value(database, "select ops.create_partition('2019-03-01')") is False
-    assert value(database, "select to_regclass('ops.telemetry_events_2019_03') is null") is True
+    assert value_of(database, "select ops.create_partition('2019-03-01')") is False
+    assert value_of(database, "select to_regclass('ops.telemetry_events_2019_03') is null") is True
     reader.rollback()
-    assert value(database, "select ops.create_partition('2019-03-01')") is True
+    assert value_of(database, "select ops.create_partition('2019-03-01')") is True
 
 
 def test_old_job_runs_are_forgotten(database: psycopg.Connection) -> None:
@@ -84,14 +84,14 @@ def test_old_job_runs_are_forgotten(database: psycopg.Connection) -> None:
         " ('refresh', '2026-01-01T00:00:00Z', 'success'), ('refresh', '2026-11-20T00:00:00Z', 'success')"
     )
     database.execute("select ops.maintain('2026-11-21T00:00:00Z')")
-    assert value(database, "select count(*) from v_ops_job_runs where job = 'refresh'") == 1
+    assert value_of(database, "select count(*) from v_ops_job_runs where job = 'refresh'") == 1
 
 
 def test_without_pg_cron_scheduling_says_what_to_do_instead(database: psycopg.Connection) -> None:
-    advice = str(value(database, "select ops.schedule()"))
+    advice = str(value_of(database, "select ops.schedule()"))
     assert "pg_cron is not installed" in advice
     assert "opskpi run" in advice
-    assert "nothing is scheduled" in str(value(database, "select ops.unschedule()"))
+    assert "nothing is scheduled" in str(value_of(database, "select ops.unschedule()"))
 
 
 def test_one_call_in_sql_does_everything_that_is_due(database: psycopg.Connection) -> None:
@@ -112,23 +112,25 @@ def test_with_pg_cron_the_jobs_are_scheduled_once_and_can_be_taken_out(
         connection.execute("create extension pg_cron")
         migrations.migrate(connection)
         for _ in range(2):
-            assert "through pg_cron" in str(value(connection, "select ops.schedule()"))
+            assert "through pg_cron" in str(value_of(connection, "select ops.schedule()"))
         jobs = connection.execute("select jobname, command from cron.job order by jobname").fetchall()
         assert [name for name, _ in jobs] == ["opskpi", "opskpi-prune"]
         connection.execute("insert into telemetry_events (event_type) values ('x')")
         for _, command in jobs:
             connection.execute(command.encode())
-        assert value(connection, "select sum(event_count) from ops.rollups where period = 'day'") == 1
+        assert value_of(connection, "select sum(event_count) from ops.rollups where period = 'day'") == 1
         connection.execute("select ops.unschedule()")
-        assert value(connection, "select count(*) from cron.job") == 0
+        assert value_of(connection, "select count(*) from cron.job") == 0
 
 
 def test_two_sessions_that_make_the_same_partition_make_it_once(database: psycopg.Connection, connect: Connect) -> None:
     first, second = connect(autocommit=False), connect(autocommit=False)
-    assert value(first, "select ops.create_partition('2019-03-01')") is True
+    assert value_of(first, "select ops.create_partition('2019-03-01')") is True
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(value, second, "select ops.create_partition('2019-03-01')")
-        while not value(database, "select exists (select from pg_locks where locktype = 'advisory' and not granted)"):
+        waiting = pool.submit(value_of, second, "select ops.create_partition('2019-03-01')")
+        while not value_of(
+            database, "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+        ):
             assert not waiting.done()
         first.commit()
         assert waiting.result(timeout=30) is False

@@ -64,7 +64,7 @@ def window(
     }
 
 
-def expected(events: list[dict[str, Any]], since: datetime, until: datetime) -> dict[str, Any]:
+def expected_window(events: list[dict[str, Any]], since: datetime, until: datetime) -> dict[str, Any]:
     """Return the hook KPIs of the events in a window, in plain Python."""
     inside = [event for event in events if since <= event["at"] < until]
     if not inside:
@@ -80,7 +80,9 @@ def expected(events: list[dict[str, Any]], since: datetime, until: datetime) -> 
     }
 
 
-def check(found: dict[tuple[str, str], Any], part: str, wanted: dict[str, Any], *, with_p95: bool = True) -> None:
+def assert_hook_kpis(
+    found: dict[tuple[str, str], Any], part: str, wanted: dict[str, Any], *, with_p95: bool = True
+) -> None:
     """Compare the hook KPIs of a part: all equal, the percentile within 1 %."""
     said = {name: value for (name, of), (value, _) in found.items() if of == part and name.startswith("hook_")}
     wanted = dict(wanted)
@@ -98,12 +100,12 @@ def test_a_window_of_days_is_the_ratio_of_sums_over_its_events(database: Connect
     refresh(database)
     counted = window(database, "day", SINCE, until)
     assert counted == behind_the_cursor
-    check(counted, "whole", expected(drawn, SINCE, until))
-    check(counted, "settled", expected(drawn, SINCE, until))
-    check(counted, "previous", expected(drawn, SINCE - timedelta(days=7), SINCE))
+    assert_hook_kpis(counted, "whole", expected_window(drawn, SINCE, until))
+    assert_hook_kpis(counted, "settled", expected_window(drawn, SINCE, until))
+    assert_hook_kpis(counted, "previous", expected_window(drawn, SINCE - timedelta(days=7), SINCE))
     for days in range(7):
         day = SINCE + timedelta(days=days)
-        check(counted, str(day.date()), expected(drawn, day, day + timedelta(days=1)))
+        assert_hook_kpis(counted, str(day.date()), expected_window(drawn, day, day + timedelta(days=1)))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +126,10 @@ def test_a_filter_leaves_the_events_that_have_its_labels(
     since, until = datetime(2026, 3, 2, tzinfo=UTC), datetime(2026, 3, 9, tzinfo=UTC)
     # Percentiles are kept by one label at a time, for days and longer: anything else has none rather than a wrong one.
     with_p95 = len(filters) == 1 and period != "hour"
-    check(
+    assert_hook_kpis(
         window(database, period, since, until, filters=filters),
         "whole",
-        expected(kept, since, until),
+        expected_window(kept, since, until),
         with_p95=with_p95,
     )
 

@@ -17,7 +17,7 @@ ONE, TWO = UUID(int=1), UUID(int=2)
 
 
 @pytest.fixture
-def told(database: Connection) -> Connection:
+def three_told_orgs(database: Connection) -> Connection:
     """Let an alert fire and a message wait in each of three orgs, and silence two of them."""
     add_channel(database)
     for org in (ONE, TWO, NIL):
@@ -40,19 +40,21 @@ def told(database: Connection) -> Connection:
 
 
 @pytest.mark.parametrize(("org", "seen"), [(ONE, [(ONE,)]), (UUID(int=9), []), (None, [(NIL,)])], ids=str)
-def test_a_user_sees_the_alerts_and_deliveries_of_the_own_org(told, acting_as: ActingAs, org, seen):
-    with acting_as(told, "authenticated", org=org):
-        assert rows(told, "select org_id from public.v_ops_alerts") == seen
-        assert rows(told, "select org_id from public.v_ops_alert_deliveries") == seen
-        assert rows(told, "select org_id from ops.alerts") == seen
-        assert rows(told, "select org_id from ops.alert_deliveries") == seen
-        assert rows(told, "select only_org_id from ops.alert_silences") == [row for row in seen if row != (NIL,)]
+def test_a_user_sees_the_alerts_and_deliveries_of_the_own_org(three_told_orgs, acting_as: ActingAs, org, seen):
+    with acting_as(three_told_orgs, "authenticated", org=org):
+        assert rows(three_told_orgs, "select org_id from public.v_ops_alerts") == seen
+        assert rows(three_told_orgs, "select org_id from public.v_ops_alert_deliveries") == seen
+        assert rows(three_told_orgs, "select org_id from ops.alerts") == seen
+        assert rows(three_told_orgs, "select org_id from ops.alert_deliveries") == seen
+        assert rows(three_told_orgs, "select only_org_id from ops.alert_silences") == [
+            row for row in seen if row != (NIL,)
+        ]
 
 
 @pytest.mark.parametrize("query", ["select settings from ops.alert_channels", "select from ops.alert_groups"])
-def test_a_user_does_not_see_how_channels_are_reached(told, acting_as: ActingAs, query):
-    with acting_as(told, "authenticated", org=ONE), pytest.raises(psycopg.errors.InsufficientPrivilege):
-        told.execute(query)
+def test_a_user_does_not_see_how_channels_are_reached(three_told_orgs, acting_as: ActingAs, query):
+    with acting_as(three_told_orgs, "authenticated", org=ONE), pytest.raises(psycopg.errors.InsufficientPrivilege):
+        three_told_orgs.execute(query)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +70,14 @@ def test_a_user_does_not_see_how_channels_are_reached(told, acting_as: ActingAs,
     ],
 )
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
-def test_nobody_moves_alerts_or_messages_through_the_api(told, acting_as: ActingAs, role, statement):
-    with acting_as(told, role, org=ONE), pytest.raises(psycopg.errors.InsufficientPrivilege):
-        told.execute(statement)
+def test_nobody_moves_alerts_or_messages_through_the_api(three_told_orgs, acting_as: ActingAs, role, statement):
+    with acting_as(three_told_orgs, role, org=ONE), pytest.raises(psycopg.errors.InsufficientPrivilege):
+        three_told_orgs.execute(statement)
 
 
-def test_the_service_role_sees_all_and_a_stranger_nothing(told, acting_as: ActingAs):
-    with acting_as(told, "service_role"):
-        assert len(rows(told, "select from public.v_ops_alerts")) == 3
-        assert len(rows(told, "select from public.v_ops_alert_deliveries")) == 3
-    with acting_as(told, "anon"), pytest.raises(psycopg.errors.InsufficientPrivilege):
-        told.execute("select from public.v_ops_alerts")
+def test_the_service_role_sees_all_and_a_stranger_nothing(three_told_orgs, acting_as: ActingAs):
+    with acting_as(three_told_orgs, "service_role"):
+        assert len(rows(three_told_orgs, "select from public.v_ops_alerts")) == 3
+        assert len(rows(three_told_orgs, "select from public.v_ops_alert_deliveries")) == 3
+    with acting_as(three_told_orgs, "anon"), pytest.raises(psycopg.errors.InsufficientPrivilege):
+        three_told_orgs.execute("select from public.v_ops_alerts")

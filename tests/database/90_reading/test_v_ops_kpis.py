@@ -29,7 +29,7 @@ DAY = instant("2026-03-10T00:00Z")
 RED, BLUE = UUID(int=1), UUID(int=2)
 
 
-def views(connection) -> list[str]:
+def view_names(connection) -> list[str]:
     query = "select viewname from pg_views where schemaname = 'public' and viewname like 'v\\_ops\\_%%' order by 1"
     return [name for (name,) in rows(connection, query)]
 
@@ -57,8 +57,8 @@ def hooks(database):
 
 
 def test_every_view_answers_on_an_empty_database(database):
-    assert len(views(database)) >= 9
-    for view in views(database):
+    assert len(view_names(database)) >= 9
+    for view in view_names(database):
         counted = database.execute(sql.SQL("select * from {}").format(sql.Identifier(view))).fetchall()
         assert len(counted) == (9 if view == "v_ops_slo_status" else 0 if view != "v_ops_job_runs" else len(counted)), (
             view
@@ -83,7 +83,7 @@ def test_every_view_answers_with_data(hooks):
         " where metric_name = 'hook_executions_total' and aggregation_period = 'hour'"
     )
     hooks.execute("select ops.silence_alerts('*', now() + interval '1 hour', 'upgrade', 'ada', %s)", [NIL])
-    for view in views(hooks):
+    for view in view_names(hooks):
         assert hooks.execute(sql.SQL("select * from {}").format(sql.Identifier(view))).fetchall(), view
 
 
