@@ -13,8 +13,15 @@ import pytest
 from psycopg import sql
 
 from opskpi.postgres import connecting, migrations
-from schema.test_migrations import OLD_AUDITS, OLD_ROWS, SNAPSHOT, all_shipped, history, schema_of
 from support.fixtures import CreateDatabase
+from support.migrated import (
+    OLD_AUDITS,
+    OLD_ROWS,
+    SNAPSHOT,
+    all_shipped,
+    migration_history,
+    schema_without_own_relations,
+)
 from support.postgres import Database, Server, unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -90,7 +97,7 @@ def test_push_brings_an_empty_database_to_the_schema_that_migrate_makes(
     server: Server, pushed: Pushed, template: Database
 ) -> None:
     assert pushed.push.returncode == 0, pushed.push.stderr
-    assert schema_of(server, pushed.database) == schema_of(server, template)
+    assert schema_without_own_relations(server, pushed.database) == schema_without_own_relations(server, template)
 
 
 def test_push_applies_every_migration_and_warns_of_nothing(pushed: Pushed) -> None:
@@ -123,7 +130,7 @@ def test_push_goes_on_where_migrate_stopped(
         push = supabase("db", "push", "--yes", on=empty_database)
         assert push.returncode == 0, push.stderr
         assert half[-1].name not in push.stdout + push.stderr
-        assert [row[:2] for row in history(connection)] == [row[:2] for row in all_shipped()]
+        assert [row[:2] for row in migration_history(connection)] == [row[:2] for row in all_shipped()]
         assert migrations.migrate(connection) == []
 
 
@@ -138,7 +145,7 @@ def test_push_takes_an_old_audit_table_without_losing_a_row(
         assert push.returncode == 0, push.stderr
         assert len(before) == OLD_ROWS
         assert connection.execute(SNAPSHOT).fetchall() == before
-    assert schema_of(server, old) == schema_of(server, template)
+    assert schema_without_own_relations(server, old) == schema_without_own_relations(server, template)
 
 
 def test_the_advisors_have_nothing_to_say(pushed: Pushed, supabase: Supabase) -> None:
