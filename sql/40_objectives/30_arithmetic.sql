@@ -36,6 +36,27 @@ return 1 - (total - good) / nullif(total * (1 - target), 0);
 comment on function ops.budget_left(numeric, numeric, numeric) is
   'Share of the error budget that is left, negative when overspent; null when nothing was counted.';
 
+create function ops.allowed_losses(total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return total * (1 - target);
+comment on function ops.allowed_losses(numeric, numeric) is
+  'How many of a total may be bad: the budget, in events or time slices. The cost of a loss is its share of it.';
+
+create function ops.loss_reason(objective text, duration_ms numeric, threshold_ms numeric)
+returns text
+language sql
+immutable
+set search_path = ''
+return case objective
+  when 'latency' then format('took %s ms, the limit is %s ms', duration_ms, threshold_ms)
+  when 'availability' then 'never succeeded'
+  else 'failed'
+end;
+comment on function ops.loss_reason(text, numeric, numeric) is 'Why an event or unit of work burned the budget of an objective, in words.';
+
 create function ops.time_to_exhaustion(slo_window interval, burn_rate numeric, budget_left numeric default 1)
 returns interval
 language sql

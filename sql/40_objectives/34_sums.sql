@@ -19,6 +19,8 @@ begin atomic
     from ops.changed_counts(slice_counts.spans, slice_counts.fresh) as change
     join unnest(slice_counts.spans) as span
       on span.place = change.place
+    where cardinality(slice_counts.fresh) > 0
+      or exists (select from ops.slo_exclusions)
     group by 1, 2
   ),
   added as materialized (
@@ -94,6 +96,7 @@ stable
 set search_path = ''
 set jit = off
 begin atomic
+  -- A step without anything to do is not called: planning it takes longer than a small sum.
   with asked as materialized (
     select span.* from ops.counted_spans(sum_slos.spans) as span
   ),
@@ -107,8 +110,8 @@ begin atomic
     from ops.changed_counts(
       array(select row(asked.*)::ops.counted_span from asked where asked.time_slice is null), sum_slos.fresh
     ) as change
-    where cardinality(sum_slos.fresh) > 0
-      or exists (select from ops.slo_exclusions)
+    where exists (select from asked where asked.time_slice is null)
+      and (cardinality(sum_slos.fresh) > 0 or exists (select from ops.slo_exclusions))
     group by 1
   ),
   sliced as materialized (

@@ -22,6 +22,27 @@ cross join unnest(joined.stretches) as stretch;
 comment on view ops.excluded_times is
   'One row per uninterrupted time that an objective''s account leaves out: the five minutes that exclusions touch, each once however many exclusions overlap there.';
 
+create function ops.allowed_losses(total numeric, target numeric)
+returns numeric
+language sql
+immutable
+set search_path = ''
+return total * (1 - target);
+comment on function ops.allowed_losses(numeric, numeric) is
+  'How many of a total may be bad: the budget, in events or time slices. The cost of a loss is its share of it.';
+
+create function ops.loss_reason(objective text, duration_ms numeric, threshold_ms numeric)
+returns text
+language sql
+immutable
+set search_path = ''
+return case objective
+  when 'latency' then format('took %s ms, the limit is %s ms', duration_ms, threshold_ms)
+  when 'availability' then 'never succeeded'
+  else 'failed'
+end;
+comment on function ops.loss_reason(text, numeric, numeric) is 'Why an event or unit of work burned the budget of an objective, in words.';
+
 create type ops.counted_span as (
   place bigint,
   org_id uuid,
@@ -144,6 +165,8 @@ begin atomic
     from ops.changed_counts(slice_counts.spans, slice_counts.fresh) as change
     join unnest(slice_counts.spans) as span
       on span.place = change.place
+    where cardinality(slice_counts.fresh) > 0
+      or exists (select from ops.slo_exclusions)
     group by 1, 2
   ),
   added as materialized (
@@ -219,6 +242,7 @@ stable
 set search_path = ''
 set jit = off
 begin atomic
+  -- A step without anything to do is not called: planning it takes longer than a small sum.
   with asked as materialized (
     select span.* from ops.counted_spans(sum_slos.spans) as span
   ),
@@ -232,8 +256,8 @@ begin atomic
     from ops.changed_counts(
       array(select row(asked.*)::ops.counted_span from asked where asked.time_slice is null), sum_slos.fresh
     ) as change
-    where cardinality(sum_slos.fresh) > 0
-      or exists (select from ops.slo_exclusions)
+    where exists (select from asked where asked.time_slice is null)
+      and (cardinality(sum_slos.fresh) > 0 or exists (select from ops.slo_exclusions))
     group by 1
   ),
   sliced as materialized (
@@ -761,6 +785,318 @@ begin atomic
     so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
 end;
 
+create type ops.slo_account as (
+  slo_name text,
+  version integer,
+  target numeric,
+  time_slice interval,
+  slice_target numeric,
+  sli_id bigint,
+  event_type text,
+  objective text,
+  threshold_ms numeric,
+  filled_until timestamptz,
+  since timestamptz,
+  until timestamptz
+);
+comment on type ops.slo_account is 'A version of an objective, how it counts, and a range in whole five minutes over which its budget is explained.';
+
+create function ops.slo_account(slo_name text, since timestamptz, until timestamptz)
+returns ops.slo_account
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  account ops.slo_account;
+begin
+  select
+    known.slo_name, known.version, known.target, known.time_slice, known.slice_target,
+    sli.sli_id, sli.event_type, sli.objective, sli.threshold_ms, sli.filled_until,
+    date_bin('5 minutes', slo_account.since, timestamptz '1969-12-29 00:00+00'),
+    date_bin('5 minutes', slo_account.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+  into account
+  from ops.slo_versions as known
+  join ops.slis as sli
+    on sli.sli_id = known.sli_id
+  where known.slo_name = slo_account.slo_name
+    and known.valid_from < slo_account.until
+  order by known.version desc
+  limit 1;
+  if account.slo_name is null then
+    raise exception 'there was no objective % before %', coalesce(slo_account.slo_name, ''), slo_account.until
+      using errcode = 'OP001', hint = 'opskpi slo lists them.';
+  end if;
+  return account;
+end;
+$$;
+comment on function ops.slo_account(text, timestamptz, timestamptz) is
+  'The version of an objective that held at the end of a range, with how it counts and the five minutes that the range touches; refused where there was none.';
+
+create function ops.account_counts(account ops.slo_account, only_org_id uuid default null)
+returns table (org_id uuid, bucket_start timestamptz, slice_start timestamptz, good bigint, total bigint)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select
+    bucket.org_id,
+    bucket.bucket_start,
+    coalesce(date_bin(account.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'), account.since),
+    bucket.good,
+    bucket.total
+  from ops.sli_counts as bucket
+  where bucket.sli_id = account.sli_id
+    and (account_counts.only_org_id is null or bucket.org_id = account_counts.only_org_id)
+    and bucket.bucket_start >= account.since
+    and bucket.bucket_start < account.until
+    and not exists (
+      select
+      from ops.excluded_times as excluded
+      where excluded.org_id = bucket.org_id
+        and excluded.slo_name = account.slo_name
+        and excluded.since <= bucket.bucket_start
+        and excluded.until > bucket.bucket_start
+    );
+end;
+$$;
+comment on function ops.account_counts(ops.slo_account, uuid) is
+  'What an account counts per five minutes, exclusions left out, with the start of the time slice (without slices: of the range).';
+
+create function ops.stored_losses(account ops.slo_account, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  counted_at timestamptz,
+  event_timestamp timestamptz,
+  event_id uuid,
+  run_id bigint,
+  tag text,
+  reason text
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
+begin
+  if account.objective <> 'availability' then
+    return query
+    select
+      attempt.org_id,
+      attempt.event_timestamp,
+      attempt.event_timestamp,
+      attempt.event_id,
+      attempt.run_id,
+      attempt.tag,
+      ops.loss_reason(account.objective, attempt.duration_ms, account.threshold_ms)
+    from ops.attempts as attempt
+    where attempt.event_type = account.event_type
+      and attempt.id <= counted_until
+      and attempt.event_timestamp < account.filled_until
+      and attempt.event_timestamp >= account.since
+      and attempt.event_timestamp < account.until
+      and (stored_losses.only_org_id is null or attempt.org_id = stored_losses.only_org_id)
+      and case account.objective
+        when 'latency' then attempt.succeeded and attempt.duration_ms >= account.threshold_ms
+        else not attempt.succeeded
+      end;
+    return;
+  end if;
+  -- A unit of work costs once, however often it was tried; its last attempt stands for it.
+  return query
+  with lost_units as materialized (
+    select unit.org_id, unit.unit, unit.first_attempt_at
+    from ops.work_units as unit
+    where unit.event_type = account.event_type
+      and not unit.succeeded
+      and unit.first_attempt_at >= account.since
+      and unit.first_attempt_at < account.until
+      and (stored_losses.only_org_id is null or unit.org_id = stored_losses.only_org_id)
+  )
+  select distinct on (lost_units.org_id, lost_units.unit)
+    lost_units.org_id,
+    lost_units.first_attempt_at,
+    attempt.event_timestamp,
+    attempt.event_id,
+    attempt.run_id,
+    attempt.tag,
+    ops.loss_reason(account.objective, null, null)
+  from lost_units
+  join ops.attempts as attempt
+    on attempt.org_id = lost_units.org_id
+    and attempt.unit = lost_units.unit
+    and attempt.event_type = account.event_type
+    and attempt.event_timestamp >= account.since
+    and attempt.id <= counted_until
+    and attempt.event_timestamp < account.filled_until
+  order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
+end;
+$$;
+comment on function ops.stored_losses(ops.slo_account, uuid) is
+  'The stored events that an account counts as bad, exclusions not applied; for availability the last attempt of each lost unit of work, counted at its first.';
+
+create function ops.account_losses(account ops.slo_account, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  counted_at timestamptz,
+  event_timestamp timestamptz,
+  event_id uuid,
+  run_id bigint,
+  tag text,
+  reason text,
+  slice_start timestamptz
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with stored as materialized (
+    select found.*, date_bin('5 minutes', found.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
+    from ops.stored_losses(account, account_losses.only_org_id) as found
+  ),
+  -- What retention removed was counted all the same, and the counts say how many that were.
+  removed as (
+    select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
+    from ops.account_counts(account, account_losses.only_org_id) as bucket
+    left join stored
+      on stored.org_id = bucket.org_id
+      and stored.bucket_start = bucket.bucket_start
+    group by bucket.org_id, bucket.bucket_start, bucket.total, bucket.good
+  )
+  select
+    bad.*,
+    coalesce(date_bin(account.time_slice, bad.counted_at, timestamptz '1969-12-29 00:00+00'), account.since) as slice_start
+  from (
+    select stored.org_id, stored.counted_at, stored.event_timestamp, stored.event_id, stored.run_id, stored.tag, stored.reason
+    from stored
+    where not exists (
+      select
+      from ops.excluded_times as excluded
+      where excluded.org_id = stored.org_id
+        and excluded.slo_name = account.slo_name
+        and excluded.since <= stored.bucket_start
+        and excluded.until > stored.bucket_start
+    )
+    union all
+    select removed.org_id, removed.bucket_start, removed.bucket_start, null, null, null, 'no longer stored'
+    from removed
+    cross join generate_series(1, removed.missing)
+  ) as bad;
+end;
+$$;
+comment on function ops.account_losses(ops.slo_account, uuid) is
+  'One row per bad event of an account, exclusions left out, with its time slice: the stored ones, and those that retention removed, without an event_id and at the start of their five minutes.';
+
+create or replace function ops.explain_slo(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  only_org_id uuid default null
+)
+returns table (
+  org_id uuid,
+  version integer,
+  event_timestamp timestamptz,
+  event_id uuid,
+  event_type text,
+  run_id bigint,
+  tag text,
+  reason text,
+  cost numeric
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  account ops.slo_account;
+begin
+  if explain_slo.since is null or explain_slo.until is null or explain_slo.since >= explain_slo.until then
+    raise exception 'the range to explain is empty: % to %', explain_slo.since, explain_slo.until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  account := ops.slo_account(explain_slo.slo_name, explain_slo.since, explain_slo.until);
+
+  return query
+  with slices as materialized (
+    select bucket.org_id, bucket.slice_start, sum(bucket.good) as good, sum(bucket.total) as total
+    from ops.account_counts(account, explain_slo.only_org_id) as bucket
+    group by 1, 2
+  ),
+  budgets as (
+    -- In time slices a slice is what counts, else an event is.
+    select
+      slices.org_id,
+      ops.allowed_losses(
+        case when account.time_slice is null then sum(slices.total) else count(*) filter (where slices.total > 0) end,
+        account.target
+      ) as allowed
+    from slices
+    group by 1
+  ),
+  placed as materialized (
+    select lost.* from ops.account_losses(account, explain_slo.only_org_id) as lost
+  ),
+  numbered as (
+    select
+      placed.*,
+      row_number() over (partition by placed.org_id order by placed.counted_at, placed.event_id) as place,
+      row_number() over (partition by placed.org_id, placed.slice_start order by placed.counted_at, placed.event_id) as place_in_slice,
+      count(*) over (partition by placed.org_id, placed.slice_start) as bad_in_slice,
+      dense_rank() over (partition by placed.org_id order by placed.slice_start) as slice_number
+    from placed
+    join slices
+      on slices.org_id = placed.org_id
+      and slices.slice_start = placed.slice_start
+    where account.time_slice is null
+      or slices.good < account.slice_target * slices.total
+  ),
+  weighed as (
+    -- What had been lost after each event; the cost is the difference to the one before, so that costs add up exactly.
+    select
+      numbered.*,
+      case
+        when account.time_slice is null then numbered.place
+        when numbered.place_in_slice = numbered.bad_in_slice then numbered.slice_number
+        else numbered.slice_number - 1 + numbered.place_in_slice::numeric / numbered.bad_in_slice
+      end as lost_so_far
+    from numbered
+  ),
+  burnt as (
+    select weighed.*, weighed.lost_so_far / budgets.allowed as consumed_so_far
+    from weighed
+    join budgets
+      on budgets.org_id = weighed.org_id
+  )
+  select
+    burnt.org_id,
+    account.version,
+    burnt.event_timestamp,
+    burnt.event_id,
+    account.event_type,
+    burnt.run_id,
+    burnt.tag,
+    burnt.reason,
+    burnt.consumed_so_far - coalesce(lag(burnt.consumed_so_far) over (partition by burnt.org_id order by burnt.place), 0)
+  from burnt
+  order by burnt.org_id, burnt.place;
+end;
+$$;
+
 create or replace function ops.slo_burn_rates(as_of timestamptz, org_id uuid default null)
 returns table (slo_name text, window_name text, good bigint, total bigint, burn_rate numeric)
 language plpgsql
@@ -796,7 +1132,141 @@ begin
 end;
 $$;
 
+create function ops.newest_losses(account ops.slo_account, org_id uuid, max_events integer)
+returns table (bucket_start timestamptz, share numeric, newer numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with excluded as materialized (
+    select times.since, times.until
+    from ops.excluded_times as times
+    where times.org_id = newest_losses.org_id
+      and times.slo_name = account.slo_name
+  )
+  select newest.bucket_start, newest.share, sum(newest.bad) over (order by newest.bucket_start desc) - newest.bad
+  from (
+    select bucket.bucket_start, bucket.total - bucket.good as bad, coalesce(slice.share, 1) as share
+    from ops.sli_counts as bucket
+    -- A slice is one loss, which its events share.
+    left join lateral (
+      select case when sum(part.good) < account.slice_target * sum(part.total) then 1 / (sum(part.total) - sum(part.good)) end as share
+      from ops.sli_counts as part
+      where part.org_id = newest_losses.org_id
+        and part.sli_id = account.sli_id
+        and part.bucket_start >= greatest(account.since, date_bin(account.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'))
+        and part.bucket_start
+          < least(account.until, date_bin(account.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00') + account.time_slice)
+        and not exists (select from excluded where excluded.since <= part.bucket_start and excluded.until > part.bucket_start)
+    ) as slice
+      on account.time_slice is not null
+    where bucket.org_id = newest_losses.org_id
+      and bucket.sli_id = account.sli_id
+      and bucket.bucket_start >= account.since
+      and bucket.bucket_start < account.until
+      and bucket.total > bucket.good
+      and (account.time_slice is null or slice.share is not null)
+      and not exists (select from excluded where excluded.since <= bucket.bucket_start and excluded.until > bucket.bucket_start)
+    order by bucket.bucket_start desc
+    limit newest_losses.max_events
+  ) as newest;
+end;
+$$;
+comment on function ops.newest_losses(ops.slo_account, uuid, integer) is
+  'The newest five minutes in which an org''s account lost something, each with what one bad event there is of a loss (1; in a time slice its share), and how many bad events are newer.';
+
+create or replace function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
+  account constant ops.slo_account := ops.slo_account(newest_burners.slo_name, newest_burners.since, newest_burners.until);
+begin
+  return query
+  with budget as materialized (
+    select ops.allowed_losses(summed.total, account.target) as allowed
+    from ops.sum_slos(
+      array[row(owner_id, account.slo_name, account.version, account.since, account.until)::ops.slo_span]
+    ) as summed
+  ),
+  -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
+  burned as materialized (
+    select lost.* from ops.newest_losses(account, owner_id, newest_burners.max_events) as lost
+  ),
+  newest as (
+    select found.*, burned.share
+    from burned
+    cross join lateral (
+      select
+        event.event_timestamp as counted_at,
+        event.run_id,
+        event.tag,
+        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms) as reason
+      from (
+        select stored.*
+        from public.telemetry_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        -- A barrier: the planner would also read the index on the kind, which is all events of that kind, each time.
+        offset 0
+      ) as event
+      where account.objective <> 'availability'
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and event.event_timestamp < account.filled_until
+        and case account.objective
+          when 'latency' then event.outcome = 'success' and event.duration_ms >= account.threshold_ms
+          else event.outcome = 'failure'
+        end
+      union all
+      select
+        unit.first_attempt_at,
+        case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
+        case when unit.unit like 'tag:%' then substr(unit.unit, 5) end,
+        ops.loss_reason(account.objective, null, null)
+      from ops.work_units as unit
+      where account.objective = 'availability'
+        and unit.org_id = owner_id
+        and unit.event_type = account.event_type
+        and not unit.succeeded
+        and unit.first_attempt_at >= burned.bucket_start
+        and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
+      offset 0
+    ) as found
+    where burned.newer < newest_burners.max_events
+    order by found.counted_at desc
+    limit newest_burners.max_events
+  )
+  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share / budget.allowed
+  from newest
+  cross join budget
+  order by newest.counted_at desc;
+end;
+$$;
+
 revoke execute on function
+  ops.allowed_losses(numeric, numeric),
+  ops.loss_reason(text, numeric, numeric),
   ops.counted_spans(ops.slo_span[]),
   ops.changed_counts(ops.counted_span[], ops.sli_delta[]),
   ops.slice_counts(ops.counted_span[], ops.sli_delta[], text),
@@ -806,7 +1276,12 @@ revoke execute on function
   ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta[]),
   ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz),
   ops.last_refresh_at(),
-  ops.orgs_with_objectives(ops.sli_delta[])
+  ops.orgs_with_objectives(ops.sli_delta[]),
+  ops.slo_account(text, timestamptz, timestamptz),
+  ops.account_counts(ops.slo_account, uuid),
+  ops.stored_losses(ops.slo_account, uuid),
+  ops.account_losses(ops.slo_account, uuid),
+  ops.newest_losses(ops.slo_account, uuid, integer)
 from public;
 
 do $$
@@ -817,6 +1292,8 @@ begin
   revoke all on ops.excluded_times from anon, authenticated, service_role;
   grant select on ops.excluded_times to authenticated, service_role;
   revoke execute on function
+    ops.allowed_losses(numeric, numeric),
+    ops.loss_reason(text, numeric, numeric),
     ops.counted_spans(ops.slo_span[]),
     ops.changed_counts(ops.counted_span[], ops.sli_delta[]),
     ops.slice_counts(ops.counted_span[], ops.sli_delta[], text),
@@ -826,9 +1303,16 @@ begin
     ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta[]),
     ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz),
     ops.last_refresh_at(),
-    ops.orgs_with_objectives(ops.sli_delta[])
+    ops.orgs_with_objectives(ops.sli_delta[]),
+    ops.slo_account(text, timestamptz, timestamptz),
+    ops.account_counts(ops.slo_account, uuid),
+    ops.stored_losses(ops.slo_account, uuid),
+    ops.account_losses(ops.slo_account, uuid),
+    ops.newest_losses(ops.slo_account, uuid, integer)
   from anon, authenticated, service_role;
   grant execute on function
+    ops.allowed_losses(numeric, numeric),
+    ops.loss_reason(text, numeric, numeric),
     ops.counted_spans(ops.slo_span[]),
     ops.changed_counts(ops.counted_span[], ops.sli_delta[]),
     ops.slice_counts(ops.counted_span[], ops.sli_delta[], text),
@@ -838,7 +1322,12 @@ begin
     ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta[]),
     ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz),
     ops.last_refresh_at(),
-    ops.orgs_with_objectives(ops.sli_delta[])
+    ops.orgs_with_objectives(ops.sli_delta[]),
+    ops.slo_account(text, timestamptz, timestamptz),
+    ops.account_counts(ops.slo_account, uuid),
+    ops.stored_losses(ops.slo_account, uuid),
+    ops.account_losses(ops.slo_account, uuid),
+    ops.newest_losses(ops.slo_account, uuid, integer)
   to authenticated, service_role;
 end;
 $$;

@@ -221,6 +221,23 @@ def test_what_depends_on_a_function_with_other_arguments_is_dropped_and_made_aga
     assert "\n  grant select on public.v_ops_slo_status to authenticated, service_role;" in script
 
 
+def test_what_is_gone_from_sql_is_dropped_and_a_grant_that_is_gone_is_revoked(
+    drafted_from: Callable[[dict[str, Edit]], Draft],
+) -> None:
+    drafted = drafted_from(
+        {
+            "90_reading/65_v_ops_job_runs.sql": lambda _: "",
+            "99_grants.sql": lambda script: script.replace("  public.v_ops_job_runs,\n", "").replace(
+                "grant select on ops.request_counts to authenticated;\n", ""
+            ),
+        }
+    )
+    assert drafted.notes == []
+    dropped, _, guarded = drafted.script.partition("\n\ndo $$\n")
+    assert dropped == "drop view public.v_ops_job_runs;"
+    assert "end if;\n  revoke select on ops.request_counts from authenticated;\nend;" in guarded
+
+
 def test_what_a_draft_cannot_do_is_named(drafted_from: Callable[[dict[str, Edit]], Draft]) -> None:
     drafted = drafted_from(
         {

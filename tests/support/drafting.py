@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import psycopg
@@ -14,7 +14,7 @@ from .postgres import Database, Server
 from .seed_rows import Seed, changed_rows
 from .sql_statements import Statement, Subject, items_of, written_items
 
-ROLES = "anon, authenticated, service_role"
+ROLES = ("anon", "authenticated", "service_role")
 HEADING = re.compile(
     r"^--\n-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>\S+); .*\n--$", re.MULTILINE
 )
@@ -37,8 +37,20 @@ begin
 {}
 end;
 $$;"""
-# The roles by verb, privilege and object.
-Acl = dict[tuple[str, str, str], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A privilege that a dump grants to a role or revokes from it; `on` is `on`, or `on function` and the like."""
+
+    verb: str
+    privilege: str
+    on: str
+    target: str
+    role: str
+
+    def turned(self) -> "Right":
+        return replace(self, verb="revoke" if self.verb == "grant" else "grant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +186,7 @@ def is_accepted(connection: psycopg.Connection, change: Change) -> bool:
 
 
 def learn(change: Change, step: Step, error: psycopg.Error) -> None:
-    """Note what must be recreated so that the step is accepted; else that it is not."""
+    """Note what must be recreated so that the step is accepted; without such, that Postgres refuses it."""
     needed: set[Subject] = set()
     if step.subject[0] in REPLACED:
         if isinstance(error, errors.InvalidFunctionDefinition | errors.InvalidTableDefinition):
@@ -273,43 +285,50 @@ def granted(change: Change, failed: set[str]) -> Iterator[Step]:
     """Yield what roles may do with what is new, and what changes for the rest; one statement for the same of several."""
     new = [subject for subject in change.ours if subject[0] in PRIVILEGES_ON and change.is_new(subject)]
     names = {name for _, name in new}
+    kept = {name for kind, name in change.ours if kind not in ("comment", "acl")} - failed
     grouped: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for kind, name in new:
-        if name not in failed:
-            grouped["revoke", PRIVILEGES_ON[kind], ROLES].append(name)
+        if name in kept:
+            grouped["revoke", PRIVILEGES_ON[kind], ", ".join(ROLES)].append(name)
     for subject in change.ours | change.theirs:
-        if subject[0] == "acl" and name_of(subject) not in failed:
-            before = {} if name_of(subject) in names else acl_of(subject, change.theirs)
+        if subject[0] == "acl" and name_of(subject) in kept:
+            before = [] if name_of(subject) in names else acl_of(subject, change.theirs)
             after = acl_of(subject, change.ours)
-            for (verb, privilege, target), roles in missing(after, before).items():
-                grouped[verb, privilege, ", ".join(roles)].append(target)
-            for (verb, privilege, target), roles in missing(before, after).items():
-                grouped["revoke" if verb == "grant" else "grant", privilege, ", ".join(roles)].append(target)
-    for (verb, privilege, roles), targets in grouped.items():
+            turned = [right.turned() for right in before if right not in after]
+            for verb, privileges, roles, target in folded(turned + [right for right in after if right not in before]):
+                grouped[verb, privileges, roles].append(target)
+    for (verb, privileges, roles), targets in grouped.items():
         listed = f" {targets[0]} " if len(targets) == 1 else "\n  " + ",\n  ".join(targets) + "\n"
         to = "to" if verb == "grant" else "from"
-        yield Step(
-            ("acl", f"{verb} {privilege}"), f"{verb} {privilege}{listed}{to} {roles};", guarded=roles != "public"
-        )
+        step = f"{verb} {privileges}{listed}{to} {roles};"
+        yield Step(("acl", f"{verb} {privileges}"), step, guarded=roles != "public")
 
 
-def acl_of(subject: Subject, objects: dict[Subject, str]) -> Acl:
+def acl_of(subject: Subject, objects: dict[Subject, str]) -> list[Right]:
     """Return the grants and revokes of a dump in the words of `sql/`."""
-    found: Acl = defaultdict(list)
-    for line in ACL.finditer(objects.get(subject, "")):
-        kind = "" if line["kind"] == "TABLE" else f" {line['kind'].lower()}"
-        columns = line["privilege"].lower().replace("(", " (").replace(",", ", ")
-        privilege = "execute" if kind == " function" else columns
-        found[line["verb"].lower(), f"{privilege} on{kind}", line["target"].partition("(")[0]].append(
-            line["role"].lower()
+    return [
+        Right(
+            line["verb"].lower(),
+            "execute" if line["kind"] == "FUNCTION" else privilege.lower().replace("(", " ("),
+            "on" if line["kind"] == "TABLE" else f"on {line['kind'].lower()}",
+            line["target"].partition("(")[0],
+            line["role"].lower(),
         )
-    return found
+        for line in ACL.finditer(objects.get(subject, ""))
+        for privilege in line["privilege"].split(",")
+    ]
 
 
-def missing(wanted: Acl, held: Acl) -> Acl:
-    """Return what is wanted and not held."""
-    lacking = {key: [role for role in roles if role not in held.get(key, [])] for key, roles in wanted.items()}
-    return {key: roles for key, roles in lacking.items() if roles}
+def folded(rights: Iterable[Right]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield verb, privileges, roles and object of statements: roles with the same privilege, then privileges of the same roles."""
+    roles: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for right in rights:
+        roles[right.verb, right.privilege, right.on, right.target].append(right.role)
+    privileges: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for (verb, privilege, on, target), named in roles.items():
+        privileges[verb, ", ".join(named), on, target].append(privilege)
+    for (verb, named, on, target), found in privileges.items():
+        yield verb, f"{', '.join(found)} {on}", named, target
 
 
 def rendered(steps: Sequence[Step]) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import re
 import subprocess
+from itertools import groupby
 from pathlib import Path
 
 import psycopg
@@ -51,14 +52,15 @@ def migrations() -> list[Path]:
 
 
 def schema_of(server: Server, database: Database) -> list[str]:
-    """Return what pg_dump says of the schema, without the history of the migrations."""
+    """Return what pg_dump says of the schema, without the history of the migrations and the order in which rights were granted."""
     dump = subprocess.run(
         [server.bin_dir / "pg_dump", "--schema-only", "--exclude-schema=supabase_migrations", database.dsn],
         capture_output=True,
         encoding="utf-8",
         check=True,
     ).stdout
-    return TOKEN.sub("", dump).splitlines()
+    grouped = groupby(TOKEN.sub("", dump).splitlines(), key=lambda line: line.startswith("GRANT "))
+    return [line for is_grant, lines in grouped for line in (sorted(lines) if is_grant else lines)]
 
 
 def rows_of(database: Database) -> dict[str, list[str]]:

@@ -121,6 +121,8 @@ class _Run:
 
     def close(self) -> None:
         """Let go of the connections; a thread that still looks up a name is not waited for."""
+        # Python 3.13 warns of a generator that its loop leaves open.
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     def _must_wait(self) -> bool:
