@@ -17,6 +17,7 @@ import pytest
 from psycopg import sql
 
 from support import clock, forks
+from support.events import fill_past_months
 from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
 from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
 from support.rolled_back import SharedDatabase, in_transaction_block
@@ -141,6 +142,13 @@ def database(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
     else:
         with request.getfixturevalue("_shared_databases")().test() as connection:
             yield connection
+
+
+@pytest.fixture
+def past_months(database: psycopg.Connection) -> psycopg.Connection:
+    """Store and count three months of the past."""
+    fill_past_months(database)
+    return database
 
 
 @pytest.fixture

@@ -47,12 +47,12 @@ def imported(name: str) -> Iterator[str]:
 IMPORTS = {name: set(imported(name)) for name in MODULES}
 
 
-def package_of(name: str) -> str:
+def package_with(name: str) -> str:
     return name.split(".")[1] if "." in name else name
 
 
 def test_every_package_has_its_floor() -> None:
-    assert {package_of(name) for name in MODULES} - {"opskpi"} == set(FLOOR_OF)
+    assert {package_with(name) for name in MODULES} - {"opskpi"} == set(FLOOR_OF)
 
 
 @pytest.mark.parametrize("package", sorted(FLOOR_OF))
@@ -61,8 +61,8 @@ def test_a_package_imports_only_from_floors_below_its_own(package: str) -> None:
         f"{name} imports {other}"
         for name, others in IMPORTS.items()
         for other in sorted(others)
-        if package_of(name) == package != package_of(other)
-        if package_of(other) == "opskpi" or FLOOR_OF[package_of(other)] >= FLOOR_OF[package]
+        if package_with(name) == package != package_with(other)
+        if package_with(other) == "opskpi" or FLOOR_OF[package_with(other)] >= FLOOR_OF[package]
     ]
     assert upward == []
 

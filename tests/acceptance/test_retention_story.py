@@ -16,32 +16,26 @@ from psycopg import sql
 
 from opskpi.postgres import migrations
 from opskpi.upkeep import retention
-from support.events import AS_OF, Connection, add_event, add_events, refresh, rows, scalar, states
+from support.events import (
+    AS_OF,
+    MONTHS,
+    Connection,
+    add_events,
+    fill_past_months,
+    refresh,
+    rows,
+    scalar,
+    states,
+)
 from support.fixtures import Cli, Connect
 from support.postgres import Database, Server, running_server
 
 pytestmark = pytest.mark.database
 
-MONTHS = ("2026-01", "2026-02", "2026-03")
 STORED = "select event_type, event_timestamp from public.telemetry_events order by id"
 
 
-def fill(connection: Connection) -> None:
-    """Store and count three months of the past, whatever the clock says."""
-    for month in MONTHS:
-        connection.execute("select ops.create_partition(%s)", [f"{month}-01"])
-        add_event(connection, at=f"{month}-10T10:00Z", outcome="success", duration_ms=7)
-        add_event(connection, "hook_override", f"{month}-10T10:00Z", findings_count=1)
-    refresh(connection)
-
-
-@pytest.fixture
-def filled(database: Connection) -> Connection:
-    fill(database)
-    return database
-
-
-def test_the_rules_are_set_shown_and_applied(filled: Connection, cli: Cli):
+def test_the_rules_are_set_shown_and_applied(past_months: Connection, cli: Cli):
     assert "everything is kept for ever" in cli("retention").stdout
     assert "90 days" in cli("retention", "set", "events", "90d").stdout
     assert cli("retention", "set", "events", "forever", "--event-type", "hook_override").returncode == 0
@@ -53,42 +47,42 @@ def test_the_rules_are_set_shown_and_applied(filled: Connection, cli: Cli):
     assert [(month["event_types"], month["events"]) for month in shown["months"]][:1] == [
         (["hook_override", "slsa_provenance"], 2)
     ]
-    before = states(filled)
+    before = states(past_months)
     planned = json.loads(cli("retention", "run", "--dry-run", "--json").stdout)
     assert [row["removed"] for row in planned["freed"]] == [1, 1, 1]
-    assert len(rows(filled, "select from public.telemetry_events")) == 6
+    assert len(rows(past_months, "select from public.telemetry_events")) == 6
     said = cli("retention", "run")
     assert said.stdout.splitlines()[0] == (
         "delete telemetry_events_2026_01: 1 events of type slsa_provenance, before 2026-02-01 00:00 UTC"
     )
     assert "nothing is older" in cli("retention", "run").stdout
-    assert states(filled) == before
+    assert states(past_months) == before
     assert cli("retention", "set", "events", "default", "--event-type", "hook_override").returncode == 0
-    assert [rule.event_type for rule in retention.rules(filled)] == [""]
+    assert [rule.event_type for rule in retention.rules(past_months)] == [""]
 
 
-def test_run_does_it_too_and_says_so(filled: Connection, cli: Cli):
+def test_run_does_it_too_and_says_so(past_months: Connection, cli: Cli):
     assert json.loads(cli("run", "--json").stdout)["retention"] == {"freed": [], "obstacles": []}
     cli("retention", "set", "events", "90d")
     said = cli("run").stdout
     assert "drop   telemetry_events_2026_01: the whole month, 2 events, " in said
-    assert scalar(filled, "select count(*) from public.telemetry_events") == 0
+    assert scalar(past_months, "select count(*) from public.telemetry_events") == 0
     assert "telemetry_events_2026" not in cli("run").stdout
 
 
 @pytest.mark.parametrize("waits_on", ["removed_months", "job_runs"])
 def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
-    filled: Connection, connect: Connect, migrated_database: Database, waits_on
+    past_months: Connection, connect: Connect, migrated_database: Database, waits_on
 ):
-    add_events(filled, 20_500, "workflow_run", "2026-02-11T10:00Z", outcome="success", workflow="w", duration_ms=1)
-    while refresh(filled).state == "more":
+    add_events(past_months, 20_500, "workflow_run", "2026-02-11T10:00Z", outcome="success", workflow="w", duration_ms=1)
+    while refresh(past_months).state == "more":
         pass
     for event_type in ("slsa_provenance", "workflow_run"):
-        filled.execute("select ops.set_retention('events', '90 days', %s)", [event_type])
-    before = states(filled)
-    filled.execute("select ops.retain(%s)", [AS_OF])
-    filled.execute("select ops.retain(%s)", [AS_OF])
-    left = scalar(filled, "select count(*) from public.telemetry_events")
+        past_months.execute("select ops.set_retention('events', '90 days', %s)", [event_type])
+    before = states(past_months)
+    past_months.execute("select ops.retain(%s)", [AS_OF])
+    past_months.execute("select ops.retain(%s)", [AS_OF])
+    left = scalar(past_months, "select count(*) from public.telemetry_events")
     blocker = connect(autocommit=False)
     blocker.execute(f"lock table ops.{waits_on} in share mode".encode())
     process = subprocess.Popen(
@@ -99,23 +93,23 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
     )
     waiting = "select pid from pg_stat_activity where application_name = 'opskpi' and wait_event_type = 'Lock'"
     deadline = time.monotonic() + 30
-    while not (found := rows(filled, waiting)):
+    while not (found := rows(past_months, waiting)):
         assert time.monotonic() < deadline
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     # The backend learns of it when it next speaks to its client; it is ended here, in the middle of its step.
-    filled.execute("select pg_terminate_backend(%s)", [found[0][0]])
-    while rows(filled, "select from pg_stat_activity where application_name = 'opskpi'"):
+    past_months.execute("select pg_terminate_backend(%s)", [found[0][0]])
+    while rows(past_months, "select from pg_stat_activity where application_name = 'opskpi'"):
         assert time.monotonic() < deadline
     blocker.rollback()
-    assert scalar(filled, "select count(*) from public.telemetry_events") == left
-    assert states(filled) == before
-    freed = retention.run(filled, as_of=AS_OF).freed
+    assert scalar(past_months, "select count(*) from public.telemetry_events") == left
+    assert states(past_months) == before
+    freed = retention.run(past_months, as_of=AS_OF).freed
     # March is not old enough, and overrides are kept.
     assert sum(row.removed or 0 for row in freed) == left - len(MONTHS) - 1
-    assert retention.plan(filled, AS_OF) == []
-    assert states(filled) == before
+    assert retention.plan(past_months, AS_OF) == []
+    assert states(past_months) == before
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +131,7 @@ def test_a_backend_that_is_killed_leaves_what_the_next_run_finishes(mortal: Serv
         closing(psycopg.connect(mortal.dsn(name))) as blocker,
     ):
         migrations.migrate(connection)
-        fill(connection)
+        fill_past_months(connection)
         connection.execute("select ops.set_retention('hours', '90 days')")
         if waits_on != "removed_periods":
             connection.execute("select ops.set_retention('events', '90 days')")

@@ -95,7 +95,7 @@ def delivery(kind: str, /, **changed: Any) -> Delivery:
 
 
 def send_to(
-    address: str, kind: str, environ: dict[str, str] | None = None, /, *, timeouts: Timeouts = PATIENT, **changed: Any
+    address: str, kind: str, environ: dict[str, str] | None = None, timeouts: Timeouts = PATIENT, /, **changed: Any
 ) -> Outcome:
     outcome = send(delivery(kind, **changed), {"OPS_SECRET": address} | (environ or {}), timeouts=timeouts)
     assert TOKEN not in repr(outcome)
@@ -218,7 +218,7 @@ def test_a_redirect_is_not_followed(http):
 def test_a_server_that_does_not_answer_in_time_is_tried_again(http):
     http.answering.clear()
     hasty = Timeouts(connect=3, total=3)
-    assert send_to(http.url, "webhook", timeouts=hasty) == Retry(None, "no answer in time", channel_wide=True)
+    assert send_to(http.url, "webhook", {}, hasty) == Retry(None, "no answer in time", channel_wide=True)
     assert len(http.requests) == 1
 
 
@@ -235,7 +235,7 @@ def test_a_server_that_trickles_its_answer_does_not_hold_up_the_others():
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         thread = threading.Thread(target=trickle)
         thread.start()
-        outcome = send_to(f"http://127.0.0.1:{server.getsockname()[1]}/{TOKEN}", "webhook", timeouts=HASTY)
+        outcome = send_to(f"http://127.0.0.1:{server.getsockname()[1]}/{TOKEN}", "webhook", {}, HASTY)
         gone.set()
         thread.join()
     assert outcome == Retry(None, "no answer in time", channel_wide=True)
@@ -408,7 +408,7 @@ def test_a_mail_server_that_is_down_is_tried_again():
 
 def test_a_mail_server_that_says_nothing_is_tried_again():
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        outcome = send_to(f"smtp://127.0.0.1:{silent.getsockname()[1]}", "email", timeouts=HASTY)
+        outcome = send_to(f"smtp://127.0.0.1:{silent.getsockname()[1]}", "email", {}, HASTY)
     assert outcome == Retry(None, "no answer in time", channel_wide=True)
 
 

@@ -22,6 +22,7 @@ from opskpi.ingestion.batches import BATCH_RECORDS
 from opskpi.ingestion.files import Refusal, Summary, ingest
 from opskpi.ingestion.storing import REFUSALS_KEPT
 from support import forks
+from support.fixtures import Connect
 from support.forks import JOBS
 
 EVENTS = 3 * BATCH_RECORDS
@@ -427,7 +428,7 @@ def second_connections() -> list[psycopg.Connection]:
 
 
 @pytest.fixture
-def open_another(connect, second_connections: list[psycopg.Connection]) -> Callable[[], psycopg.Connection]:
+def open_another(connect: Connect, second_connections: list[psycopg.Connection]) -> Callable[[], psycopg.Connection]:
     def open_and_keep() -> psycopg.Connection:
         second_connections.append(connect())
         return second_connections[-1]

@@ -4,9 +4,11 @@ import io
 import json
 import sys
 import textwrap
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -297,11 +299,11 @@ def replaced_once(text: str, old: str, new: str) -> str:
 
 
 @pytest.fixture
-def reading(tmp_path, monkeypatch):
+def reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Definitions]:
     """Reads texts as slo.yaml, b.yaml, c.yaml, d.yaml in this order."""
     monkeypatch.chdir(tmp_path)
 
-    def read(*texts: str | bytes, known_channels=()) -> Definitions:
+    def read(*texts: str | bytes, known_channels: Collection[str] = ()) -> Definitions:
         paths = [Path(name) for name in ("slo.yaml", "b.yaml", "c.yaml", "d.yaml")[: len(texts)]]
         for path, text in zip(paths, texts, strict=True):
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -311,10 +313,10 @@ def reading(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def faults(reading):
+def faults(reading: Callable[..., Definitions]) -> Callable[..., list[str]]:
     """The messages about texts that are refused."""
 
-    def refuse(*texts: str | bytes, known_channels=("on-call",)) -> list[str]:
+    def refuse(*texts: str | bytes, known_channels: Collection[str] = ("on-call",)) -> list[str]:
         with pytest.raises(OpsKpiError) as refused:
             reading(*texts, known_channels=known_channels)
         assert refused.value.exit_code is ExitCode.BAD_ARGUMENT
@@ -504,7 +506,7 @@ TARGETS = [
 # fmt: on
 
 
-def check_refusal(faults, template: str, old: str, new: str, expected: list[str]) -> None:
+def check_refusal(faults: Callable[..., list[str]], template: str, old: str, new: str, expected: list[str]) -> None:
     messages = faults(complete(template, replaced_once(TEMPLATES[template], old, new)))
     assert len(messages) == len(expected), messages
     for message, beginning in zip(messages, expected, strict=True):
@@ -1054,7 +1056,7 @@ def optional(**values: st.SearchStrategy) -> st.SearchStrategy[dict]:
 
 
 @st.composite
-def promises(draw, name: str) -> Slo:
+def promises(draw: st.DrawFn, name: str) -> Slo:
     objective = draw(st.sampled_from(["error_rate", "latency", "availability"]))
     calendar = draw(st.booleans())
     sliced = draw(st.booleans())
@@ -1085,7 +1087,7 @@ def promises(draw, name: str) -> Slo:
 
 
 @st.composite
-def burning(draw, slo: Slo | None) -> dict:
+def burning(draw: st.DrawFn, slo: Slo | None) -> dict[str, Any]:
     """The columns of a burn-rate condition that its SLO can reach."""
     long_window = draw(spans)
     short = draw(st.none() | st.integers(1, 100).map(lambda count: timedelta(minutes=5 * count)))
@@ -1105,7 +1107,7 @@ def burning(draw, slo: Slo | None) -> dict:
 
 
 @st.composite
-def rules(draw, slo: Slo | None, name: str) -> Rule:
+def rules(draw: st.DrawFn, slo: Slo | None, name: str) -> Rule:
     silence = st.sampled_from(["silent_agents", "silent_input", "silent_jobs"])
     kind = draw(
         st.sampled_from(["burn_rate", "budget_exhausted", "silent_input"])
@@ -1142,7 +1144,7 @@ def rules(draw, slo: Slo | None, name: str) -> Rule:
 
 
 @st.composite
-def channels(draw, name: str) -> Channel:
+def channels(draw: st.DrawFn, name: str) -> Channel:
     kind = draw(st.sampled_from(["slack", "email", "webhook", "apprise"]))
     settings_of = {
         "email": {"to": ["a@example.org", "b@example.org"], "from": "c@d"},
@@ -1163,7 +1165,7 @@ def channels(draw, name: str) -> Channel:
 
 
 @st.composite
-def drawn_definitions(draw) -> Definitions:
+def drawn_definitions(draw: st.DrawFn) -> Definitions:
     some = st.lists(names, unique=True, max_size=2)
     slos = [draw(promises(name)) for name in draw(some)]
     of_slos = [draw(rules(slo, name)) for slo in slos for name in draw(some)]

@@ -410,7 +410,7 @@ def bare_call_of(function: Function) -> sql.SQL:
     return sql.SQL(cast("LiteralString", f"select {function.call}"))
 
 
-def rows_of(connection: psycopg.Connection, relation: Relation, org: str | None = None) -> list[str]:
+def rows_seen_in(connection: psycopg.Connection, relation: Relation, org: str | None = None) -> list[str]:
     """Return the rows of a relation, or those of one org, as sorted texts."""
     query = sql.SQL("select record::text from {} as record {} order by 1").format(
         relation.source,
@@ -530,9 +530,9 @@ def test_a_user_sees_all_of_the_own_org_and_nothing_else(
     wrong: dict[str, object] = {}
     for relation in readable(owner, "authenticated"):
         with acting_as(owner, "authenticated", **claims):
-            seen = rows_of(owner, relation)
+            seen = rows_seen_in(owner, relation)
             as_owner_within(owner)
-            theirs = rows_of(owner, relation, org) if relation.has_org else seen
+            theirs = rows_seen_in(owner, relation, org) if relation.has_org else seen
         if seen != theirs or marks_in("\n".join(seen)) - {org}:
             wrong[relation.name] = (len(seen), len(theirs), seen[:3])
     assert wrong == {}
@@ -553,7 +553,7 @@ def test_a_user_with_a_malformed_org_sees_nothing_of_any_org(
 ) -> None:
     tenants_own = [relation for relation in readable(owner, "authenticated") if relation.has_org]
     with acting_as(owner, "authenticated", app_metadata={"org_id": claim}):
-        seen = {relation.name: rows for relation in tenants_own if (rows := rows_of(owner, relation))}
+        seen = {relation.name: rows for relation in tenants_own if (rows := rows_seen_in(owner, relation))}
     assert seen == {}
 
 
@@ -564,7 +564,7 @@ def test_what_is_not_kept_by_org_says_nothing_of_any_org(owner: psycopg.Connecti
         # Its only_org_id is what v_ops_alert_silences calls org_id.
         if not relation.has_org
         and relation.name != "ops.alert_silences"
-        and (marks := marks_in("\n".join(rows_of(owner, relation))))
+        and (marks := marks_in("\n".join(rows_seen_in(owner, relation))))
     }
     assert telling == {}
 
@@ -576,9 +576,9 @@ def test_the_service_role_sees_what_the_owner_sees(owner: psycopg.Connection, ac
     assert {relation.name for relation in readable(owner, "authenticated")} <= names
     for relation in granted:
         with acting_as(owner, "service_role"):
-            seen = rows_of(owner, relation)
+            seen = rows_seen_in(owner, relation)
             as_owner_within(owner)
-            everything = rows_of(owner, relation)
+            everything = rows_seen_in(owner, relation)
         if seen != everything:
             wrong[relation.name] = (len(seen), len(everything))
     assert wrong == {}

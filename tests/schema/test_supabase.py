@@ -13,7 +13,8 @@ import pytest
 from psycopg import sql
 
 from opskpi.postgres import connecting, migrations
-from schema.test_migrations import (
+from support.fixtures import CreateDatabase
+from support.migrated import (
     OLD_AUDITS,
     OLD_ROWS,
     SNAPSHOT,
@@ -21,7 +22,6 @@ from schema.test_migrations import (
     migration_history,
     schema_without_own_relations,
 )
-from support.fixtures import CreateDatabase
 from support.postgres import Database, Server, unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]

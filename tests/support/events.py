@@ -17,6 +17,7 @@ from psycopg.types.json import Json, Jsonb
 NIL = UUID(int=0)
 NOON = "2026-03-10T12:00:00Z"
 AS_OF = "2026-06-01T00:00:00Z"
+MONTHS = ("2026-01", "2026-02", "2026-03")
 Connection = psycopg.Connection[Any]
 
 
@@ -101,6 +102,15 @@ def add_events(
         " select %s, %s, %s, %s from generate_series(1, %s)",
         [event_type, at, org_id, Jsonb(said), count],
     )
+
+
+def fill_past_months(connection: Connection) -> None:
+    """Store and count three months of the past, whatever the clock says."""
+    for month in MONTHS:
+        connection.execute("select ops.create_partition(%s)", [f"{month}-01"])
+        add_event(connection, at=f"{month}-10T10:00Z", outcome="success", duration_ms=7)
+        add_event(connection, "hook_override", f"{month}-10T10:00Z", findings_count=1)
+    refresh(connection)
 
 
 def ingest(connection: Connection, *documents: Mapping[str, object]) -> dict[str, Any]:

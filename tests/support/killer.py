@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from opskpi.hooks import record, sender, state
 from opskpi.hooks.storage import Folder
@@ -18,11 +20,11 @@ CALLS = (
 )
 
 
-def die_before(number):
+def die_before(number: int) -> None:
     made = 0
 
-    def counted(call):
-        def counting(*arguments, **named):
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*arguments: Any, **named: Any) -> Any:
             nonlocal made
             made += 1
             if made == number:
@@ -36,7 +38,7 @@ def die_before(number):
             setattr(module, name, counted(getattr(module, name)))
 
 
-def until_it_completes(act, before):
+def until_it_completes(act: Callable[[int], object], before: Callable[[int], object]) -> int:
     number = 0
     while True:
         number += 1
@@ -53,14 +55,14 @@ def until_it_completes(act, before):
         assert number < 2000
 
 
-def main():
+def main() -> None:
     act, folder = sys.argv[1:]
 
-    def add(number):
+    def add(number: int) -> None:
         for hook_type in ("pre-commit", "bad"):
             assert record("hook_execution", hook_type=hook_type, result="blocked", duration_ms=number)
 
-    def add_and_rest(number):
+    def add_and_rest(number: int) -> None:
         with Folder(folder) as opened:
             kept = state.load(opened)
             kept.requests = []

@@ -6,10 +6,8 @@ import pytest
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.upkeep import retention
 from opskpi.upkeep.retention import Removal, in_words, parsed_age
-from support.events import AS_OF, Connection, add_event, refresh, rows
+from support.events import AS_OF, Connection, rows
 from support.fixtures import Cli, Connect
-
-MONTHS = ("2026-01", "2026-02", "2026-03")
 
 
 @pytest.mark.parametrize(
@@ -43,17 +41,6 @@ def test_a_removal_is_one_line():
     assert in_words(partly) == "telemetry_events_2026_01: 2 events of type x; the rest not now: why"
 
 
-@pytest.fixture
-def filled(database: Connection) -> Connection:
-    """Store and count three months of the past, whatever the clock says."""
-    for month in MONTHS:
-        database.execute("select ops.create_partition(%s)", [f"{month}-01"])
-        add_event(database, at=f"{month}-10T10:00Z", outcome="success", duration_ms=7)
-        add_event(database, "hook_override", f"{month}-10T10:00Z", findings_count=1)
-    refresh(database)
-    return database
-
-
 @pytest.mark.database
 def test_an_unknown_type_is_answered_with_the_known_ones(cli: Cli):
     answer = cli("retention", "set", "events", "90d", "--event-type", "hook_executions")
@@ -62,7 +49,7 @@ def test_an_unknown_type_is_answered_with_the_known_ones(cli: Cli):
 
 
 @pytest.mark.database
-def test_what_is_in_the_way_is_said_and_is_no_failure(filled: Connection, cli: Cli, connect: Connect):
+def test_what_is_in_the_way_is_said_and_is_no_failure(past_months: Connection, cli: Cli, connect: Connect):
     cli("retention", "set", "events", "90d")
     reader = connect(autocommit=False)
     reader.execute("select count(*) from public.telemetry_events")
@@ -71,15 +58,17 @@ def test_what_is_in_the_way_is_said_and_is_no_failure(filled: Connection, cli: C
 
 
 @pytest.mark.database
-def test_a_failure_is_in_the_journal(filled: Connection):
-    filled.execute("select ops.set_retention('events', '90 days')")
-    filled.execute(
+def test_a_failure_is_in_the_journal(past_months: Connection):
+    past_months.execute("select ops.set_retention('events', '90 days')")
+    past_months.execute(
         "create function public.fail() returns trigger language plpgsql as $$ begin raise 'no room'; end $$;"
         " create trigger fail before insert on ops.removed_events for each row execute function public.fail()"
     )
     with pytest.raises(OpsKpiError, match="no room"):
-        retention.run(filled, as_of=AS_OF)
-    assert rows(filled, "select outcome, message from ops.job_runs where job = 'retention'") == [("failure", "no room")]
-    assert len(rows(filled, "select from public.telemetry_events")) == 6
+        retention.run(past_months, as_of=AS_OF)
+    assert rows(past_months, "select outcome, message from ops.job_runs where job = 'retention'") == [
+        ("failure", "no room")
+    ]
+    assert len(rows(past_months, "select from public.telemetry_events")) == 6
     with pytest.raises(psycopg.errors.RaiseException):
-        filled.execute("select ops.retain(%s)", [AS_OF])
+        past_months.execute("select ops.retain(%s)", [AS_OF])

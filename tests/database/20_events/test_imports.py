@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,7 +19,7 @@ TOTALS = ("total_executions", "blocked_count", "allowed_count", "overridden_coun
 
 
 @pytest.fixture
-def figures_of_python(shared_data) -> dict[str, Any]:
+def figures_of_python(shared_data: Path) -> dict[str, Any]:
     return json.loads((shared_data / "data/hooks/expected.json").read_text("utf-8"))
 
 

@@ -351,7 +351,7 @@ class Latest:
 
 
 @pytest.fixture
-def newest(database, tmp_path):
+def newest(database: psycopg.Connection, tmp_path: Path) -> Latest:
     return Latest(database, tmp_path)
 
 

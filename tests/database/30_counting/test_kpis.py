@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.events import NIL, add_event, add_events, instant, kpis, rebuild, refresh, rows, scalar
+from support.events import NIL, Connection, add_event, add_events, instant, kpis, rebuild, refresh, rows, scalar
 from support.oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -28,7 +28,7 @@ QUANTILE = (
 EDGES = [Decimal("0.001") * Decimal("1.0198") ** place for place in range(2200)]
 
 
-def value_of(connection, metric: str) -> Decimal | None:
+def value_of_the_day(connection: Connection, metric: str) -> Decimal | None:
     found = [value for start, labels, value in kpis(connection, metric) if start == DAY and not labels]
     return found[0] if found else None
 
@@ -37,15 +37,15 @@ def test_a_rate_is_a_ratio_of_sums_not_an_average_of_hourly_rates(database):
     add_events(database, 9, "slsa_provenance", "2026-03-10T01:00Z", outcome="success")
     add_event(database, at="2026-03-10T02:00Z", outcome="failure")
     refresh(database)
-    assert value_of(database, "provenance_success_rate") == 90
-    assert value_of(database, "provenance_failure_rate") == 10
+    assert value_of_the_day(database, "provenance_success_rate") == 90
+    assert value_of_the_day(database, "provenance_failure_rate") == 10
 
 
 def test_cancelled_and_skipped_runs_count_in_no_rate(database):
     for outcome in ("success", "failure", "cancelled", "skipped", "unheard of"):
         add_event(database, outcome=outcome)
     refresh(database)
-    assert (value_of(database, "provenance_success_rate"), value_of(database, "error_rate")) == (50, 50)
+    assert (value_of_the_day(database, "provenance_success_rate"), value_of_the_day(database, "error_rate")) == (50, 50)
 
 
 def test_without_a_denominator_there_is_no_row_neither_0_nor_100(database):
@@ -62,14 +62,14 @@ def test_the_error_rate_is_of_all_types_that_have_an_outcome(database):
     add_event(database, "undescribed", outcome="failure")
     add_event(database, "hook_execution", result="blocked")
     refresh(database)
-    assert value_of(database, "error_rate") == Decimal("33.333333")
+    assert value_of_the_day(database, "error_rate") == Decimal("33.333333")
 
 
 def test_an_average_is_of_the_values_that_are_there(database):
     for said in ({"duration_ms": 0.1}, {"duration_ms": 0.2}, {"duration_ms": None}, {}, {"duration_ms": -5}):
         add_event(database, "api_request", metadata=json.dumps(said))
     refresh(database)
-    assert value_of(database, "api_avg_response_ms") == Decimal("0.15")
+    assert value_of_the_day(database, "api_avg_response_ms") == Decimal("0.15")
 
 
 def test_the_metadata_says_how_the_value_came_about(database):
@@ -204,7 +204,7 @@ def test_a_percentile_is_within_one_percent_of_percentile_disc(database, values,
 def test_the_percentile_of_a_single_value_is_that_value_within_one_percent(database, value):
     add_event(database, "api_request", metadata=f'{{"duration_ms": {value}}}')
     refresh(database)
-    found = value_of(database, "api_p95_response_ms")
+    found = value_of_the_day(database, "api_p95_response_ms")
     assert found is not None
     exact = Fraction(value) if Fraction(value) > Fraction(1, 1000) else Fraction(0)
     assert abs(Fraction(found) - exact) <= exact / 100

@@ -53,7 +53,7 @@ def explain(
 
 
 @pytest.fixture
-def deploys(database):
+def deploys(database: Connection) -> Connection:
     """Store ten good deploys an hour from 9 to 11, and five failed ones at 10."""
     add_slo(database)
     for hour in (9, 10, 11):
@@ -289,7 +289,7 @@ SLICES = [None, ("5 minutes", "0.5"), ("1 hour", "0.75"), ("1 day", "0.6"), ("1 
 
 
 @pytest.fixture(params=SLICES, ids=str)
-def random_objectives(database, request):
+def random_objectives(database: Connection, request: pytest.FixtureRequest) -> Connection:
     """Store random events, three objectives and some maintenance of both orgs."""
     for objective, threshold_ms in OBJECTIVES.items():
         add_slo(

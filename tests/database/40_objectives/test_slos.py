@@ -53,7 +53,7 @@ def versions(connection: Connection, slo: str = "deploys") -> list[tuple[object,
 
 
 @pytest.fixture
-def promised(database):
+def promised(database: Connection) -> Connection:
     """Promise something of the deploys, and show instants in UTC."""
     database.execute("set timezone = 'UTC'")
     add_slo(database)
@@ -266,7 +266,7 @@ def test_inserting_an_objective_that_stands_changes_nothing(promised):
 
 
 @pytest.fixture
-def tightened(database):
+def tightened(database: Connection) -> Connection:
     """Promise half of the deploys within 100 ms, and 90 % of them within 50 ms from SECOND on."""
     add_slo(database, objective="latency", threshold_ms=100, target="0.5")
     for day in (8, 12):

@@ -1,6 +1,8 @@
 """The objectives: what counts as good, in which window, and what the status says."""
 
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,10 +18,10 @@ RELEASE = "slsa_provenance"
 
 
 @pytest.fixture
-def status_after_refresh(database):
+def status_after_refresh(database: Connection) -> Callable[..., tuple[Any, ...]]:
     """Refresh as if the clock showed AS_OF, and return a way to evaluate one objective."""
 
-    def evaluate(slo: str, *columns: str, as_of: str = AS_OF, ran_at: str | None = None):
+    def evaluate(slo: str, *columns: str, as_of: str = AS_OF, ran_at: str | None = None) -> tuple[Any, ...]:
         refresh(database, as_of=as_of)
         database.execute("update ops.job_runs set finished_at = %s", [ran_at or as_of])
         query = "select to_jsonb(evaluated) from ops.evaluate_slos(%s) as evaluated where slo_name = %s"

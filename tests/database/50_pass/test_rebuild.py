@@ -5,7 +5,7 @@ import time
 import psycopg
 import pytest
 
-from support.events import AS_OF, add_audit, add_event, rebuild, refresh, rows, scalar, states
+from support.events import AS_OF, Connection, add_audit, add_event, rebuild, refresh, rows, scalar, states
 from support.oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -31,7 +31,7 @@ SINCE, UNTIL = "2026-03-09T00:00Z", "2026-03-16T00:00Z"
 
 
 @pytest.fixture
-def three_days(database):
+def three_days(database: Connection) -> Connection:
     for day in (9, 10, 15):
         for outcome in ("success", "failure", "cancelled"):
             at = f"2026-03-{day:02}T10:07Z"

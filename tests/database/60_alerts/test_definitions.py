@@ -6,7 +6,7 @@ import pytest
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from support.events import rows, scalar
+from support.events import Connection, rows, scalar
 
 pytestmark = pytest.mark.database
 
@@ -39,7 +39,7 @@ RULE: dict[str, Any] = {
 }
 
 
-def apply(connection, **definitions) -> list[tuple[Any, ...]]:
+def apply(connection: Connection, **definitions: object) -> list[tuple[Any, ...]]:
     query = "select kind, name, change, differences from ops.apply_definitions(%s)"
     return rows(connection, query, Jsonb(definitions))
 

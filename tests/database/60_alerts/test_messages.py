@@ -1,5 +1,6 @@
 """Who hears what, and when: channels, groups, repeats, inhibition and silences."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -15,7 +16,7 @@ ONE, TWO = UUID(int=1), UUID(int=2)
 
 
 @pytest.fixture
-def raised(database: Connection):
+def raised(database: Connection) -> Callable[..., None]:
     """Let an alert fire since noon: `raised("burn", severity="page", subject="deploys", service="shop")`."""
 
     def add(

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Json, Jsonb
 
-from support.events import add_event, ingest, instant, rebuild, refresh, refused, rows, scalar
+from support.events import Connection, add_event, ingest, instant, rebuild, refresh, refused, rows, scalar
 from support.oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -24,13 +24,15 @@ KEY_ID = "0123456789ab"
 DEFAULT_POLICY = {"telemetry": {"enabled": True}}
 
 
-def create_key(database, key_id: str = KEY_ID, scopes: str = "{ingest}", expires_at: str | None = None) -> None:
+def create_key(
+    database: Connection, key_id: str = KEY_ID, scopes: str = "{ingest}", expires_at: str | None = None
+) -> None:
     database.execute(
         "select ops.create_api_key(%s, 'laptop', %s, sha256('secret'), %s, %s)", [ORG_A, key_id, scopes, expires_at]
     )
 
 
-def find_key(database, key_id: str = KEY_ID) -> list[tuple[Any, ...]]:
+def find_key(database: Connection, key_id: str = KEY_ID) -> list[tuple[Any, ...]]:
     return rows(database, "select org_id, key_sha256 = sha256('secret'), scopes from ops.find_api_key(%s)", key_id)
 
 
@@ -43,8 +45,8 @@ def hook_run(at: str = NOON, agent: UUID = ANNA, org: UUID = ORG_A, **said: obje
 
 
 def hook_metrics(
-    database, since: str = "2026-03-01", until: str = "2026-03-31", org: UUID = ORG_A, **filters: str
-) -> dict:
+    database: Connection, since: str = "2026-03-01", until: str = "2026-03-31", org: UUID = ORG_A, **filters: str
+) -> dict[str, Any]:
     return scalar(
         database,
         "select public.hook_metrics(%s, %s::date, %s::date, %s, %s)",
@@ -170,7 +172,7 @@ def test_only_an_admin_sets_the_policy_and_only_of_the_own_org(database, acting_
         database.execute("select public.current_policy(%s)", [ORG_A])
 
 
-def count_request(database, at: str | timedelta, *agents: UUID, org: UUID = ORG_A) -> None:
+def count_request(database: Connection, at: str | timedelta, *agents: UUID, org: UUID = ORG_A) -> None:
     as_of = instant(NOON) + at if isinstance(at, timedelta) else instant(at)
     database.execute("select ops.count_request(%s, %s, %s)", [org, list(agents), as_of])
 

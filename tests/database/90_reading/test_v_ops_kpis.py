@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from psycopg import sql
 
-from support.events import NIL, add_audit, add_event, instant, refresh, rows
+from support.events import NIL, Connection, add_audit, add_event, instant, refresh, rows
 
 pytestmark = pytest.mark.database
 
@@ -29,18 +29,18 @@ DAY = instant("2026-03-10T00:00Z")
 RED, BLUE = UUID(int=1), UUID(int=2)
 
 
-def view_names(connection) -> list[str]:
+def view_names(connection: Connection) -> list[str]:
     query = "select viewname from pg_views where schemaname = 'public' and viewname like 'v\\_ops\\_%%' order by 1"
     return [name for (name,) in rows(connection, query)]
 
 
-def columns(connection, view: str) -> list[str]:
+def columns(connection: Connection, view: str) -> list[str]:
     query = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 order by attnum"
     return [name for (name,) in rows(connection, query, f"public.{view}")]
 
 
 @pytest.fixture
-def hooks(database):
+def hooks(database: Connection) -> Connection:
     for agent, team in ((RED, "red"), (BLUE, "blue")):
         database.execute("insert into ops.agents (org_id, agent_id, team) values (%s, %s, %s)", [NIL, agent, team])
     for agent, hook, result, duration_ms, pattern in (
