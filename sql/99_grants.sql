@@ -228,6 +228,7 @@ grant execute on function
   ops.add_pseudonyms,
   ops.anonymised_events,
   ops.anonymise_incoming,
+  ops.cast_anonymised,
   ops.check_anonymised,
   ops.anonymous_senders
 to authenticated, service_role;

@@ -38,11 +38,11 @@ comment on function ops.event_limits() is
   'The limits that every check of an event uses; the planner puts them into a query as constants.';
 
 create function ops.field_rules(fields jsonb)
-returns table (field text, step integer, is_required boolean, is_implied boolean, place text, test text, reason text)
+returns jsonb
 language sql
 immutable
 set search_path = ''
-begin atomic
+return (
   with asked as (
     select
       rule.key as field,
@@ -52,59 +52,75 @@ begin atomic
       rule.value ->> 'type' as wanted_type,
       rule.value
     from jsonb_each(field_rules.fields) with ordinality as rule
+  ),
+  tests as (
+    select asked.field, asked.ordinality, asked.place, asked.is_required, rule.step, rule.test, rule.reason, rule.is_implied
+    from asked
+    cross join lateral (
+      values
+        (1, case when asked.is_required then asked.place || '.type() != "null"' end, 'is required', asked.wanted_type is not null),
+        (
+          2,
+          asked.place || '.type() == ' || to_jsonb(case when asked.wanted_type in ('text', 'uuid') then 'string' else asked.wanted_type end)::text,
+          case asked.wanted_type when 'uuid' then 'must be a UUID' else 'must be of type ' || asked.wanted_type end,
+          false
+        ),
+        (
+          3,
+          case
+            when asked.wanted_type = 'uuid'
+              then asked.place || ' like_regex "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"'
+          end,
+          'must be a UUID',
+          -- These two are columns as well, whose check takes less time.
+          asked.field in ('agent_id', 'org_id')
+        ),
+        (4, case when asked.wanted_type = 'number' then asked.place || ' >= 0' end, 'must be 0 or more', false),
+        (
+          5,
+          case when asked.wanted_type = 'number' then asked.place || ' <= ' || ((ops.event_limits()).largest_number)::text end,
+          'must be at most 10^' || trim_scale(log((ops.event_limits()).largest_number))::text,
+          false
+        ),
+        (
+          6,
+          (
+            select '(' || string_agg(asked.place || ' == ' || allowed.value::text, ' || ' order by allowed.ordinality) || ')'
+            from jsonb_array_elements(asked.value -> 'one_of') with ordinality as allowed
+          ),
+          'must be one of ' || (asked.value ->> 'one_of'),
+          false
+        ),
+        (
+          7,
+          (
+            select string_agg('exists(' || asked.place || '.' || to_jsonb(wanted.value)::text || ')', ' && ' order by wanted.ordinality)
+            from jsonb_array_elements_text(asked.value -> 'keys') with ordinality as wanted
+          ),
+          'must have the keys ' || (asked.value ->> 'keys'),
+          false
+        )
+    ) as rule (step, test, reason, is_implied)
+    where rule.test is not null
   )
-  select asked.field, rule.step, asked.is_required, rule.is_implied, asked.place, rule.test, rule.reason
-  from asked
-  cross join lateral (
-    values
-      (1, case when asked.is_required then asked.place || '.type() != "null"' end, 'is required', asked.wanted_type is not null),
-      (
-        2,
-        asked.place || '.type() == ' || to_jsonb(case when asked.wanted_type in ('text', 'uuid') then 'string' else asked.wanted_type end)::text,
-        case asked.wanted_type when 'uuid' then 'must be a UUID' else 'must be of type ' || asked.wanted_type end,
-        false
-      ),
-      (
-        3,
-        case
-          when asked.wanted_type = 'uuid'
-            then asked.place || ' like_regex "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"'
-        end,
-        'must be a UUID',
-        -- These two are also columns, whose check costs less.
-        asked.field in ('agent_id', 'org_id')
-      ),
-      (4, case when asked.wanted_type = 'number' then asked.place || ' >= 0' end, 'must be 0 or more', false),
-      (
-        5,
-        case when asked.wanted_type = 'number' then asked.place || ' <= ' || ((ops.event_limits()).largest_number)::text end,
-        'must be at most 10^' || trim_scale(log((ops.event_limits()).largest_number))::text,
-        false
-      ),
-      (
-        6,
-        (
-          select '(' || string_agg(asked.place || ' == ' || allowed.value::text, ' || ' order by allowed.ordinality) || ')'
-          from jsonb_array_elements(asked.value -> 'one_of') with ordinality as allowed
-        ),
-        'must be one of ' || (asked.value ->> 'one_of'),
-        false
-      ),
-      (
-        7,
-        (
-          select string_agg('exists(' || asked.place || '.' || to_jsonb(wanted.value)::text || ')', ' && ' order by wanted.ordinality)
-          from jsonb_array_elements_text(asked.value -> 'keys') with ordinality as wanted
-        ),
-        'must have the keys ' || (asked.value ->> 'keys'),
-        false
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'field', tests.field,
+        'place', tests.place,
+        'required', tests.is_required,
+        'test', tests.test,
+        'reason', tests.reason,
+        'implied', tests.is_implied
       )
-  ) as rule (step, test, reason, is_implied)
-  where rule.test is not null
-  order by asked.ordinality, rule.step;
-end;
+      order by tests.ordinality, tests.step
+    ),
+    '[]'
+  )
+  from tests
+);
 comment on function ops.field_rules(jsonb) is
-  'The rules of ops.event_types.fields one by one, in the order in which they are told: a JSON path predicate that holds, or else the reason of the refusal. A field that is not required may be missing or null instead. is_implied: another test of the shape, or that of a column, says as much.';
+  'ops.event_types.fields as a list of {"field", "place", "required", "test", "reason", "implied"}: a JSON path predicate that holds for metadata, or else the reason of the refusal, in the order in which they are tested. A field that is not required may also be missing or null. implied: another test, or that of a column, says as much.';
 
 create function ops.metadata_shape(fields jsonb)
 returns jsonpath
@@ -113,10 +129,14 @@ immutable
 set search_path = ''
 return (
   with tests as (
-    select rule.place, rule.is_required, string_agg(rule.test, ' && ' order by rule.step) as test
-    from ops.field_rules(metadata_shape.fields) as rule
-    where not rule.is_implied
-    group by rule.place, rule.is_required
+    select
+      rule.value ->> 'place' as place,
+      (rule.value -> 'required')::boolean as is_required,
+      string_agg(rule.value ->> 'test', ' && ' order by rule.ordinality) as test,
+      min(rule.ordinality) as ordinality
+    from jsonb_array_elements(ops.field_rules(metadata_shape.fields)) with ordinality as rule
+    where not (rule.value -> 'implied')::boolean
+    group by 1, 2
   )
   select coalesce(
     string_agg(
@@ -125,7 +145,7 @@ return (
         else format('((%s) || !exists(%2$s) || %2$s.type() == "null")', tests.test, tests.place)
       end,
       ' && '
-      order by tests.place collate "C"
+      order by tests.ordinality
     ),
     '1 == 1'
   )::jsonpath
@@ -142,6 +162,7 @@ create table ops.event_types (
   value_unit text,
   fields jsonb not null default '{}',
   shape jsonpath generated always as (ops.metadata_shape(fields)) stored,
+  rules jsonb generated always as (ops.field_rules(fields)) stored,
   constraint event_types_pkey primary key (event_type),
   constraint event_types_event_type_is_no_audit check (event_type <> 'slsa_audit_metrics'),
   constraint event_types_have_at_most_four_labels check (
@@ -161,6 +182,7 @@ comment on column ops.event_types.value_key is 'The metadata key of the number t
 comment on column ops.event_types.value_unit is 'The unit of that number: ms, bytes or count.';
 comment on column ops.event_types.fields is
   'What ingest_events asks of the metadata, by key: {"type": text|uuid|number|boolean|object|array, "required": true, "one_of": […], "keys": […]}. A number is 0 or more.';
-comment on column ops.event_types.shape is 'The same rules as one predicate, ten times faster to test than one by one.';
+comment on column ops.event_types.shape is 'The same rules as one predicate, ten times faster to test than to say which field broke one.';
+comment on column ops.event_types.rules is 'The same rules one by one, each with the reason of a refusal.';
 alter table ops.event_types enable row level security;
 create policy event_types_select_authenticated on ops.event_types for select to authenticated using (true);

@@ -1,24 +1,29 @@
 -- Validation: the one statement of what a valid event is, for every way in.
 
-create function ops.metadata_fault(fields jsonb, metadata jsonb)
+create function ops.metadata_fault(rules jsonb, metadata jsonb)
 returns text[]
-language sql
+-- Not sql: only Postgres 18 keeps the plan of an SQL function.
+language plpgsql
 immutable
 set search_path = ''
-return (
-  select array[
-    rule.field,
-    rule.reason
-      || case when starts_with(rule.reason, 'must be of type ') then ', not ' || jsonb_typeof(metadata_fault.metadata -> rule.field) else '' end
-  ]
-  from ops.field_rules(metadata_fault.fields) with ordinality as rule
-  where (rule.is_required or coalesce(jsonb_typeof(metadata_fault.metadata -> rule.field), 'null') <> 'null')
-    and jsonb_path_match(metadata_fault.metadata, rule.test::jsonpath, '{}', true) is not true
-  order by rule.ordinality
-  limit 1
-);
+as $$
+begin
+  return (
+    select array[
+      rule.value ->> 'field',
+      (rule.value ->> 'reason') || case when rule.value ->> 'reason' like 'must be of type %' then ', not ' || found.type else '' end
+    ]
+    from jsonb_array_elements(rules) with ordinality as rule
+    cross join lateral (select coalesce(jsonb_typeof(metadata -> (rule.value ->> 'field')), 'null') as type) as found
+    where ((rule.value -> 'required')::boolean or found.type <> 'null')
+      and jsonb_path_match(metadata, (rule.value ->> 'test')::jsonpath, '{}', true) is not true
+    order by rule.ordinality
+    limit 1
+  );
+end;
+$$;
 comment on function ops.metadata_fault(jsonb, jsonb) is
-  'The first of the rules of ops.event_types.fields that metadata breaks: the field and the reason; null: none.';
+  'The first of ops.event_types.rules that metadata breaks: the field and the reason; null: none.';
 
 create function ops.check_events(documents jsonb, may_raise boolean default false)
 returns table (
@@ -191,7 +196,7 @@ begin
           parsed.element ?| array['agent_id', 'org_id']
           and (parsed.agent_id <> parsed.body ->> 'agent_id' or parsed.org_id <> parsed.body ->> 'org_id')
         )
-        then ops.metadata_fault(kind.fields, parsed.body)
+        then ops.metadata_fault(kind.rules, parsed.body)
     end
   from parsed
   left join ops.event_types as kind

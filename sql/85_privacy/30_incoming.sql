@@ -285,6 +285,24 @@ $$;
 comment on function ops.anonymise_incoming(ops.anonymisable[]) is
   'The events after the rules that apply on the way in; only ingest_events comes here. The same event has the same key again, so that it is a duplicate.';
 
+create function ops.cast_anonymised(documents jsonb)
+returns setof ops.anonymisable
+language sql
+volatile
+set search_path = ''
+begin atomic
+  select anonymised.*
+  from ops.anonymise_incoming(array(
+    select row(
+      event.place, case when event.refusal is null then event.event_type else ops.leave_to_check() end, event.event_timestamp, event.run_id, event.tag,
+      event.metadata, event.event_id, event.org_id, event.agent_id
+    )::ops.anonymisable
+    from ops.check_events(cast_anonymised.documents, true) as event
+  )) as anonymised;
+end;
+comment on function ops.cast_anonymised(jsonb) is
+  'What check_events gives, after the rules that apply on the way in; an error of class 22 where an event is refused.';
+
 create function ops.check_anonymised(documents jsonb)
 returns table (
   place bigint,
