@@ -16,7 +16,7 @@ _GIT_HOOKS = {
 }
 # These need no scrubbing, whose patterns would take longer than all the rest.
 _KNOWN_WORDS = {*_GIT_HOOKS, *RESULTS, *SEVERITIES, "--no-verify", "manual", "tool"}
-_LARGEST_NUMBER = 10**15
+LARGEST_NUMBER = 10**15
 _MISSING = object()
 
 
@@ -53,6 +53,13 @@ def is_uuid(value: object) -> bool:
     return value.lower() == as_uuid(digits.lower()) and not set(digits.lower()) - set("0123456789abcdef")
 
 
+def as_version(value: object) -> "int | None":
+    """The version of a policy that an event may name; None when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_NUMBER:
+        return None
+    return value
+
+
 def build(kind: str, metrics: "dict[str, object]", common: "dict[str, object]", stamp: str) -> "dict[str, object]":
     """An event of the queue: {"event", "timestamp", "metrics"}, cleaned, with the keys of `common` and an event_id.
 
@@ -66,10 +73,10 @@ def build(kind: str, metrics: "dict[str, object]", common: "dict[str, object]", 
 
 def cleaned(kind: str, metrics: "dict[str, object]") -> "dict[str, object]":
     """The keys that a kind of event has, in their bounds and without what must not leave. Raises Malformed."""
-    if kind not in _KEYS:
-        raise Malformed(f"event must be one of {', '.join(_KEYS)}")
+    if kind not in KEYS:
+        raise Malformed(f"event must be one of {', '.join(KEYS)}")
     kept: dict[str, object] = {}
-    for key, (clean, default) in _KEYS[kind].items():
+    for key, (clean, default) in KEYS[kind].items():
         value = metrics.get(key)
         if value is None:
             if default is _MISSING:
@@ -88,8 +95,7 @@ def restored(stored: object) -> "dict[str, object] | None":
     if not isinstance(kind, str) or not isinstance(stamp, str) or not stamp[:4].isdigit() or len(stamp) > 40:
         return None
     common = {key: metrics[key] for key in ("event_id", "agent_id", "org_id") if is_uuid(metrics.get(key))}
-    version = metrics.get("policy_version")
-    if isinstance(version, int) and not isinstance(version, bool):
+    if (version := as_version(metrics.get("policy_version"))) is not None:
         common["policy_version"] = version
     try:
         return build(kind, metrics, common, stamp)
@@ -148,7 +154,7 @@ def _texts(count: int, limit: int):
 
 
 def _number(key: str, value: object) -> "int | float":
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST_NUMBER:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_NUMBER:
         raise Malformed(f"{key} must be a number from 0 to 10^15")
     return value
 
@@ -195,7 +201,7 @@ _ENTRY = {
     "reason": (_text(500), _MISSING),
     "date": (_text(40), _MISSING),
 }
-_KEYS = {
+KEYS = {
     "hook_execution": {
         "hook_type": (_text(40), _MISSING),
         "result": (_one_of(RESULTS), _MISSING),

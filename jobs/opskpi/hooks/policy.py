@@ -1,6 +1,6 @@
 """The org's policy as it was last fetched, in `policy.json`."""
 
-from opskpi.hooks import plain_json
+from opskpi.hooks import events, plain_json
 from opskpi.hooks.storage import Folder
 
 NAME = "policy.json"
@@ -17,7 +17,7 @@ def read(folder: Folder) -> "tuple[bool, int | None, float]":
     enabled = not (isinstance(telemetry, dict) and telemetry.get("enabled") is False)
     return (
         enabled,
-        version if isinstance(version, int) and not isinstance(version, bool) else None,
+        events.as_version(version),
         float(fetched) if isinstance(fetched, int | float) else 0.0,
     )
 
