@@ -39,6 +39,9 @@ from support.events import (
 )
 from support.fixtures import ActingAs, Cli, Connect
 
+# A report is read in a transaction of its own isolation level.
+pytestmark = pytest.mark.own_database
+
 ONE, TWO = UUID(int=1), UUID(int=2)
 NOW = datetime.now(UTC)
 EVIL = '<script>alert(1)</script><h2 id="main">"\'&'

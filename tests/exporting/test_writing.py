@@ -32,6 +32,7 @@ from opskpi.exporting.formats import Format
 from opskpi.exporting.subjects import AUDITS, EVENTS, KPIS, SLO, Subject
 from opskpi.exporting.writing import Selection
 from opskpi.ingestion import files as importing
+from support import forks
 from support.events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
 from support.fixtures import CreateDatabase
 from support.postgres import Database
@@ -154,6 +155,7 @@ def test_events_exported_and_ingested_elsewhere_give_the_same_kpis_and_slos_to_t
     assert rows(another_database, query) == rows(database, query)  # type: ignore[arg-type]
 
 
+@pytest.mark.own_database
 def test_events_ingested_into_the_database_they_came_from_are_only_duplicates(
     database: psycopg.Connection, tmp_path: Path
 ) -> None:
@@ -441,16 +443,15 @@ def test_what_does_not_fit_is_refused_by_name(cli: Cli, arguments: tuple[str, ..
     assert "Traceback" not in answer.stderr
 
 
-def test_without_pyarrow_the_line_that_installs_it_is_said(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
+def test_without_pyarrow_the_line_that_installs_it_is_said(tmp_path: Path) -> None:
+    code = (
         "import importlib.util as finder\n"
         "found = finder.find_spec\n"
         "finder.find_spec = lambda name, package=None: None if name == 'pyarrow' else found(name, package)\n"
+        "from opskpi.commands.main import main\n"
+        "main()\n"
     )
-    answer = cli(
-        *("export", "events", "--out", "e.parquet"),
-        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-    )
+    answer = forks.run("export", "events", "--out", "e.parquet", code=code, cwd=tmp_path, env=os.environ)
     assert answer.returncode == 78
     assert "pip install 'opskpi[parquet]'" in answer.stderr
     assert not (tmp_path / "e.parquet").exists()

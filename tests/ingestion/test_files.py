@@ -25,6 +25,9 @@ from support import forks
 from support.fixtures import Connect
 from support.forks import JOBS
 
+# Each batch is a transaction.
+pytestmark = pytest.mark.own_database
+
 EVENTS = 3 * BATCH_RECORDS
 NO_TIME = "an event in a file must say when it happened"
 

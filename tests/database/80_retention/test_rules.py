@@ -285,16 +285,16 @@ def test_a_writer_with_an_open_transaction_in_the_month_delays_it(three_months, 
     assert [row.removed for row in freed_by_a_run(three_months)] == [6]
 
 
-def test_a_prepared_transaction_delays_the_month_it_wrote_to(prepared, connect):
-    keep(prepared, "events", "100 days")
+def test_a_prepared_transaction_delays_the_month_it_wrote_to(prepared_months, connect):
+    keep(prepared_months, "events", "100 days")
     writer = connect()
     writer.execute("begin")
     add_event(writer, at="2026-01-20T00:00Z")
     writer.execute("prepare transaction 'retention'")
-    assert retention.run(prepared, as_of=AS_OF).freed == []
+    assert retention.run(prepared_months, as_of=AS_OF).freed == []
     writer.execute("commit prepared 'retention'")
-    refresh(prepared)
-    assert [row.removed for row in freed_by_a_run(prepared)] == [6]
+    refresh(prepared_months)
+    assert [row.removed for row in freed_by_a_run(prepared_months)] == [6]
 
 
 def test_a_reader_delays_a_month_but_not_the_hours(three_months, connect):
