@@ -1,55 +1,151 @@
 -- The kinds of events, and what each asks of an event's metadata.
 
+create type ops.event_limits as (
+  largest_bytes integer,
+  deepest_nesting integer,
+  longest_event_type integer,
+  longest_instant integer,
+  longest_tag integer,
+  most_run_digits integer,
+  largest_number numeric,
+  earliest_at timestamptz,
+  furthest_ahead interval,
+  keys text[],
+  column_keys text[]
+);
+comment on type ops.event_limits is
+  'The limits of an event: bytes (as jsonb), objects and arrays inside each other, characters of the event type, of the timestamp and of the tag, digits of the run id, largest number, earliest time, how far ahead of now, the keys beside payload, and the keys that are columns and leave the metadata.';
+
+create function ops.event_limits()
+returns ops.event_limits
+language sql
+immutable
+set search_path = ''
+return row(
+  65536,
+  32,
+  100,
+  64,
+  1000,
+  18,
+  1000000000000000,
+  timestamptz '2000-01-01 00:00+00',
+  interval '1 day',
+  array['event_type', 'payload', 'metadata', 'event_timestamp', 'timestamp', 'event_id', 'org_id', 'agent_id', 'run_id', 'tag'],
+  array['timestamp', 'event_id', 'run_id', 'tag']
+)::ops.event_limits;
+comment on function ops.event_limits() is
+  'The limits that every check of an event uses; the planner puts them into a query as constants.';
+
+create function ops.field_rules(fields jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+return (
+  with asked as (
+    select
+      rule.key as field,
+      rule.ordinality,
+      '$.' || to_jsonb(rule.key)::text as place,
+      coalesce((rule.value -> 'required')::boolean, false) as is_required,
+      rule.value ->> 'type' as wanted_type,
+      rule.value
+    from jsonb_each(field_rules.fields) with ordinality as rule
+  ),
+  tests as (
+    select asked.field, asked.ordinality, asked.place, asked.is_required, rule.step, rule.test, rule.reason, rule.is_implied
+    from asked
+    cross join lateral (
+      values
+        (1, case when asked.is_required then asked.place || '.type() != "null"' end, 'is required', asked.wanted_type is not null),
+        (
+          2,
+          asked.place || '.type() == ' || to_jsonb(case when asked.wanted_type in ('text', 'uuid') then 'string' else asked.wanted_type end)::text,
+          case asked.wanted_type when 'uuid' then 'must be a UUID' else 'must be of type ' || asked.wanted_type end,
+          false
+        ),
+        (
+          3,
+          case
+            when asked.wanted_type = 'uuid'
+              then asked.place || ' like_regex "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"'
+          end,
+          'must be a UUID',
+          -- These two are columns as well, whose check takes less time.
+          asked.field in ('agent_id', 'org_id')
+        ),
+        (4, case when asked.wanted_type = 'number' then asked.place || ' >= 0' end, 'must be 0 or more', false),
+        (
+          5,
+          case when asked.wanted_type = 'number' then asked.place || ' <= ' || ((ops.event_limits()).largest_number)::text end,
+          'must be at most 10^' || trim_scale(log((ops.event_limits()).largest_number))::text,
+          false
+        ),
+        (
+          6,
+          (
+            select '(' || string_agg(asked.place || ' == ' || allowed.value::text, ' || ' order by allowed.ordinality) || ')'
+            from jsonb_array_elements(asked.value -> 'one_of') with ordinality as allowed
+          ),
+          'must be one of ' || (asked.value ->> 'one_of'),
+          false
+        ),
+        (
+          7,
+          (
+            select string_agg('exists(' || asked.place || '.' || to_jsonb(wanted.value)::text || ')', ' && ' order by wanted.ordinality)
+            from jsonb_array_elements_text(asked.value -> 'keys') with ordinality as wanted
+          ),
+          'must have the keys ' || (asked.value ->> 'keys'),
+          false
+        )
+    ) as rule (step, test, reason, is_implied)
+    where rule.test is not null
+  )
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'field', tests.field,
+        'place', tests.place,
+        'required', tests.is_required,
+        'test', tests.test,
+        'reason', tests.reason,
+        'implied', tests.is_implied
+      )
+      order by tests.ordinality, tests.step
+    ),
+    '[]'
+  )
+  from tests
+);
+comment on function ops.field_rules(jsonb) is
+  'ops.event_types.fields as a list of {"field", "place", "required", "test", "reason", "implied"}: a JSON path predicate that holds for metadata, or else the reason of the refusal, in the order in which they are tested. A field that is not required may also be missing or null. implied: another test, or that of a column, says as much.';
+
 create function ops.metadata_shape(fields jsonb)
 returns jsonpath
 language sql
 immutable
 set search_path = ''
 return (
-  with rules as (
+  with tests as (
     select
-      '$.' || to_jsonb(rule.key)::text as place,
-      case rule.value ->> 'type' when 'text' then 'string' when 'uuid' then 'string' else rule.value ->> 'type' end as json_type,
-      coalesce((rule.value -> 'required')::boolean, false) as is_required,
-      rule.key,
-      rule.value
-    from jsonb_each(metadata_shape.fields) as rule
-  ),
-  tests as (
-    select
-      format('%s.type() == "%s"', rules.place, rules.json_type)
-        || case when rules.json_type = 'number' then format(' && %1$s >= 0 && %1$s <= 1000000000000000', rules.place) else '' end
-        -- These two are cast to uuid on the way in.
-        || case
-          when rules.value ->> 'type' = 'uuid' and rules.key not in ('agent_id', 'org_id')
-            then format(' && %s like_regex "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$" flag "i"', rules.place)
-          else ''
-        end
-        || coalesce(
-          (
-            select ' && (' || string_agg(format('%s == %s', rules.place, allowed.value), ' || ') || ')'
-            from jsonb_array_elements(rules.value -> 'one_of') as allowed
-          ),
-          ''
-        )
-        || coalesce(
-          (
-            select string_agg(format(' && exists(%s.%s)', rules.place, to_jsonb(wanted.value)), '')
-            from jsonb_array_elements_text(rules.value -> 'keys') as wanted
-          ),
-          ''
-        ) as test,
-      rules.place,
-      rules.is_required
-    from rules
+      rule.value ->> 'place' as place,
+      (rule.value -> 'required')::boolean as is_required,
+      string_agg(rule.value ->> 'test', ' && ' order by rule.ordinality) as test,
+      min(rule.ordinality) as ordinality
+    from jsonb_array_elements(ops.field_rules(metadata_shape.fields)) with ordinality as rule
+    where not (rule.value -> 'implied')::boolean
+    group by 1, 2
   )
   select coalesce(
     string_agg(
       case
         when tests.is_required then format('(%s)', tests.test)
-        else format('(!exists(%1$s) || %1$s.type() == "null" || (%2$s))', tests.place, tests.test)
+        else format('((%s) || !exists(%2$s) || %2$s.type() == "null")', tests.test, tests.place)
       end,
       ' && '
+      order by tests.ordinality
     ),
     '1 == 1'
   )::jsonpath
@@ -66,6 +162,7 @@ create table ops.event_types (
   value_unit text,
   fields jsonb not null default '{}',
   shape jsonpath generated always as (ops.metadata_shape(fields)) stored,
+  rules jsonb generated always as (ops.field_rules(fields)) stored,
   constraint event_types_pkey primary key (event_type),
   constraint event_types_event_type_is_no_audit check (event_type <> 'slsa_audit_metrics'),
   constraint event_types_have_at_most_four_labels check (
@@ -86,5 +183,6 @@ comment on column ops.event_types.value_unit is 'The unit of that number: ms, by
 comment on column ops.event_types.fields is
   'What ingest_events asks of the metadata, by key: {"type": text|uuid|number|boolean|object|array, "required": true, "one_of": […], "keys": […]}. A number is 0 or more.';
 comment on column ops.event_types.shape is 'The same rules as one predicate, ten times faster to test than to say which field broke one.';
+comment on column ops.event_types.rules is 'The same rules one by one, each with the reason of a refusal.';
 alter table ops.event_types enable row level security;
 create policy event_types_select_authenticated on ops.event_types for select to authenticated using (true);

@@ -294,12 +294,14 @@ begin atomic
   select anonymised.*
   from ops.anonymise_incoming(array(
     select row(
-      row_number() over (), event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+      event.place, case when event.refusal is null then event.event_type else ops.leave_to_check() end, event.event_timestamp, event.run_id, event.tag,
+      event.metadata, event.event_id, event.org_id, event.agent_id
     )::ops.anonymisable
-    from ops.cast_events(cast_anonymised.documents) as event
+    from ops.check_events(cast_anonymised.documents, true) as event
   )) as anonymised;
 end;
-comment on function ops.cast_anonymised(jsonb) is 'What cast_events gives, after the rules that apply on the way in.';
+comment on function ops.cast_anonymised(jsonb) is
+  'What check_events gives, after the rules that apply on the way in; an error of class 22 where an event is refused.';
 
 create function ops.check_anonymised(documents jsonb)
 returns table (
@@ -319,7 +321,7 @@ volatile
 set search_path = ''
 begin atomic
   with checked as materialized (
-    select event.* from ops.check_events(check_anonymised.documents) as event
+    select event.* from ops.check_events(check_anonymised.documents, false) as event
   )
   select
     anonymised.place, anonymised.event_type, anonymised.event_timestamp, anonymised.run_id, anonymised.tag, anonymised.metadata,

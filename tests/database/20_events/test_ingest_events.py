@@ -251,3 +251,28 @@ def test_a_plain_insert_as_before_works_and_takes_any_content(database: psycopg.
     )
     rows = database.execute("select org_id, outcome, duration_ms from telemetry_events order by id").fetchall()
     assert [(row[1], row[2]) for row in rows] == [("success", None), (None, None), (None, None), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("event_type", ""),
+        ("event_type", "x" * 101),
+        ("event_type", "slsa_audit_metrics"),
+        ("event_timestamp", "infinity"),
+        ("event_timestamp", "-infinity"),
+        ("event_timestamp", "0044-03-15T00:00Z BC"),
+        ("event_timestamp", "1969-12-31T23:59:59Z"),
+        ("event_timestamp", "2200-01-01T00:00Z"),
+        ("id", "0"),
+    ],
+)
+def test_a_plain_insert_is_refused_only_by_the_constraints_that_the_readme_names(
+    database: psycopg.Connection, column: str, value: str
+) -> None:
+    values = {"event_type": "anything", "event_timestamp": "2026-03-10T12:00Z", "id": "1"} | {column: value}
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.execute(
+            "insert into telemetry_events (event_type, event_timestamp, id) values (%s, %s::timestamptz, %s::bigint)",
+            [values["event_type"], values["event_timestamp"], values["id"]],
+        )
