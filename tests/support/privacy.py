@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-import pytest
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import class_row
@@ -160,13 +159,6 @@ def sorted_states(connection: Connection) -> dict[str, Any]:
 
 def kept_and_shown(connection: Connection) -> tuple[Any, Any]:
     return sorted_states(connection), shown_by_views(connection)
-
-
-@pytest.fixture
-def at_one_instant(database: Connection) -> Iterator[Connection]:
-    """One transaction, in which now() stands still: what the views say of now can be compared."""
-    with database.transaction(force_rollback=True):
-        yield database
 
 
 def fill_two_orgs(connection: Connection) -> None:

@@ -346,7 +346,7 @@ def functions(connection: psycopg.Connection) -> list[Function]:
                         case argument.name when 'start_date' then '''2020-01-01''' else 'null' end
                       when argument.type = 'numeric'::regtype then '0.5'
                       when argument.type = 'interval'::regtype then 'interval ''1 hour'''
-                      when argument.type = 'jsonb'::regtype and argument.name <> 'documents' then '''{}'''
+                      when argument.type = 'jsonb'::regtype and argument.name not in ('documents', 'rules') then '''{}'''
                       when argument.type in ('json'::regtype, 'jsonb'::regtype) then '''[]'''
                       when argument.type = 'boolean'::regtype then 'true'
                       when argument.name in ('sli_ids', 'slo_names') then 'null'
