@@ -1,0 +1,149 @@
+"""SLOs of OpenSLO: their indicators, windows, objectives and slices, and those that we do not count."""
+
+from decimal import Decimal
+
+import pytest
+
+from opskpi import openslo
+from support.openslo_texts import CALENDAR, POLICY, SLICES, SLO, TARGET, check_refusal, joined, replaced_once
+
+# One row: a template, what is replaced in it, by what, and how each message begins after the name of the file.
+# fmt: off
+INDICATORS = [
+    ("SLO", "ratioMetric:", "thresholdMetric: {}\n      ratioMetric:", "12: spec.indicator.spec.thresholdMetric: it is not done: SLIs count events; write a ratioMetric with good and total"),
+    ("SLO", "counter: true", "counter: false", "13: spec.indicator.spec.ratioMetric.counter: a gauge is not done; good and total count events, so write true"),
+    ("SLO", "counter: true", "counter: yes", "13: spec.indicator.spec.ratioMetric.counter: yes is neither true nor false; write one of the two"),
+    ("SLO", "counter: true", "counter: true\n        bad: {}", "14: spec.indicator.spec.ratioMetric.bad: it is not done; write good and total"),
+    ("SLO", "counter: true", "counter: true\n        raw: {}\n        rawType: success", "14: spec.indicator.spec.ratioMetric.raw: it is not done: SLIs count events; write good and total", "15: spec.indicator.spec.ratioMetric.rawType: it is not done: SLIs count events; write good and total"),
+    ("SLO", "type: opskpi", "type: Prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.type: Prometheus is not done here; write opskpi"),
+    ("SLO", "type: opskpi", "type: opskpi\n            metricSourceRef: prometheus", "17: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: there are no DataSources; write type: opskpi"),
+    ("SLO", "            spec: {eventType: release, count: succeeded, fasterThanMs: 300000}\n", "", "16: spec.indicator.spec.ratioMetric.good.metricSource.spec: is missing"),
+    ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are count, eventType, fasterThanMs, succeeded"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 0", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 0 is not above 0"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: .nan", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: .nan is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 5:00", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 5:00 is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: succeeded", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec: this good and total make no SLI"),
+    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: good", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.count: good is not one of attempts, succeeded, units"),
+    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: units, succeeded: false", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.succeeded: good units are those that succeeded; write true"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: build, count: succeeded}", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.eventType: release differs from that of total, build"),
+    ("SLO", "      name: fast-releases", "      name: fast-releases\n      labels: {team: a}", "11: spec.indicator.metadata.labels: an SLI keeps none; write it to its SLO"),
+    ("SLO", "  indicator:", "  indicatorRef: fast\n  indicator:", "8: spec.indicatorRef: indicator is given too; keep one of them"),
+]
+
+WINDOWS = [
+    ("SLO", "  timeWindow:", "  timeWindows:", "6: spec.timeWindow: is missing", "23: spec.timeWindows: there is no such key"),
+    ("SLO", "duration: 30d", "duration: 30x", "23: spec.timeWindow[0].duration: 30x is no duration; write 30d, 4w, 1M, 1Q or 5m"),
+    ("SLO", "duration: 30d", "duration: 1:30", "23: spec.timeWindow[0].duration: 1:30 is no duration; write 30d, 4w, 1M, 1Q or 5m"),
+    ("SLO", "duration: 30d", "duration: -1d", "23: spec.timeWindow[0].duration: -1d is no duration; write 30d, 4w, 1M, 1Q or 5m"),
+    ("SLO", "duration: 30d", "duration: 0d", "23: spec.timeWindow[0].duration: 0d is no duration; write 30d, 4w, 1M, 1Q or 5m"),
+    ("SLO", "duration: 30d", "duration: 1M", "23: spec.timeWindow[0].duration: 1M has no fixed length; say it in days, such as 30d"),
+    ("SLO", "duration: 30d", "duration: 59m", "23: spec.timeWindow[0].duration: 59m is too short; at least 1h"),
+    ("SLO", "duration: 30d", "duration: 61m", "23: spec.timeWindow[0].duration: 61m is no multiple of 5m: counts are kept per 5 minutes"),
+    ("SLO", "duration: 30d", "duration: 3601d", "23: spec.timeWindow[0].duration: 3601d is too long; at most 3600d"),
+    ("SLO", "isRolling: true", "isRolling: on", "24: spec.timeWindow[0].isRolling: on is neither true nor false; write one of the two"),
+    ("SLO", "isRolling: true", 'isRolling: "true"', "24: spec.timeWindow[0].isRolling: true is a text here; write it without quotes"),
+    ("SLO", "isRolling: true", "isRolling: false", "23: spec.timeWindow[0]: write isRolling: true, or a calendar with startTime and timeZone"),
+    ("SLO", "isRolling: true", "isRolling: true\n      calendar: {}", "25: spec.timeWindow[0].calendar: a rolling window has no calendar; remove it or write isRolling: false"),
+    ("SLO", "isRolling: true", "isRolling: true\n    - duration: 7d\n      isRolling: true", "25: spec.timeWindow[1]: there may be only one time window"),
+    ("SLO", "    - duration: 30d\n      isRolling: true\n", "", "22: spec.timeWindow: it must have one time window"),
+    ("SLO", "timeWindow:\n    - duration: 30d\n      isRolling: true\n", "timeWindow: 30d\n", "22: spec.timeWindow: 30d is no list; start each item with -"),
+    ("CALENDAR", "duration: 1M", "duration: 2M", "23: spec.timeWindow[0].duration: 2M is no calendar window that is done; write 1d, 1w, 1M or 1Q"),
+    ("CALENDAR", "duration: 1M", "duration: 1Y", "23: spec.timeWindow[0].duration: 1Y is no calendar window that is done; write 1d, 1w, 1M or 1Q"),
+    ("CALENDAR", "01-01 00:00:00", "01-02 00:00:00", "24: spec.timeWindow[0].calendar.startTime: 2026-01-02 00:00:00 is not the beginning of a month; write one at 00:00:00, the first of a month"),
+    ("CALENDAR", "01-01 00:00:00", "01-01 12:30:00", "24: spec.timeWindow[0].calendar.startTime: 2026-01-01 12:30:00 is not the beginning of a month; write one at 00:00:00, the first of a month"),
+    ("CALENDAR", "01-01 00:00:00", "01-01", "24: spec.timeWindow[0].calendar.startTime: 2026-01-01 is no start time; write 2026-01-01 00:00:00"),
+    ("CALENDAR", "duration: 1M", "duration: 1w", "24: spec.timeWindow[0].calendar.startTime: 2026-01-01 00:00:00 is not the beginning of a week; write one at 00:00:00, a Monday"),
+    ("CALENDAR", "duration: 1M\n      calendar: {startTime: 2026-01-01", "duration: 1Q\n      calendar: {startTime: 2026-02-01", "24: spec.timeWindow[0].calendar.startTime: 2026-02-01 00:00:00 is not the beginning of a quarter; write one at 00:00:00, the first of a quarter"),
+    ("CALENDAR", "Europe/Zurich", "Europe/Zurigo", "24: spec.timeWindow[0].calendar.timeZone: Europe/Zurigo is no time zone; write a name such as Europe/Zurich or UTC"),
+    ("CALENDAR", "Europe/Zurich", "../../etc/passwd", "24: spec.timeWindow[0].calendar.timeZone: ../../etc/passwd is no time zone; write a name such as Europe/Zurich or UTC"),
+    ("CALENDAR", ", timeZone: Europe/Zurich", "", "24: spec.timeWindow[0].calendar.timeZone: is missing"),
+]
+
+OBJECTIVES = [
+    ("SLO", "  budgetingMethod: Occurrences\n", "", "6: spec.budgetingMethod: is missing"),
+    ("SLO", "Occurrences", "occurrences", "25: spec.budgetingMethod: occurrences is not one of Occurrences, Timeslices"),
+    ("SLO", "Occurrences", "RatioTimeslices", "25: spec.budgetingMethod: RatioTimeslices is not done; write Occurrences or Timeslices"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n    - target: 0.99", "28: spec.objectives[1]: there may be only one objective; write an SLO for each"),
+    ("SLO", "objectives:\n    - target: 0.9\n", "objectives: []\n", "26: spec.objectives: it must have one objective"),
+    ("SLO", "- target: 0.9", "- displayName: Nine of ten", "27: spec.objectives[0].target: is missing; write target: 0.999 or targetPercent: 99.9"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n      targetPercent: 90", "28: spec.objectives[0].targetPercent: target is given too; keep one of them"),
+    ("SLO", "- target: 0.9", "- target: 1", "27: spec.objectives[0].target: 1 is not between 0 and 1, which leaves no budget or no promise"),
+    ("SLO", "- target: 0.9", "- target: 0", "27: spec.objectives[0].target: 0 is not between 0 and 1, which leaves no budget or no promise"),
+    ("SLO", "- target: 0.9", "- targetPercent: 100", "27: spec.objectives[0].targetPercent: 100 is not between 0 and 100, which leaves no budget or no promise"),
+    ("SLO", "- target: 0.9", "- target: 0.9999999", "27: spec.objectives[0].target: 0.9999999 is too precise; at most 6 digits after the point"),
+    ("SLO", "- target: 0.9", "- targetPercent: 99.99999", "27: spec.objectives[0].targetPercent: 99.99999 is too precise; at most 4 digits after the point"),
+    ("SLO", "- target: 0.9", '- target: "0.9"', "27: spec.objectives[0].target: 0.9 is a text here; write the number without quotes"),
+    ("SLO", "- target: 0.9", "- target: true", "27: spec.objectives[0].target: true is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "- target: 0.9", "- target: .inf", "27: spec.objectives[0].target: .inf is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "- target: 0.9", "- target: 9e-1", "27: spec.objectives[0].target: 9e-1 is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "- target: 0.9", "- target: 0_9", "27: spec.objectives[0].target: 0_9 is no number; write digits such as 0.999 or 14.4"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n      op: lte\n      value: 3", "28: spec.objectives[0].op: it belongs to a thresholdMetric; write a ratioMetric with fasterThanMs instead", "29: spec.objectives[0].value: it belongs to a thresholdMetric; write a ratioMetric with fasterThanMs instead"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n      compositeWeight: 1", "28: spec.objectives[0].compositeWeight: composite SLOs are not done; write an SLO for each SLI"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n      timeSliceWindow: 5m", "28: spec.objectives[0].timeSliceWindow: only budgetingMethod Timeslices has it"),
+    ("SLICES", "timeSliceWindow: 5m", "timeSliceWindow: 7m", "28: spec.objectives[0].timeSliceWindow: 7m is no multiple of 5m: counts are kept per 5 minutes"),
+    ("SLICES", "timeSliceWindow: 5m", "timeSliceWindow: 1", "28: spec.objectives[0].timeSliceWindow: 1m is no multiple of 5m: counts are kept per 5 minutes"),
+    ("SLICES", "timeSliceWindow: 5m", "timeSliceWindow: 2d", "28: spec.objectives[0].timeSliceWindow: 2d is too long; at most 1d"),
+    ("SLICES", "timeSliceTarget: 0.95", "timeSliceTarget: 1.1", "27: spec.objectives[0].timeSliceTarget: 1.1 is not above 0 and at most 1 with at most 6 digits after the point"),
+    ("SLICES", "- timeSliceTarget: 0.95\n      ", "- ", "27: spec.objectives[0].timeSliceTarget: is missing"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("template", "old", "new", "expected"), [(*row[:3], row[3:]) for row in INDICATORS])
+def test_an_indicator_that_is_no_count_of_events_is_refused(faults, template, old, new, expected):
+    check_refusal(faults, template, old, new, expected)
+
+
+@pytest.mark.parametrize(("template", "old", "new", "expected"), [(*row[:3], row[3:]) for row in WINDOWS])
+def test_a_window_that_we_do_not_count_is_refused(faults, template, old, new, expected):
+    check_refusal(faults, template, old, new, expected)
+
+
+@pytest.mark.parametrize(("template", "old", "new", "expected"), [(*row[:3], row[3:]) for row in OBJECTIVES])
+def test_an_objective_that_promises_nothing_or_too_much_is_refused(faults, template, old, new, expected):
+    check_refusal(faults, template, old, new, expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "target"),
+    [
+        ("target: 0.999", "0.999"),
+        ("target: 0.9990", "0.999"),
+        ("targetPercent: 99.9", "0.999"),
+        ("target: 0.000001", "0.000001"),
+        ("targetPercent: 99.9999", "0.999999"),
+        ("targetPercent: 95", "0.95"),
+    ],
+)
+def test_a_target_is_exactly_what_its_digits_say(reading, written, target):
+    found = reading(replaced_once(SLO, "target: 0.9", written)[: -len("  alertPolicies:\n    - fast-burn\n")])
+    assert found.slos[0].target == Decimal(target)
+    assert openslo.as_json(found)["slos"][0]["target"] == target
+    assert f"target: {target}\n" in openslo.write(found)
+
+
+@pytest.mark.parametrize(
+    ("duration", "start", "period"),
+    [
+        ("1d", "2026-03-03", "day"),
+        ("1w", "2026-01-05", "week"),
+        ("1M", "2020-02-01", "month"),
+        ("1Q", "2026-10-01", "quarter"),
+    ],
+)
+def test_a_calendar_window_is_a_natural_period_in_a_time_zone(reading, duration, start, period):
+    found = reading(
+        replaced_once(joined(CALENDAR, POLICY), "1M", duration).replace("2026-01-01", start), known_channels=["on-call"]
+    )
+    (slo,) = found.slos
+    assert (slo.window_kind, slo.rolling_window) == ("calendar", None)
+    assert (slo.calendar_period, slo.time_zone) == (period, "Europe/Zurich")
+
+
+@pytest.mark.parametrize(
+    ("window", "text"), [("5m", "5 minutes"), ("15", "15 minutes"), ("90m", "90 minutes"), ("1d", "1 day")]
+)
+def test_time_slices_are_multiples_of_five_minutes(reading, window, text):
+    found = reading(joined(replaced_once(SLICES, "timeSliceWindow: 5m", f"timeSliceWindow: {window}"), POLICY, TARGET))
+    row = openslo.as_json(found)["slos"][0]
+    assert (row["budgeting_method"], row["time_slice"], row["slice_target"]) == ("timeslices", text, "0.95")
