@@ -161,6 +161,8 @@ comment on function ops.metadata_shape(jsonb) is
   'The rules of ops.event_types.fields as one JSON path predicate: true for metadata without a fault, false or null else.';
 
 alter table ops.event_types
+  -- A handful of rows.
+  -- squawk-ignore adding-field-with-default
   add column rules jsonb generated always as (ops.field_rules(fields)) stored;
 comment on column ops.event_types.rules is 'The same rules one by one, each with the reason of a refusal.';
 
