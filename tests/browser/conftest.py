@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from support.browsers import OpenPage, Watched
+from support.clock import environment_of_today
 from support.hubs import Hub, running_hub
 from support.postgres import Database, Server, janitor, unavailable
 
@@ -31,7 +32,9 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # The sandbox refuses root; the pages are our own.
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *sandbox])
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*QUIET, *sandbox], env=environment_of_today()
+        )
         yield running
         running.close()
 

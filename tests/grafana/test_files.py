@@ -17,11 +17,9 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def cli_without_database(cli_without_database: Cli) -> Cli:
+def cli_without_database(cli: Cli) -> Cli:
     """Run the command without a database: it needs none."""
-    return lambda *arguments, **options: cli_without_database(
-        *arguments, env={"OPSKPI_DSN": "postgresql://nowhere:1/none"}, **options
-    )
+    return lambda *arguments, **options: cli(*arguments, env={"OPSKPI_DSN": "postgresql://nowhere:1/none"}, **options)
 
 
 def dashboards(**options: Any) -> list[Json]:

@@ -32,8 +32,13 @@ def cookie_of_session(hub: Hub, key: str) -> str:
 def opened_page(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options: Any) -> Iterator[Connection]:
     """A page's WebSocket, after what it sends at first."""
     url = hub.url.replace("http", "ws")
+    # No pings: their thread and ours would wait for the same thread's end, in which Python 3.11 loses the lock.
     with connect(
-        f"{url}/live/{path}", additional_headers={"Cookie": cookie}, origin=Origin(hub.url), **options
+        f"{url}/live/{path}",
+        additional_headers={"Cookie": cookie},
+        origin=Origin(hub.url),
+        ping_interval=None,
+        **options,
     ) as socket:
         first = json.loads(socket.recv(timeout=10))
         assert "hook-tiles" in first["sections"]
