@@ -1,23 +1,13 @@
 -- The entry of events: each valid event is stored once, each malformed one is refused by itself.
 
-create function public.ingest_events(events json)
+create function ops.admit_batch(events json, anonymises boolean)
 returns jsonb
 language plpgsql
 volatile
 set search_path = ''
--- Compiling these plans takes a hundred times as long as running them.
-set jit = off
 as $$
 declare
   caller record;
-  skips_known boolean;
-  anonymises boolean := exists (select from ops.anonymisation_rules as rule where rule.on_ingest and rule.is_enabled);
-  document jsonb;
-  accepted bigint;
-  unreadable jsonb := '[]'::jsonb;
-  unreadable_places bigint[];
-  answer jsonb;
-  announced jsonb := '{}'::jsonb;
 begin
   if events is null or json_typeof(events) <> 'array' then
     raise exception 'events must be a JSON array'
@@ -29,65 +19,41 @@ begin
       using errcode = 'OP002', hint = 'An older snapshot does not know which events are gone, and would count a repeated one again.';
   end if;
   select * into strict caller from ops.ingesting_caller();
-  if caller.is_bound then
-    -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.
-    if json_array_length(events) > 5000 then
-      raise exception 'a batch of % events is too large', json_array_length(events)
-        using errcode = 'PT413', hint = 'Send at most 5,000 at once; 50 are a good number.';
-    end if;
-    if not ops.caller_has_scope('ingest') then
-      raise exception 'storing events needs the scope ingest'
-        using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
-    end if;
-    if caller.org_id is not null then
-      perform ops.count_request(
-        caller.org_id,
-        case when anonymises then ops.anonymous_senders(caller.org_id, ops.senders(events)) else ops.senders(events) end
-      );
-      announced := jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
-    end if;
+  if not caller.is_bound then
+    return '{}';
   end if;
-  begin
-    document := events::jsonb;
-  exception
-    when data_exception or program_limit_exceeded then
-      select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
-  end;
-  -- Nearly every batch is new and valid as a whole; looking for repeated events costs a tenth more, telling the refused ones apart as much again.
-  foreach skips_known in array array[false, true] loop
-    exit when unreadable <> '[]';
-    begin
-      if anonymises then
-        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
-        select
-          event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
-        from ops.cast_anonymised(document) as event
-        on conflict on constraint telemetry_events_pkey do nothing;
-      elsif skips_known then
-        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
-        select
-          case when event.refusal is null then event.event_type else ops.leave_to_check() end,
-          event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
-        from ops.check_events(document, may_raise => true) as event
-        on conflict on constraint telemetry_events_pkey do nothing;
-      else
-        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
-        select
-          case when event.refusal is null then event.event_type else ops.leave_to_check() end,
-          event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
-        from ops.check_events(document, may_raise => true) as event;
-      end if;
-      get diagnostics accepted = row_count;
-      return jsonb_build_object('accepted', accepted, 'duplicate', jsonb_array_length(document) - accepted, 'refused', '[]'::jsonb)
-        || announced;
-    exception
-      when unique_violation then
-        continue;
-      when data_exception or program_limit_exceeded then
-        exit;
-    end;
-  end loop;
-  unreadable_places := array(select (fault.value -> 'index')::bigint from jsonb_array_elements(unreadable) as fault);
+  -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.
+  if json_array_length(events) > 5000 then
+    raise exception 'a batch of % events is too large', json_array_length(events)
+      using errcode = 'PT413', hint = 'Send at most 5,000 at once; 50 are a good number.';
+  end if;
+  if not ops.caller_has_scope('ingest') then
+    raise exception 'storing events needs the scope ingest'
+      using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
+  end if;
+  if caller.org_id is null then
+    return '{}';
+  end if;
+  perform ops.count_request(
+    caller.org_id,
+    case when anonymises then ops.anonymous_senders(caller.org_id, ops.senders(events)) else ops.senders(events) end
+  );
+  return jsonb_build_object('policy_version', ops.policy_version(caller.org_id));
+end;
+$$;
+comment on function ops.admit_batch(json, boolean) is
+  'Counts the request of a caller whom RLS binds, or refuses it as a whole. Returns what the answer tells that caller besides.';
+
+create function ops.store_valid_events(document jsonb, unreadable jsonb, anonymises boolean)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  unreadable_places bigint[] := array(select (fault.value -> 'index')::bigint from jsonb_array_elements(unreadable) as fault);
+  answer jsonb;
+begin
   with checked as materialized (
     select
       event.place, event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id,
@@ -129,7 +95,70 @@ begin
   )
   into answer
   from counted;
-  return answer || announced;
+  return answer;
+end;
+$$;
+comment on function ops.store_valid_events(jsonb, jsonb, boolean) is
+  'Stores the valid events of a batch and tells the refused ones apart; unreadable says why some are null in the document. Returns what ingest_events does.';
+
+create function public.ingest_events(events json)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  skips_known boolean;
+  anonymises boolean := exists (select from ops.anonymisation_rules as rule where rule.on_ingest and rule.is_enabled);
+  document jsonb;
+  accepted bigint;
+  unreadable jsonb := '[]'::jsonb;
+  announced jsonb;
+begin
+  announced := ops.admit_batch(events, anonymises);
+  begin
+    document := events::jsonb;
+  exception
+    when data_exception or program_limit_exceeded then
+      select readable.document, readable.reasons into document, unreadable from ops.readable_events(events) as readable;
+  end;
+  -- Nearly every batch is new and valid as a whole; looking for repeated events costs a tenth more, telling the refused ones apart as much again.
+  foreach skips_known in array array[false, true] loop
+    exit when unreadable <> '[]';
+    begin
+      if anonymises then
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select
+          event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+        from ops.cast_anonymised(document) as event
+        on conflict on constraint telemetry_events_pkey do nothing;
+      elsif skips_known then
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select
+          case when event.refusal is null then event.event_type else ops.leave_to_check() end,
+          event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+        from ops.check_events(document, may_raise => true) as event
+        on conflict on constraint telemetry_events_pkey do nothing;
+      else
+        insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
+        select
+          case when event.refusal is null then event.event_type else ops.leave_to_check() end,
+          event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
+        from ops.check_events(document, may_raise => true) as event;
+      end if;
+      get diagnostics accepted = row_count;
+      return jsonb_build_object('accepted', accepted, 'duplicate', jsonb_array_length(document) - accepted, 'refused', '[]'::jsonb)
+        || announced;
+    exception
+      when unique_violation then
+        continue;
+      when data_exception or program_limit_exceeded then
+        exit;
+    end;
+  end loop;
+  return ops.store_valid_events(document, unreadable, anonymises) || announced;
 end;
 $$;
 comment on function public.ingest_events(json) is

@@ -105,6 +105,74 @@ begin atomic
 end;
 comment on function ops.add_pseudonyms(ops.pseudonym[]) is 'Puts new pseudonyms into the teams of their agents, so that the labels of events stay what they were.';
 
+create type ops.json_place as (
+  event_type text,
+  shape text,
+  is_container boolean,
+  is_deepest boolean
+);
+comment on type ops.json_place is 'Where values stand in events of a kind, as the patterns of rules see it, and whether rules look into such a value.';
+
+create function ops.rules_of_places(places ops.json_place[], rules ops.anonymisation_rules[], is_erasure boolean)
+returns table (
+  event_type text,
+  shape text,
+  is_container boolean,
+  field jsonb,
+  applicable ops.anonymisation_rules[]
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with kinds as materialized (
+    select
+      named.event_type,
+      -- The agent has a pseudonym or nothing; what is left of one that is erased goes with the rest.
+      ops.counted_places(named.event_type) || case when rules_of_places.is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
+      kind.fields
+    from (select distinct place.event_type from unnest(rules_of_places.places) as place offset 0) as named
+    left join ops.event_types as kind
+      on kind.event_type = named.event_type
+  )
+  select
+    place.event_type,
+    place.shape,
+    place.is_container,
+    case when place.shape = '' then '{"type": "object", "required": true}'::jsonb else asked.field end,
+    array_agg(rule order by rule.rule_name collate "C")
+  from unnest(rules_of_places.places) as place
+  join kinds
+    on kinds.event_type = place.event_type
+  join unnest(rules_of_places.rules) as rule
+    on rule.event_type in ('', place.event_type)
+    and rule.path <> '$.agent_id'
+    and place.shape ~ rule.pattern
+    and (not place.is_container or place.is_deepest or (rule.action = 'remove' and rule.matching is null))
+  left join lateral (
+    select field.value as field
+    from jsonb_each(kinds.fields) as field
+    where '.' || to_jsonb(field.key)::text = place.shape
+    union all
+    select '{"type": "text", "required": true}'
+    from jsonb_each(kinds.fields) as field
+    cross join jsonb_array_elements_text(field.value -> 'keys') as wanted (key)
+    where '.' || to_jsonb(field.key)::text || '.' || to_jsonb(wanted.key)::text = place.shape
+    limit 1
+  ) as asked on true
+  where not exists (
+    select
+    from unnest(kinds.kept) as kept (shape)
+    where place.shape = kept.shape
+      or starts_with(place.shape, kept.shape || '.')
+      or starts_with(place.shape, kept.shape || '[')
+      or (place.is_container and (starts_with(kept.shape, place.shape || '.') or starts_with(kept.shape, place.shape || '[')))
+  )
+  group by 1, 2, 3, 4;
+end;
+comment on function ops.rules_of_places(ops.json_place[], ops.anonymisation_rules[], boolean) is
+  'The rules that change a value at each of the places, and the field that its kind of event expects there. What is counted has none; nor has a container, unless rules do not look into it or remove it whole.';
+
 create function ops.anonymised_events(
   events ops.anonymisable[],
   rules ops.anonymisation_rules[],
@@ -149,59 +217,17 @@ begin
     where cardinality(node.path) < 64
   ),
   -- Rules are looked up once a place and kind of event, of which there are few, and not once a value.
-  shapes as (
-    select distinct
-      node.event_type,
-      node.shape,
-      jsonb_typeof(node.value) in ('object', 'array') as is_container,
-      cardinality(node.path) = 64 as is_deepest
-    from nodes as node
-  ),
-  kinds as materialized (
-    select
-      named.event_type,
-      -- The agent has a pseudonym or nothing; what is left of one that is erased goes with the rest.
-      ops.counted_places(named.event_type) || case when is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
-      kind.fields
-    from (select distinct event.event_type from unnest(events) as event offset 0) as named
-    left join ops.event_types as kind
-      on kind.event_type = named.event_type
-  ),
   hits as materialized (
-    select
-      shape.event_type,
-      shape.shape,
-      shape.is_container,
-      case when shape.shape = '' then '{"type": "object", "required": true}'::jsonb else asked.field end as field,
-      array_agg(rule order by rule.rule_name collate "C") as rules
-    from shapes as shape
-    join kinds
-      on kinds.event_type = shape.event_type
-    join unnest(rules) as rule
-      on rule.event_type in ('', shape.event_type)
-      and rule.path <> '$.agent_id'
-      and shape.shape ~ rule.pattern
-      and (not shape.is_container or shape.is_deepest or (rule.action = 'remove' and rule.matching is null))
-    left join lateral (
-      select field.value as field
-      from jsonb_each(kinds.fields) as field
-      where '.' || to_jsonb(field.key)::text = shape.shape
-      union all
-      select '{"type": "text", "required": true}'
-      from jsonb_each(kinds.fields) as field
-      cross join jsonb_array_elements_text(field.value -> 'keys') as wanted (key)
-      where '.' || to_jsonb(field.key)::text || '.' || to_jsonb(wanted.key)::text = shape.shape
-      limit 1
-    ) as asked on true
-    where not exists (
-      select
-      from unnest(kinds.kept) as kept (shape)
-      where shape.shape = kept.shape
-        or starts_with(shape.shape, kept.shape || '.')
-        or starts_with(shape.shape, kept.shape || '[')
-        or (shape.is_container and (starts_with(kept.shape, shape.shape || '.') or starts_with(kept.shape, shape.shape || '[')))
-    )
-    group by 1, 2, 3, 4
+    select place.event_type, place.shape, place.is_container, place.field, place.applicable
+    from ops.rules_of_places(
+      array(
+        select distinct
+          row(node.event_type, node.shape, jsonb_typeof(node.value) in ('object', 'array'), cardinality(node.path) = 64)::ops.json_place
+        from nodes as node
+      ),
+      rules,
+      is_erasure
+    ) as place
   ),
   edits as (
     select node.place, node.path, node.ordinals, changed.result, changed.changed_by
@@ -210,7 +236,7 @@ begin
       on hits.event_type = node.event_type
       and hits.shape = node.shape
       and hits.is_container = (jsonb_typeof(node.value) in ('object', 'array'))
-    cross join lateral ops.anonymised_value(node.value, hits.field, hits.rules, node.org_id, pads, is_erasure) as changed
+    cross join lateral ops.anonymised_value(node.value, hits.field, hits.applicable, node.org_id, pads, is_erasure) as changed
     where cardinality(changed.changed_by) > 0
   ),
   edited as (
