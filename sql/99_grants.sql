@@ -201,7 +201,6 @@ grant execute on function
   ops.daily_slos,
   ops.slo_history,
   ops.slo_burndown,
-  ops.is_excluded,
   ops.slo_account,
   ops.account_counts,
   ops.stored_losses,

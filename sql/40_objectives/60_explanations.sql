@@ -1,20 +1,5 @@
 -- Explanations: the events that burned a budget, and the exclusions from the account.
 
-create function ops.is_excluded(org_id uuid, slo_name text, bucket_start timestamptz)
-returns boolean
-language sql
-stable
-set search_path = ''
-return exists (
-  select
-  from ops.slo_exclusions as exclusion
-  where exclusion.org_id = is_excluded.org_id
-    and exclusion.slo_name = is_excluded.slo_name
-    and exclusion.since < is_excluded.bucket_start + interval '5 minutes'
-    and exclusion.until > is_excluded.bucket_start
-);
-comment on function ops.is_excluded(uuid, text, timestamptz) is 'Whether the objective''s account leaves these five minutes out.';
-
 create function ops.explain_slo(
   slo_name text,
   since timestamptz,

@@ -1,5 +1,7 @@
 -- What admits a batch, what stores its valid events, and which rules apply where become functions of their own, so that each is read alone.
 
+drop function ops.is_excluded(uuid, text, timestamptz);
+
 create function ops.admit_batch(events json, anonymises boolean)
 returns jsonb
 language plpgsql

@@ -32,7 +32,7 @@ def cookie_of_session(hub: Hub, key: str) -> str:
 def opened_page(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options: Any) -> Iterator[Connection]:
     """A page's WebSocket, after what it sends at first."""
     url = hub.url.replace("http", "ws")
-    # No pings: their thread and ours would wait for the same thread's end, in which Python 3.11 loses the lock.
+    # Without pings, because their thread and ours would join the same thread, and Python 3.11 then releases its lock twice.
     with connect(
         f"{url}/live/{path}",
         additional_headers={"Cookie": cookie},

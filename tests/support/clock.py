@@ -43,8 +43,8 @@ def start_again_as_of(instant: str) -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | moved)  # noqa: S606
 
 
-def environment_of_today() -> dict[str, str]:
-    """Return the environment without the moved clock, for a browser: its threads spin under it, and no page of ours asks for the time."""
+def environment_of_today() -> dict[str, str | float | bool]:
+    """Return the environment without the moved clock, for a browser: the threads of Chromium spin under it, and the scripts of the pages never read the clock."""
     return {name: value for name, value in os.environ.items() if name not in MOVED}
 
 
