@@ -180,17 +180,19 @@ returns table (
   field jsonb,
   applicable ops.anonymisation_rules[]
 )
-language sql
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   with kinds as materialized (
     select
       named.event_type,
       -- The agent has a pseudonym or nothing; what is left of one that is erased goes with the rest.
-      ops.counted_places(named.event_type) || case when rules_of_places.is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
+      ops.counted_places(named.event_type) || case when is_erasure then '{}'::text[] else array['."agent_id"'] end as kept,
       kind.fields
-    from (select distinct place.event_type from unnest(rules_of_places.places) as place offset 0) as named
+    from (select distinct place.event_type from unnest(places) as place offset 0) as named
     left join ops.event_types as kind
       on kind.event_type = named.event_type
   )
@@ -200,10 +202,10 @@ begin atomic
     place.is_container,
     case when place.shape = '' then '{"type": "object", "required": true}'::jsonb else asked.field end,
     array_agg(rule order by rule.rule_name collate "C")
-  from unnest(rules_of_places.places) as place
+  from unnest(places) as place
   join kinds
     on kinds.event_type = place.event_type
-  join unnest(rules_of_places.rules) as rule
+  join unnest(rules) as rule
     on rule.event_type in ('', place.event_type)
     and rule.path <> '$.agent_id'
     and place.shape ~ rule.pattern
@@ -229,6 +231,7 @@ begin atomic
   )
   group by 1, 2, 3, 4;
 end;
+$$;
 comment on function ops.rules_of_places(ops.json_place[], ops.anonymisation_rules[], boolean) is
   'The rules that change a value at each of the places, and the field that its kind of event expects there. What is counted has none; nor has a container, unless rules do not look into it or remove it whole.';
 
@@ -280,9 +283,15 @@ begin
     select place.event_type, place.shape, place.is_container, place.field, place.applicable
     from ops.rules_of_places(
       array(
-        select distinct
-          row(node.event_type, node.shape, jsonb_typeof(node.value) in ('object', 'array'), cardinality(node.path) = 64)::ops.json_place
-        from nodes as node
+        select row(place.event_type, place.shape, place.is_container, place.is_deepest)::ops.json_place
+        from (
+          select distinct
+            node.event_type,
+            node.shape,
+            jsonb_typeof(node.value) in ('object', 'array') as is_container,
+            cardinality(node.path) = 64 as is_deepest
+          from nodes as node
+        ) as place
       ),
       rules,
       is_erasure
