@@ -119,6 +119,22 @@ def test_a_clock_a_day_off_drops_nothing(world: World, off_by: int) -> None:
     assert "dropped" not in world.queue()
 
 
+def test_a_clock_days_ahead_of_the_file_system_removes_no_file_that_another_process_is_writing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_queue(world, [])
+    writing, abandoned = (world.folder / f"{queue_file.SPOOL}{name}.json.tmp" for name in ("writing", "abandoned"))
+    for temporary in (writing, abandoned):
+        temporary.write_bytes(b"{")
+    two_days_ago = writing.stat().st_mtime - 2 * 86400
+    in_five_days = time.time() + 5 * 86400
+    os.utime(abandoned, (two_days_ago, two_days_ago))
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: in_five_days)
+        fill_queue(world, [])
+    assert (writing.exists(), abandoned.exists()) == (True, False)
+
+
 def test_a_queue_cut_off_at_any_byte_is_set_aside_and_its_whole_events_are_saved(world: World) -> None:
     entries = [queue_entry(number, findings_summary={"total": 1, "pattern": 'a "quoted" { one'}) for number in range(2)]
     fill_queue(world, entries)

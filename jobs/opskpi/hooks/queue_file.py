@@ -104,7 +104,7 @@ class Queue:
             if not name.startswith(SPOOL):
                 continue
             if not name.endswith(".json"):
-                if self._folder.age(name) > 86400:
+                if self._folder.age(name, LOCK) > 86400:
                     self._folder.remove(name)
                 continue
             self._spooled.append(name)

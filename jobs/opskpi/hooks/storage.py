@@ -93,12 +93,17 @@ class Folder:
         """The names in the folder, in their order."""
         return sorted(os.listdir(self._number))
 
-    def age(self, name: str) -> float:
-        """Seconds since a file was written, by the clock; 0 when it is gone."""
+    def age(self, name: str, touched: str) -> float:
+        """Seconds since a file was written; 0 when the file is gone.
+
+        The clock is the file system's, which may be another machine's: `touched` names a file whose times become now.
+        """
         try:
-            return time.time() - os.stat(name, dir_fd=self._number, follow_symlinks=False).st_mtime
+            written = os.stat(name, dir_fd=self._number, follow_symlinks=False).st_mtime
         except FileNotFoundError:
             return 0.0
+        os.utime(touched, dir_fd=self._number, follow_symlinks=False)
+        return os.stat(touched, dir_fd=self._number, follow_symlinks=False).st_mtime - written
 
     def lock(self, name: str, wait: float) -> "int | None":
         """Take the lock that a file stands for, waiting so many seconds at most; None when another has it."""
