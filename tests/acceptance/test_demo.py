@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ import psycopg
 import pytest
 
 from opskpi.postgres import connecting, embedded
+from support import forks
 
-ROOT = Path(__file__).resolve().parents[2]
 STATES = """
   select md5(string_agg(md5(t::text), '' order by md5(t::text))) from (
     select to_jsonb(e) as t from telemetry_events e
@@ -40,15 +39,12 @@ def demo_home() -> Iterator[Path]:
 
 
 def opskpi(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forks.run(*arguments, env=environment_of(home), timeout=180)
+
+
+def environment_of(home: Path) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith(("_DSN", "_URL"))}
-    return subprocess.run(
-        [sys.executable, "-m", "opskpi", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-        env=environment | {"OPSKPI_HOME": str(home), "PYTHONPATH": str(ROOT / "jobs")},
-    )
+    return environment | {"OPSKPI_HOME": str(home)}
 
 
 def ask_embedded(home: Path, query: LiteralString) -> object:
@@ -87,13 +83,12 @@ def test_the_demo_shows_a_month_and_a_second_run_changes_nothing(demo_home: Path
 
 
 def test_a_killed_demo_is_finished_by_the_next(demo_home: Path) -> None:
-    environment = os.environ | {"OPSKPI_HOME": str(demo_home), "PYTHONPATH": str(ROOT / "jobs")}
-    with subprocess.Popen(
-        [sys.executable, "-m", "opskpi", "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as first:
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+        first = forks.Process(["demo"], cwd=demo_home, env=environment_of(demo_home), stdout=nothing, stderr=nothing)
         while not ask_embedded(demo_home, "select exists (select from telemetry_events)") and first.poll() is None:
             time.sleep(0.05)
         first.kill()
+        first.wait()
     assert ask_embedded(
         demo_home, "select value is null from ops.settings where name = 'demo_loaded' union all select true limit 1"
     )
