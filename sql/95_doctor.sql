@@ -162,6 +162,18 @@ begin atomic
       or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
     )
   union all
+  select 'bound logins', count(*) = 0,
+    coalesce(string_agg(watched.fault, '; '), 'each reads its own org only')
+  from (
+    select bound.login || ': ' || ops.login_fault(bound.login) as fault
+    from ops.bound_logins as bound
+    where ops.login_fault(bound.login) is not null
+    union all
+    select format('%s.%s has no policy for them; run opskpi migrate', unguarded.relation, unguarded.column_name)
+    from ops.unguarded_columns() as unguarded
+    where exists (select from ops.bound_logins)
+  ) as watched
+  union all
   select 'cursor', count(*) = 0,
     case when count(*) = 0 then 'no event waits'
       else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end

@@ -10,6 +10,7 @@ revoke execute on all functions in schema public, ops from public, anon, authent
 grant usage on schema ops to authenticated, service_role;
 grant select on
   ops.settings,
+  ops.bound_logins,
   ops.event_types,
   ops.agents,
   ops.removed_events,
@@ -19,7 +20,6 @@ grant select on
   ops.series,
   ops.rollups,
   ops.removed_periods,
-  ops.cursors,
   ops.histogram_groups,
   ops.labelled_events,
   ops.histograms,
@@ -69,11 +69,16 @@ grant select on
   ops.histogram_parts
 to authenticated, service_role;
 grant select on ops.request_counts to authenticated;
+grant select on ops.cursors to service_role;
+-- Not who held up the cursor, nor which ids were drawn since: that is of all tenants.
+grant select (name, last_id, moved_at) on ops.cursors to authenticated;
+grant select on ops.key_requests to authenticated;
 grant select on
   ops.job_runs,
   ops.alert_channels,
   ops.alert_groups,
   ops.request_counts,
+  ops.key_requests,
   ops.anonymisations,
   public.v_ops_job_runs,
   ops.summaries
@@ -84,6 +89,7 @@ grant insert on public.telemetry_events, ops.audit_changes to service_role;
 grant select, insert on ops.collected_events to authenticated, service_role;
 grant insert, update on public.slsa_audit_metrics to service_role;
 grant insert, update on ops.request_counts to authenticated;
+grant insert (org_id, token_id, requested_at) on ops.key_requests to authenticated;
 -- Whether the jobs run concerns every user; how many events of all orgs they counted, and why one failed, does not.
 grant select (job, started_at, finished_at, outcome) on ops.job_runs to authenticated;
 -- ops is no exposed schema: only the rules that ingest_events applies come here, as its caller.
@@ -102,7 +108,10 @@ grant execute on function
   ops.setting,
   ops.refresh_interval,
   ops.time_zone,
+  ops.bound_org_id,
   ops.current_org_id,
+  ops.caller_may,
+  ops.org_for,
   ops.period_start,
   ops.period_end,
   ops.event_limits,
@@ -214,6 +223,7 @@ grant execute on function
   ops.policy_version,
   public.current_policy,
   public.set_policy,
+  ops.token_id,
   ops.senders,
   public.hook_metrics,
   ops.counted_places,
@@ -240,6 +250,8 @@ grant execute on function
 to service_role;
 grant execute on function
   ops.count_request,
+  ops.count_key_request,
+  ops.refuse_request,
   ops.silence_alerts,
   public.silence_own_alerts
 to authenticated;

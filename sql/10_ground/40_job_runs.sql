@@ -24,7 +24,7 @@ comment on column ops.job_runs.events is 'Events it aggregated, or removed (coun
 comment on column ops.job_runs.kpi_rows is 'KPI rows it wrote (count).';
 comment on column ops.job_runs.message is 'What a person should know; null when there is nothing to say.';
 alter table ops.job_runs enable row level security;
-create policy job_runs_select_authenticated on ops.job_runs for select to authenticated using (true);
+create policy job_runs_select_authenticated on ops.job_runs for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create function ops.record_job_failure(job text, message text)
 returns void

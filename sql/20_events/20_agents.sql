@@ -19,9 +19,9 @@ comment on column ops.agents.last_event_at is 'Time of its newest event that has
 comment on column ops.agents.is_pseudonym is 'It stands for an agent whose events were anonymised, or for all erased agents of its team.';
 alter table ops.agents enable row level security;
 create policy agents_select_own_org on ops.agents for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{ingest,read}')));
 create policy agents_insert_own_org_pseudonyms on ops.agents for insert to authenticated
-  with check (org_id = (select ops.current_org_id()) and is_pseudonym);
+  with check (org_id = (select ops.org_for('{ingest}')) and is_pseudonym);
 
 create function ops.assign_team(org_id uuid, agent_id uuid, team text)
 returns void

@@ -57,9 +57,9 @@ create index idx_telemetry_events_event_timestamp on public.telemetry_events (ev
 create index telemetry_events_id_idx on public.telemetry_events (id);
 
 create policy telemetry_events_select_own_org on public.telemetry_events for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 create policy telemetry_events_insert_own_org on public.telemetry_events for insert to authenticated
-  with check (org_id = (select ops.current_org_id()));
+  with check (org_id = (select ops.org_for('{ingest}')));
 
 create table ops.telemetry_events_default partition of public.telemetry_events default;
 comment on table ops.telemetry_events_default is 'Events of months that have no partition yet; maintain moves them where they belong.';

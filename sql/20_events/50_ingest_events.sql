@@ -34,6 +34,7 @@ begin
   if caller.org_id is null then
     return '{}';
   end if;
+  perform ops.count_key_request(caller.org_id);
   perform ops.count_request(
     caller.org_id,
     case when anonymises then ops.anonymous_senders(caller.org_id, ops.senders(events)) else ops.senders(events) end
@@ -75,7 +76,7 @@ begin
       checked.event_type, checked.event_timestamp, checked.run_id, checked.tag, checked.metadata, checked.event_id, checked.org_id, checked.agent_id
     from checked
     where checked.refusal is null
-    on conflict on constraint telemetry_events_pkey do nothing
+    on conflict do nothing
     returning 1
   ),
   counted as (
@@ -133,14 +134,14 @@ begin
         select
           event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
         from ops.cast_anonymised(document) as event
-        on conflict on constraint telemetry_events_pkey do nothing;
+        on conflict do nothing;
       elsif skips_known then
         insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
         select
           case when event.refusal is null then event.event_type else ops.leave_to_check() end,
           event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id, event.agent_id
         from ops.check_events(document, may_raise => true) as event
-        on conflict on constraint telemetry_events_pkey do nothing;
+        on conflict do nothing;
       else
         insert into public.telemetry_events (event_type, event_timestamp, run_id, tag, metadata, event_id, org_id, agent_id)
         select

@@ -16,9 +16,9 @@ comment on column ops.collected_events.event_id is 'Made from what the event is 
 comment on column ops.collected_events.event_timestamp is 'The time under which it is stored.';
 alter table ops.collected_events enable row level security;
 create policy collected_events_select_own_org on ops.collected_events for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{ingest,read}')));
 create policy collected_events_insert_own_org on ops.collected_events for insert to authenticated
-  with check (org_id = (select ops.current_org_id()));
+  with check (org_id = (select ops.org_for('{ingest}')));
 
 create table ops.collections (
   org_id uuid not null,
@@ -38,7 +38,7 @@ comment on column ops.collections.entity_tag is 'ETag of the list of runs since 
 comment on column ops.collections.collected_at is 'When it was last read to its end.';
 alter table ops.collections enable row level security;
 create policy collections_select_own_org on ops.collections for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create function ops.collect_events(events jsonb)
 returns jsonb

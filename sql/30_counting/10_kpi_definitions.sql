@@ -43,4 +43,4 @@ comment on column ops.kpi_definitions.percentile is 'The share of values at or b
 comment on column ops.kpi_definitions.breakdowns is 'Labels by which the KPI is also kept, one at a time.';
 comment on column ops.kpi_definitions.breakdown_periods is 'Periods for which the breakdowns are kept.';
 alter table ops.kpi_definitions enable row level security;
-create policy kpi_definitions_select_authenticated on ops.kpi_definitions for select to authenticated using (true);
+create policy kpi_definitions_select_authenticated on ops.kpi_definitions for select to authenticated using ((select ops.caller_may('{read}')) is not null);

@@ -16,7 +16,7 @@ comment on column ops.series.event_type is 'The kind of event; slsa_audit_metric
 comment on column ops.series.labels is 'Label values by key; a label that the event does not have is left out.';
 alter table ops.series enable row level security;
 create policy series_select_own_org on ops.series for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create table ops.rollups (
   org_id uuid not null,
@@ -45,7 +45,7 @@ comment on column ops.rollups.value_min is 'Smallest value, in the unit of the e
 comment on column ops.rollups.value_max is 'Largest value, in the unit of the event type.';
 alter table ops.rollups enable row level security;
 create policy rollups_select_own_org on ops.rollups for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create table ops.removed_periods (
   period text not null,
@@ -58,7 +58,7 @@ comment on table ops.removed_periods is
 comment on column ops.removed_periods.period is 'hour, day, week or month.';
 comment on column ops.removed_periods.removed_until is 'Periods that began before it are removed and are not made again.';
 alter table ops.removed_periods enable row level security;
-create policy removed_periods_select_authenticated on ops.removed_periods for select to authenticated using (true);
+create policy removed_periods_select_authenticated on ops.removed_periods for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create table ops.cursors (
   name text not null,
@@ -77,14 +77,18 @@ comment on column ops.cursors.fence_id is 'A later id that becomes safe when the
 comment on column ops.cursors.fence_holders is 'The transactions (as pg_locks names them) that may still commit ids up to fence_id.';
 comment on column ops.cursors.moved_at is 'When the cursor last moved.';
 alter table ops.cursors enable row level security;
-create policy cursors_select_authenticated on ops.cursors for select to authenticated using (true);
+create policy cursors_select_authenticated on ops.cursors for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create function ops.cursor_id()
 returns bigint
-language sql
+language plpgsql
 stable
 set search_path = ''
-return coalesce((select cursors.last_id from ops.cursors where cursors.name = 'telemetry_events'), 0);
+as $$
+begin
+  return coalesce((select cursors.last_id from ops.cursors where cursors.name = 'telemetry_events'), 0);
+end;
+$$;
 comment on function ops.cursor_id() is 'The id up to which events have been counted.';
 
 create type ops.event_delta as (

@@ -21,7 +21,7 @@ comment on column ops.histograms.counts is
   'Values (count) by bin, the subscript being the bin: bin n holds 0.001 × 1.0198^(n-1) < value <= 0.001 × 1.0198^n, bin 0 all below; null is none.';
 alter table ops.histograms enable row level security;
 create policy histograms_select_own_org on ops.histograms for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create type ops.histogram_delta as (
   org_id uuid,

@@ -21,7 +21,7 @@ comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (cou
 comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
 alter table ops.blocked_patterns enable row level security;
 create policy blocked_patterns_select_own_org on ops.blocked_patterns for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create type ops.pattern_delta as (
   org_id uuid,

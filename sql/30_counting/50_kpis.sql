@@ -40,7 +40,7 @@ create index idx_kpi_aggregations_period_start on public.kpi_aggregations (perio
 create index kpi_aggregations_period_end_idx on public.kpi_aggregations (period_end) where not complete;
 
 create policy kpi_aggregations_select_own_org on public.kpi_aggregations for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create type ops.kpi_value as (
   org_id uuid,

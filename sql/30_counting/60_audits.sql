@@ -68,7 +68,7 @@ create index idx_slsa_audit_metrics_validation_status on public.slsa_audit_metri
 create index idx_slsa_audit_metrics_tag on public.slsa_audit_metrics (tag);
 
 create policy slsa_audit_metrics_select_own_org on public.slsa_audit_metrics for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create function public.update_slsa_audit_metrics_updated_at()
 returns trigger
@@ -99,7 +99,7 @@ comment on column ops.audit_changes.audit_change_id is 'Number of the change.';
 comment on column ops.audit_changes.audited_at is 'The audit_timestamp, before or after the change.';
 alter table ops.audit_changes enable row level security;
 create policy audit_changes_select_own_org on ops.audit_changes for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create function ops.note_audit_change()
 returns trigger

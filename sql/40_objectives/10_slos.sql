@@ -18,7 +18,7 @@ comment on column ops.slis.threshold_ms is 'For latency: an attempt is good when
 comment on column ops.slis.filled_until is
   'Events before this instant are counted, those behind the cursor aside; -infinity: none yet, infinity: all.';
 alter table ops.slis enable row level security;
-create policy slis_select_authenticated on ops.slis for select to authenticated using (true);
+create policy slis_select_authenticated on ops.slis for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create table ops.services (
   service_name text not null,
@@ -38,7 +38,7 @@ comment on column ops.services.description is 'What it is.';
 comment on column ops.services.labels is 'Labels of its OpenSLO document, kept for the export.';
 comment on column ops.services.annotations is 'Annotations of its OpenSLO document, kept for the export.';
 alter table ops.services enable row level security;
-create policy services_select_authenticated on ops.services for select to authenticated using (true);
+create policy services_select_authenticated on ops.services for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create table ops.slos (
   slo_name text not null,
@@ -112,4 +112,4 @@ comment on column ops.slos.labels is 'Labels of its OpenSLO document, kept for t
 comment on column ops.slos.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
 comment on column ops.slos.valid_from is 'From when this definition holds; a change that does not say so holds from now on.';
 alter table ops.slos enable row level security;
-create policy slos_select_authenticated on ops.slos for select to authenticated using (true);
+create policy slos_select_authenticated on ops.slos for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);

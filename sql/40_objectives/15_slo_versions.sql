@@ -37,7 +37,7 @@ comment on column ops.slo_versions.time_slice is 'Length of a slice; null with o
 comment on column ops.slo_versions.slice_target is 'The share of a good slice (ratio); null with occurrences.';
 comment on column ops.slo_versions.expected_interval is 'How often input is expected; null: as the setting says.';
 alter table ops.slo_versions enable row level security;
-create policy slo_versions_select_authenticated on ops.slo_versions for select to authenticated using (true);
+create policy slo_versions_select_authenticated on ops.slo_versions for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create function ops.date_slo_change()
 returns trigger
@@ -187,7 +187,7 @@ comment on column ops.slo_exclusions.author is 'Who said so.';
 comment on column ops.slo_exclusions.created_at is 'When it was added.';
 alter table ops.slo_exclusions enable row level security;
 create policy slo_exclusions_select_own_org on ops.slo_exclusions for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create view ops.excluded_times
 with (security_invoker = true)

@@ -18,7 +18,7 @@ comment on column ops.sli_counts.good is 'Good ones (count).';
 comment on column ops.sli_counts.total is 'All that were counted (count).';
 alter table ops.sli_counts enable row level security;
 create policy sli_counts_select_own_org on ops.sli_counts for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create view ops.slo_counts
 with (security_invoker = true)

@@ -18,7 +18,7 @@ comment on column ops.sli_days.good is 'Good ones (count).';
 comment on column ops.sli_days.total is 'All that were counted (count).';
 alter table ops.sli_days enable row level security;
 create policy sli_days_select_own_org on ops.sli_days for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create function ops.add_sli_days()
 returns trigger

@@ -22,7 +22,7 @@ create index work_units_org_id_event_type_first_attempt_at_idx
   where not succeeded;
 
 create policy work_units_select_own_org on ops.work_units for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create type ops.unit_delta as (
   org_id uuid,

@@ -135,7 +135,7 @@ comment on column ops.alert_rules.display_name is 'Its name for people; null: th
 comment on column ops.alert_rules.labels is 'Labels of its OpenSLO document, kept for the export.';
 comment on column ops.alert_rules.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
 alter table ops.alert_rules enable row level security;
-create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using (true);
+create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);
 
 create function ops.check_alert_factor()
 returns trigger

@@ -10,7 +10,7 @@ comment on table ops.alert_evaluations is 'One row: up to when the rules have be
 comment on column ops.alert_evaluations.is_only is 'Always true.';
 comment on column ops.alert_evaluations.evaluated_at is 'The instant of the last evaluation; an earlier one is refused, so that alerts go forwards only.';
 alter table ops.alert_evaluations enable row level security;
-create policy alert_evaluations_select_authenticated on ops.alert_evaluations for select to authenticated using (true);
+create policy alert_evaluations_select_authenticated on ops.alert_evaluations for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
 create type ops.alert_condition as (
   org_id uuid,

@@ -48,7 +48,7 @@ alter table ops.alerts enable row level security;
 create unique index alerts_org_id_rule_name_subject_idx on ops.alerts (org_id, rule_name, subject) where state <> 'resolved';
 
 create policy alerts_select_own_org on ops.alerts for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read,admin}')));
 
 create type ops.alert_report as (
   state text,

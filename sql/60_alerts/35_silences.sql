@@ -25,9 +25,9 @@ comment on column ops.alert_silences.author is 'Who said so.';
 comment on column ops.alert_silences.created_at is 'When it was added.';
 alter table ops.alert_silences enable row level security;
 create policy alert_silences_select_own_org on ops.alert_silences for select to authenticated
-  using (only_org_id = (select ops.current_org_id()));
+  using (only_org_id = (select ops.org_for('{read,admin}')));
 create policy alert_silences_insert_own_org_as_admin on ops.alert_silences for insert to authenticated
-  with check (only_org_id = (select ops.current_org_id()) and (select ops.caller_has_scope('admin')));
+  with check (only_org_id = (select ops.org_for('{admin}')));
 
 create function ops.is_silenced(org_id uuid, rule_name text, subject text, service text, as_of timestamptz)
 returns boolean

@@ -44,7 +44,7 @@ create index alert_deliveries_channel_name_org_id_group_key_delivery_id_idx
   where state in ('queued', 'sending');
 
 create policy alert_deliveries_select_own_org on ops.alert_deliveries for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create function ops.queue_delivery(
   org_id uuid,

@@ -19,9 +19,9 @@ comment on column ops.policies.created_at is 'When it was set.';
 comment on column ops.policies.created_by is 'The subject of the token that set it: an API key or a user; null without a token.';
 alter table ops.policies enable row level security;
 create policy policies_select_own_org on ops.policies for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{ingest,read,admin}')));
 create policy policies_insert_own_org_as_admin on ops.policies for insert to authenticated
-  with check (org_id = (select ops.current_org_id()) and (select ops.caller_has_scope('admin')));
+  with check (org_id = (select ops.org_for('{admin}')));
 
 create function ops.policy_version(org_id uuid)
 returns bigint

@@ -1,4 +1,4 @@
--- Request limits per agent and minute.
+-- Request limits per minute: of each agent, and of each key, whatever agents it names.
 
 create table ops.request_counts (
   org_id uuid not null,
@@ -9,17 +9,85 @@ create table ops.request_counts (
 with (fillfactor = 50);
 comment on table ops.request_counts is 'One row an agent that sent events through an API: when, in the minute up to its last request.';
 comment on column ops.request_counts.org_id is 'The tenant.';
-comment on column ops.request_counts.agent_id is 'The agent; for events that name none, a UUID made of the token''s subject.';
+comment on column ops.request_counts.agent_id is 'The agent; for events that name none, the token, as ops.token_id says.';
 comment on column ops.request_counts.requested_at is 'The instants of its requests, in order.';
 alter table ops.request_counts enable row level security;
 -- ops is no exposed schema: only count_request, as part of a caller's ingest_events, comes here.
 create policy request_counts_select_own_org on ops.request_counts for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{ingest}')));
 create policy request_counts_insert_own_org on ops.request_counts for insert to authenticated
-  with check (org_id = (select ops.current_org_id()));
+  with check (org_id = (select ops.org_for('{ingest}')));
 create policy request_counts_update_own_org on ops.request_counts for update to authenticated
-  using (org_id = (select ops.current_org_id()))
-  with check (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{ingest}')))
+  with check (org_id = (select ops.org_for('{ingest}')));
+
+create table ops.key_requests (
+  org_id uuid not null,
+  token_id uuid not null,
+  requested_at timestamptz not null,
+  request_id bigint generated always as identity,
+  constraint key_requests_pkey primary key (org_id, token_id, requested_at, request_id)
+);
+comment on table ops.key_requests is
+  'One row a request of the last minutes, by key. Rows of their own, since those of one key come from many machines and must not wait for each other.';
+comment on column ops.key_requests.org_id is 'The tenant.';
+comment on column ops.key_requests.token_id is 'The key or user, as ops.token_id says.';
+comment on column ops.key_requests.requested_at is 'When it came.';
+comment on column ops.key_requests.request_id is 'Tells requests of one instant apart.';
+alter table ops.key_requests enable row level security;
+-- ops is no exposed schema: only count_key_request, as part of a caller's ingest_events, comes here.
+create policy key_requests_select_own_org on ops.key_requests for select to authenticated
+  using (org_id = (select ops.org_for('{ingest}')));
+create policy key_requests_insert_own_org on ops.key_requests for insert to authenticated
+  with check (org_id = (select ops.org_for('{ingest}')));
+
+create function ops.token_id()
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+begin
+  return encode(
+    substr(
+      sha256(convert_to(
+        case
+          -- Whoever may sign in without a name may do so again for each request.
+          when coalesce(claims ->> 'is_anonymous', 'false') <> 'false' then 'anonymous sign-ins'
+          else coalesce(claims ->> 'sub', '')
+        end,
+        'UTF8'
+      )),
+      1, 16
+    ),
+    'hex'
+  )::uuid;
+end;
+$$;
+comment on function ops.token_id() is
+  'A UUID made of the subject of the token: the API key (the hub names it there) or the user, whatever session; all anonymous sign-ins are one.';
+
+create function ops.refuse_request(per_minute integer, sender text, seconds_to_wait integer)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  raise sqlstate 'PGRST' using
+    message = jsonb_build_object(
+      'code', 'OP429',
+      'message', format('more than %s requests a minute from one %s', per_minute, sender),
+      'details', format('retry after %s seconds', seconds_to_wait),
+      'hint', 'Send events in batches of up to 50, and wait as Retry-After says.'
+    )::text,
+    detail = jsonb_build_object('status', 429, 'headers', jsonb_build_object('Retry-After', seconds_to_wait::text))::text;
+end;
+$$;
+comment on function ops.refuse_request(integer, text, integer) is
+  'Raises PGRST, which PostgREST and the hub answer with status 429 and Retry-After; sender is agent or key.';
 
 create function ops.senders(events json)
 returns uuid[]
@@ -28,12 +96,12 @@ stable
 set search_path = ''
 as $$
 declare
-  subject text := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '');
-  token_id uuid := encode(substr(sha256(convert_to(subject, 'UTF8')), 1, 16), 'hex')::uuid;
+  token_id constant uuid := ops.token_id();
 begin
   return (
-    with named as (
-      select coalesce(
+    with named as materialized (
+      -- A batch names few agents, so whether that is a UUID is asked of few.
+      select distinct coalesce(
         element.value ->> 'agent_id',
         element.value #>> '{payload,agent_id}',
         element.value #>> '{metadata,agent_id}'
@@ -110,19 +178,46 @@ begin
   from counted
   where cardinality(counted.requested_at) > per_minute;
   if seconds_to_wait is not null then
-    raise sqlstate 'PGRST' using
-      message = jsonb_build_object(
-        'code', 'OP429',
-        'message', format('more than %s requests a minute from one agent', per_minute),
-        'details', format('retry after %s seconds', seconds_to_wait),
-        'hint', 'Send events in batches of up to 50, and wait as Retry-After says.'
-      )::text,
-      detail = jsonb_build_object('status', 429, 'headers', jsonb_build_object('Retry-After', seconds_to_wait::text))::text;
+    perform ops.refuse_request(per_minute, 'agent', seconds_to_wait);
   end if;
 end;
 $$;
 comment on function ops.count_request(uuid, uuid[], timestamptz) is
   'Counts a request against its agents; over the limit of any minute it raises PGRST with status 429 and Retry-After, and, with the transaction, counts nothing.';
+
+create function ops.count_key_request(org_id uuid, as_of timestamptz default clock_timestamp())
+returns void
+language plpgsql
+volatile
+set search_path = ''
+-- Planning takes longer than the look into the index.
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  per_minute constant integer := coalesce(ops.setting('requests_per_minute_per_key')::integer, 300);
+  own_id constant uuid := ops.token_id();
+  -- As many requests ago as are allowed in a minute.
+  earlier_at constant timestamptz := (
+    select counted.requested_at
+    from ops.key_requests as counted
+    where counted.org_id = count_key_request.org_id
+      and counted.token_id = own_id
+      and counted.requested_at > as_of - interval '1 minute'
+      and counted.requested_at <= as_of
+    order by counted.requested_at desc
+    offset per_minute - 1
+    limit 1
+  );
+begin
+  if earlier_at is not null then
+    perform ops.refuse_request(per_minute, 'key', ceil(extract(epoch from earlier_at + interval '1 minute' - as_of))::integer);
+  end if;
+  insert into ops.key_requests (org_id, token_id, requested_at)
+  values (count_key_request.org_id, own_id, as_of);
+end;
+$$;
+comment on function ops.count_key_request(uuid, timestamptz) is
+  'Counts a request against the key or token of the caller, whatever agents its events name; over the limit of the last minute it raises PGRST with status 429 and Retry-After. Requests that are under way at the same moment do not see each other, so a few more may pass.';
 
 create function ops.forget_requests(as_of timestamptz)
 returns void
@@ -132,5 +227,8 @@ set search_path = ''
 begin atomic
   delete from ops.request_counts as stored
   where stored.requested_at[cardinality(stored.requested_at)] < forget_requests.as_of - interval '1 hour';
+  delete from ops.key_requests as stored
+  where stored.requested_at < forget_requests.as_of - interval '2 minutes';
 end;
-comment on function ops.forget_requests(timestamptz) is 'Removes the request counts of agents that have been quiet for an hour; only maintain calls it.';
+comment on function ops.forget_requests(timestamptz) is
+  'Removes the request counts of agents that have been quiet for an hour, and of keys what is older than any minute that counts; only maintain calls it.';

@@ -20,7 +20,9 @@ comment on column ops.retention_rules.event_type is 'For events: only this kind;
 comment on column ops.retention_rules.age is 'How old it gets; null: it is kept for ever, whatever the rule for every kind says.';
 alter table ops.retention_rules enable row level security;
 -- How many events there were is told to nobody but the owner: they are those of all tenants.
-create policy retention_rules_select_authenticated on ops.retention_rules for select to authenticated using (true);
+-- The name of a kind that nobody described may be a tenant's own.
+create policy retention_rules_select_described on ops.retention_rules for select to authenticated
+  using (event_type = '' or event_type in (select kind.event_type from ops.event_types as kind));
 
 create table ops.removed_months (
   event_type text not null,

@@ -7,6 +7,8 @@ values
   ('job_runs_kept', '30 days', 'How long the journal of the jobs is kept.'),
   ('expected_interval', '7 days', 'How often each objective expects input unless it says otherwise; silent for twice as long is no_data (interval).'),
   ('requests_per_minute', '100', 'Calls of ingest_events that one agent may make in a minute through an API (count).'),
+  ('requests_per_minute_per_key', '300', 'Calls of ingest_events that one API key or user may make in a minute through an API, whatever agents the events name (count).'),
+  ('anonymous_sign_ins', 'refuse', 'Whether callers whose claims say is_anonymous are signed-in people like others (allow) or have neither rows nor writes (refuse).'),
   ('workflows_slsa_provenance', 'slsa-provenance', 'Workflows whose runs are collected as slsa_provenance events: names or file names, * and ? allowed, separated by commas.'),
   ('workflows_provenance_validate', 'provenance-validate', 'Workflows whose runs are collected as provenance_validate events: names or file names, * and ? allowed, separated by commas.'),
   ('workflows_audit_observer', 'phase3-audit-observer', 'Workflows whose runs are collected as audit_observer events: names or file names, * and ? allowed, separated by commas.'),

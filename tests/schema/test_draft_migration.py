@@ -245,17 +245,17 @@ def test_what_a_draft_cannot_do_is_named(drafted_from: Callable[[dict[str, Edit]
                 "\n  value text not null,", "\n  unit text,\n  value text not null,", 1
             ),
             "10_ground/20_callers.sql": lambda script: script.replace(
-                "function ops.current_org_id()\n", "function ops.current_org_id(unused text default null)\n"
-            ).replace("function ops.current_org_id()", "function ops.current_org_id(text)"),
+                "function ops.org_for(scopes text[])\n", "function ops.org_for(scopes text[], unused text default null)\n"
+            ).replace("function ops.org_for(text[])", "function ops.org_for(text[], text)"),
             "10_ground/40_job_runs.sql": lambda script: script.replace("  message text,", "  message text not null,"),
         }
     )
     assert drafted.notes == [
-        "function ops.current_org_id: cannot drop function ops.current_org_id() because other objects depend on it",
+        "function ops.org_for: cannot drop function ops.org_for(text[]) because other objects depend on it",
         "table ops.job_runs: message differs",
         "table ops.settings: new columns stand last",
     ]
-    assert "current_org_id" not in drafted.script
+    assert "org_for" not in drafted.script
     assert "alter table ops.settings add column unit text;" in drafted.script
 
 

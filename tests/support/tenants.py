@@ -54,6 +54,7 @@ WRITES = {
         # Only ingest_events comes here, likewise.
         ("ops.request_counts", "INSERT"),
         ("ops.request_counts", "UPDATE"),
+        ("ops.key_requests", "INSERT"),
         # Pseudonyms of the own org, on the way in, likewise.
         ("ops.agents", "INSERT"),
     },
@@ -77,12 +78,16 @@ WRITING_FUNCTIONS = {
     "authenticated": {
         "ingest_events(json)",
         "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.admit_batch(json,boolean)",
+        "ops.store_valid_events(jsonb,jsonb,boolean)",
         "ops.anonymise_incoming(ops.anonymisable[])",
         "ops.cast_anonymised(jsonb)",
         "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
+        "ops.count_key_request(uuid,timestamp with time zone)",
+        "ops.refuse_request(integer,text,integer)",
         # These two ask for the scope admin, as the policy of the silences does.
         "ops.silence_alerts(text,timestamp with time zone,text,text,uuid,timestamp with time zone)",
         "silence_own_alerts(text,timestamp with time zone,text)",
@@ -91,6 +96,8 @@ WRITING_FUNCTIONS = {
     "service_role": {
         "ingest_events(json)",
         "ops.add_pseudonyms(ops.pseudonym[])",
+        "ops.admit_batch(json,boolean)",
+        "ops.store_valid_events(jsonb,jsonb,boolean)",
         "ops.anonymise_incoming(ops.anonymisable[])",
         "ops.cast_anonymised(jsonb)",
         "ops.check_anonymised(jsonb)",
@@ -215,6 +222,7 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
         )
         connection.execute("select public.set_policy(%s, org_id => %s)", [Jsonb({"words": [mark]}), org])
         connection.execute("select ops.count_request(%s, %s::uuid[])", [org, [agent_of(org)]])
+        connection.execute("select ops.count_key_request(%s)", [org])
         connection.execute(
             "insert into ops.collected_events (org_id, event_id, event_timestamp) values (%s, gen_random_uuid(), now())",
             [org],
