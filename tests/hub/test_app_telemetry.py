@@ -211,6 +211,17 @@ def test_a_hundred_requests_a_minute_of_one_agent_are_taken_by_two_hubs_together
             assert post(client, [hook_event(org, uuid4())])["accepted"] == 1
 
 
+def test_a_key_that_names_another_agent_in_each_request_is_told_to_wait_all_the_same(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    with hub.client(make_key(hub_database, org)) as client:
+        answers = [client.post(TELEMETRY, json=[hook_event(org, uuid4())]) for _ in range(320)]
+        assert Counter(answer.status_code for answer in answers) == {200: 300, 429: 20}
+        assert all(0 < int(answer.headers["retry-after"]) <= 60 for answer in answers[300:])
+    with hub.client(make_key(hub_database, org)) as client:
+        assert post(client, [hook_event(org, uuid4())])["accepted"] == 1
+
+
 def test_200_clients_at_once_lose_nothing(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     key = make_key(hub_database, org)
 

@@ -245,7 +245,8 @@ def test_what_a_draft_cannot_do_is_named(drafted_from: Callable[[dict[str, Edit]
                 "\n  value text not null,", "\n  unit text,\n  value text not null,", 1
             ),
             "10_ground/20_callers.sql": lambda script: script.replace(
-                "function ops.org_for(scopes text[])\n", "function ops.org_for(scopes text[], unused text default null)\n"
+                "function ops.org_for(scopes text[])\n",
+                "function ops.org_for(scopes text[], unused text default null)\n",
             ).replace("function ops.org_for(text[])", "function ops.org_for(text[], text)"),
             "10_ground/40_job_runs.sql": lambda script: script.replace("  message text,", "  message text not null,"),
         }

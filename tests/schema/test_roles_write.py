@@ -77,7 +77,14 @@ def test_a_role_that_may_not_add_rows_is_refused_in_every_table(
     # Refused as well, but for the missing org.
     by_org = set[str]()
     if role == "authenticated":
-        by_org = {"ops.policies", "ops.request_counts", "ops.key_requests", "ops.collected_events", "ops.alert_silences", "ops.agents"}
+        by_org = {
+            "ops.policies",
+            "ops.request_counts",
+            "ops.key_requests",
+            "ops.collected_events",
+            "ops.alert_silences",
+            "ops.agents",
+        }
     assert allowed == {name for name, command in WRITES[role] if command == "INSERT"} - by_org
 
 

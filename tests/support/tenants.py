@@ -154,6 +154,90 @@ UPKEEP: list[LiteralString] = [
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who may ask in the role authenticated: the claims, the org they stand for, and what for."""
+
+    name: str
+    claims: Mapping[str, object]
+    org: str | None
+    scopes: frozenset[str]
+
+
+def _key(org: str, *scopes: str) -> Identity:
+    claims = {"sub": "0123456789ab", "app_metadata": {"org_id": org, "scopes": list(scopes)}}
+    name = f"a key with {' and '.join(scopes) or 'no scope'}"
+    return Identity(name, claims, org, frozenset(scopes) & {"ingest", "read", "admin"})
+
+
+SIGNED_IN = frozenset({"ingest", "read"})
+# What can be told of B by any of these must be nothing, and of A what its scopes allow.
+IDENTITIES = [
+    Identity("a user of A", {"app_metadata": {"org_id": ORG_A}}, ORG_A, SIGNED_IN),
+    Identity("a user of no org", {}, NIL_ORG, SIGNED_IN),
+    Identity("a user who signed in with a name", {"is_anonymous": False}, NIL_ORG, SIGNED_IN),
+    _key(ORG_A, "read"),
+    _key(ORG_A, "ingest"),
+    _key(ORG_A, "admin"),
+    _key(ORG_A, "ingest", "read", "admin"),
+    _key(ORG_A, "hook"),
+    _key(ORG_A),
+    Identity("scopes that are no list", {"app_metadata": {"org_id": ORG_A, "scopes": "read"}}, ORG_A, frozenset()),
+    Identity("null for scopes", {"app_metadata": {"org_id": ORG_A, "scopes": None}}, ORG_A, frozenset()),
+    Identity("an anonymous sign-in", {"is_anonymous": True}, None, frozenset()),
+    Identity(
+        "an anonymous sign-in with the claims of A",
+        {"is_anonymous": True, "app_metadata": {"org_id": ORG_A, "scopes": ["ingest", "read", "admin"]}},
+        None,
+        frozenset(),
+    ),
+    Identity("anonymous in another spelling", {"is_anonymous": "true"}, None, frozenset()),
+]
+# The scopes of which one lets a table be read; of all others it is read.
+READ_WITH = {
+    "ops.agents": {"ingest", "read"},
+    "ops.collected_events": {"ingest", "read"},
+    "ops.request_counts": {"ingest"},
+    "ops.key_requests": {"ingest"},
+    "ops.policies": {"ingest", "read", "admin"},
+    "ops.slos": {"read", "admin"},
+    "ops.alert_rules": {"read", "admin"},
+    "ops.alerts": {"read", "admin"},
+    "ops.alert_silences": {"read", "admin"},
+}
+# How the installation is set up, which every call asks; nothing of any tenant.
+READ_BY_ALL = {
+    "ops.settings",
+    "ops.event_types",
+    "ops.anonymisation_rules",
+    "ops.retention_rules",
+    "ops.removed_events",
+}
+# The scope that a row in a table needs.
+WRITTEN_WITH = {
+    "telemetry_events": "ingest",
+    "ops.agents": "ingest",
+    "ops.collected_events": "ingest",
+    "ops.request_counts": "ingest",
+    "ops.key_requests": "ingest",
+    "ops.policies": "admin",
+    "ops.alert_silences": "admin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TenantColumn:
+    """A column of a table whose value is a tenant."""
+
+    table: str
+    column: str
+
+    @property
+    def source(self) -> sql.SQL:
+        """The table as Postgres itself quotes it."""
+        return sql.SQL(cast("LiteralString", self.table))
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """A table, partition or view, and whether its rows say whose they are."""
 
@@ -209,7 +293,11 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
             [org, f"{mark}-subject"],
         )
         connection.execute(
-            "insert into ops.alert_channels (channel_name, kind, secret_env) values (%s, 'slack', 'NOWHERE')", [mark]
+            "insert into ops.alert_channels (channel_name, kind, secret_env, only_org_id) values (%s, 'slack', 'NOWHERE', %s)",
+            [mark, org],
+        )
+        connection.execute(
+            "insert into ops.anonymisations (kind, only_org_id, finished_at) values ('rules', %s, now())", [org]
         )
         connection.execute("select ops.queue_delivery(%s, %s, 'group', 'dead', '{}', '{}', now())", [org, mark])
         connection.execute(
@@ -221,6 +309,10 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
             [f"{mark}-reason", org],
         )
         connection.execute("select public.set_policy(%s, org_id => %s)", [Jsonb({"words": [mark]}), org])
+        connection.execute(
+            "select ops.create_api_key(%s, %s, encode(substr(sha256(%s), 1, 6), 'hex'), sha256(%s), '{read}')",
+            [org, mark, mark.encode(), mark.encode()],
+        )
         connection.execute("select ops.count_request(%s, %s::uuid[])", [org, [agent_of(org)]])
         connection.execute("select ops.count_key_request(%s)", [org])
         connection.execute(
@@ -376,6 +468,43 @@ def functions(connection: psycopg.Connection) -> list[Function]:
             """,
             [],
         ).fetchall()
+
+
+def tenant_columns(connection: psycopg.Connection) -> list[TenantColumn]:
+    """List the columns of `public` and `ops` that hold the UUID of one of the orgs, found by looking into each."""
+    with connection.cursor(row_factory=class_row(TenantColumn)) as cursor:
+        uuids = cursor.execute(
+            """
+            select class.oid::regclass::text as table, attribute.attname::text as column
+            from pg_class as class
+            join pg_attribute as attribute on attribute.attrelid = class.oid
+            where class.relnamespace in ('public'::regnamespace, 'ops'::regnamespace)
+              and class.relkind in ('r', 'p')
+              and not class.relispartition
+              and attribute.attnum > 0
+              and attribute.atttypid = 'uuid'::regtype
+            order by 1, 2
+            """
+        ).fetchall()
+    query = sql.SQL("select exists (select from {} where {} = any (%s))")
+    orgs = [UUID(org) for org in MARKS]
+    return [
+        found
+        for found in uuids
+        if connection.execute(query.format(found.source, sql.Identifier(found.column)), [orgs]).fetchone() == (True,)
+    ]
+
+
+def answers_or_codes(connection: psycopg.Connection, granted: list[Function]) -> dict[str, str]:
+    """Return what each function tells whoever is acting, or with what it refuses; what it does is rolled back."""
+    told: dict[str, str] = {}
+    for function in granted:
+        try:
+            with connection.transaction(force_rollback=True), connection.cursor(row_factory=scalar_row) as cursor:
+                told[function.name] = cast("str", cursor.execute(call_of(function)).fetchone())
+        except psycopg.Error as error:
+            told[function.name] = f"{error.sqlstate}: {error}"
+    return told
 
 
 def code_of(connection: psycopg.Connection, statement: sql.SQL | sql.Composed) -> str:

@@ -92,6 +92,8 @@ def migrate(connection: psycopg.Connection, notify: Callable[[str], None] = lamb
                 [migration.version, [migration.script], migration.name],
             )
             done.append(migration)
+    # Tables that were made since a login was bound, by us or by somebody else, hold it back too.
+    connection.execute("select ops.guard_tenants()")
     return done
 
 
