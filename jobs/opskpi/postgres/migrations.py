@@ -92,8 +92,7 @@ def migrate(connection: psycopg.Connection, notify: Callable[[str], None] = lamb
                 [migration.version, [migration.script], migration.name],
             )
             done.append(migration)
-    # Tables that were made since a login was bound, by us or by somebody else, hold it back too.
-    connection.execute("select ops.guard_tenants()")
+    _guard_tenants(connection)
     return done
 
 
@@ -144,6 +143,14 @@ def _prepare(connection: psycopg.Connection) -> None:
     if not on_supabase:
         prelude = resources.files("opskpi.postgres").joinpath("prelude.sql").read_text("utf-8")
         connection.execute(cast("LiteralString", prelude))
+
+
+def _guard_tenants(connection: psycopg.Connection) -> None:
+    """Let tables hold back bound logins that were made since one was bound, by us or by somebody else."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        # A database that stops at an older migration has no such function.
+        if cursor.execute("select to_regprocedure('ops.guard_tenants()') is not null").fetchone():
+            cursor.execute("select ops.guard_tenants()")
 
 
 def _folder() -> Traversable:
