@@ -31,6 +31,7 @@ from support.provenances import (
     places,
     statement_v02,
     statement_v1,
+    subjects_of,
     within,
 )
 
@@ -119,8 +120,49 @@ def test_each_of_several_artifacts_may_be_a_subject_in_whatever_order_and_envelo
     both = (SHA256, OTHER_SHA256)
     assert failed(audit_documents(tmp_path, envelope(statement_v1("v1.4.0", *both)), artifacts=both)) == []
     assert failed(audit_documents(tmp_path, envelope(statement_v1("v1.4.0", *reversed(both))), artifacts=both)) == []
-    separate = [envelope(statement_v1("v1.4.0", digest)) for digest in both]
+    separate = [envelope(statement_v1(subject=[subject])) for subject in subjects_of(*both)]
     assert failed(audit_documents(tmp_path, *separate, artifacts=both)) == []
+
+
+def named(name: str | None, digest: str) -> dict[str, Any]:
+    return ({} if name is None else {"name": name}) | {"digest": {"sha256": digest}}
+
+
+@pytest.mark.parametrize("artifact", [SHA256, OTHER_SHA256])
+@pytest.mark.parametrize("in_one", [True, False])
+def test_subjects_of_one_name_and_two_digests_pass_for_neither(tmp_path, artifact, in_one):
+    two = [named("app", SHA256), named("app", OTHER_SHA256)]
+    documents = [two] if in_one else [[subject] for subject in two]
+    report = audit_documents(
+        tmp_path, *(envelope(statement_v1(subject=subjects)) for subjects in documents), artifacts=(artifact,)
+    )
+    assert failed(report) == ["artifact digest"]
+    assert artifact in report.digests[0].expected
+    assert artifact not in report.digests[0].found
+
+
+def test_the_name_of_the_file_counts_too(tmp_path):
+    documents = [
+        envelope(statement_v1(subject=[subject])) for subject in (named("x", SHA256), named("it", OTHER_SHA256))
+    ]
+    file = tmp_path / "two.jsonl"
+    file.write_text("\n".join(map(json.dumps, documents)))
+    assert failed(auditing.audit([file], [Artifact("it", SHA256)], ALL, SIGNATURES)) == ["artifact digest"]
+    assert failed(auditing.audit([file], [Artifact("y", SHA256)], ALL, SIGNATURES)) == []
+
+
+@pytest.mark.parametrize("name", ["", "_", None])
+def test_subjects_without_a_name_are_told_apart_by_their_digests_alone(tmp_path, name):
+    both = [named(name, SHA256), named(name, OTHER_SHA256)]
+    assert failed(audit_documents(tmp_path, envelope(statement_v1(subject=both)))) == []
+
+
+def test_a_byte_order_mark_is_refused_before_a_payload_and_passed_over_before_a_file(tmp_path):
+    sealed = envelope(b"\xef\xbb\xbf" + json.dumps(statement_v1()).encode())
+    report = audit_documents(tmp_path, sealed)
+    assert failed(report)[0] == "statement"
+    assert "byte order mark" in report.checks[1].found
+    assert failed(audit_documents(tmp_path, "\ufeff" + json.dumps(envelope(statement_v1())))) == []
 
 
 def test_one_envelope_that_fails_fails_the_file(tmp_path):

@@ -68,7 +68,7 @@ def test_any_bytes_are_read_as_python_reads_them_or_refused(stored: bytes) -> No
     except MalformedError as error:
         assert str(error)
     else:
-        assert found == json.loads(stored.decode("utf-8-sig"))
+        assert found == json.loads(stored.decode("utf-8"))
 
 
 @given(st.binary(max_size=40))

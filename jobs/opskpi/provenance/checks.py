@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from opskpi.provenance.envelopes import shown
-from opskpi.provenance.statements import SLSA_V02, SLSA_V1, Claims, Statement, repository
+from opskpi.provenance.statements import SLSA_V02, SLSA_V1, Claims, Statement, Subject, repository
 from opskpi.provenance.versions import is_version_of, version
 
 TAG_PREFIX = "refs/tags/"
+# A subject may go without a name; in-toto v0.1 writes that as an underscore.
+NAMELESS = frozenset({"", "_"})
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -76,16 +78,31 @@ def of_statement(statement: Statement, expectation: Expectation) -> list[Check]:
 
 
 def of_digests(artifacts: Sequence[Artifact], statements: Sequence[Statement]) -> list[Check]:
-    """Whether each artifact is among the subjects, one check an artifact; of no statement, none is."""
-    subjects = [subject for statement in statements for subject in statement.subjects]
-    digests = list(dict.fromkeys(subject.digests["sha256"] for subject in subjects if "sha256" in subject.digests))
-    found = _listed(digests) or "no subject with a SHA-256"
-    return [
-        Check("artifact digest", Status.PASS, "", f"{shown(artifact.name)} is {artifact.sha256}")
-        if artifact.sha256 in digests
-        else Check("artifact digest", Status.FAIL, f"{artifact.sha256} ({shown(artifact.name)})", found)
-        for artifact in artifacts
-    ] or [Check("artifact digest", Status.NOT_ASKED)]
+    """Whether each artifact is a subject, and its name has no other digest: one check per artifact."""
+    subjects = [subject for statement in statements for subject in statement.subjects if "sha256" in subject.digests]
+    return [_digest(artifact, subjects) for artifact in artifacts] or [Check("artifact digest", Status.NOT_ASKED)]
+
+
+def _digest(artifact: Artifact, subjects: Sequence[Subject]) -> Check:
+    name = shown(artifact.name)
+    matching = [subject for subject in subjects if subject.digests["sha256"] == artifact.sha256]
+    if not matching:
+        found = _listed([subject.digests["sha256"] for subject in subjects])
+        return Check(
+            "artifact digest", Status.FAIL, f"{artifact.sha256} ({name})", found or "no subject with a SHA-256"
+        )
+    names = {artifact.name, *(subject.name for subject in matching)} - NAMELESS
+    others = [
+        f"{shown(subject.name)} is {subject.digests['sha256']}"
+        for subject in subjects
+        if subject.name in names and subject not in matching
+    ]
+    if others:
+        # Which of the builds made the artifact cannot be told, so neither of them vouches for it.
+        return Check(
+            "artifact digest", Status.FAIL, f"{artifact.sha256} ({name}) alone under its name", _listed(others)
+        )
+    return Check("artifact digest", Status.PASS, "", f"{name} is {artifact.sha256}")
 
 
 def is_same_builder(expected: str, found: str) -> bool:

@@ -6,6 +6,7 @@ Parsers differ on all that is refused here, and what two programs read different
 
 import base64
 import binascii
+import codecs
 import json
 import math
 import re
@@ -34,8 +35,9 @@ def documents(stored: bytes) -> list[tuple[int, Any]]:
 
     Raises MalformedError when the text is larger than LARGEST_TEXT bytes, holds more than MOST_VALUES values or
     MOST_DOCUMENTS documents, is nested deeper than DEEPEST, is not UTF-8, not JSON, or has a key twice in one object.
+    A byte order mark before the whole is passed over, because editors write one before a file.
     """
-    text = _bounded(stored)
+    text = _bounded(stored.removeprefix(codecs.BOM_UTF8))
     found: list[tuple[int, Any]] = []
     end, line = 0, 1
     while (at := _skip_blanks(text, end)) < len(text):
@@ -53,7 +55,12 @@ def documents(stored: bytes) -> list[tuple[int, Any]]:
 
 
 def document(stored: bytes) -> Any:
-    """The one JSON value of a text. Raises MalformedError as `documents` does, and when there is more than one."""
+    """The one JSON value of a text without a byte order mark, which some parsers refuse and others pass over.
+
+    Raises MalformedError as `documents` does, and when there is more than one.
+    """
+    if stored.startswith(codecs.BOM_UTF8):
+        raise MalformedError("it begins with a byte order mark")
     values = documents(stored)
     if len(values) > 1:
         raise MalformedError(f"it holds {len(values)} JSON values instead of one")
@@ -105,7 +112,7 @@ def _bounded(stored: bytes) -> str:
         if depth > DEEPEST:
             raise MalformedError(f"it is nested deeper than {DEEPEST} levels")
     try:
-        return stored.decode("utf-8-sig")
+        return stored.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError(f"it is not UTF-8 from byte {error.start} on") from error
 
