@@ -15,8 +15,8 @@ INSTANT = """
     else {0}::text
   end
 """
-# A spreadsheet runs a cell that begins with one of these, full-width forms included. One whose separator is not the comma
-# also begins a cell after a semicolon, a bar, a tab or the end of a line.
+# A spreadsheet runs a cell that begins with one of these, full-width forms included. A spreadsheet whose separator is
+# not the comma also begins a cell after a semicolon, a bar, a tab or the end of a line.
 # Source: https://owasp.org/www-community/attacks/CSV_Injection
 MARKED = r"regexp_replace({}::text, '(^|[;|\t\r\n])(\s*)([=+@＝＋－＠-])', '\1\2''\3', 'g')"  # noqa: RUF001
 # The decimals of a Parquet column have one scale: 26 digits before the point hold any sum, see formats.
