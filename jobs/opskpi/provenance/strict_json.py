@@ -30,6 +30,10 @@ class MalformedError(Exception):
     """Something read from a provenance file is not what it must be; the message says what, without a full stop."""
 
 
+class UnsupportedError(MalformedError):
+    """A format that is not understood, so that nothing can be said of the provenance."""
+
+
 def documents(stored: bytes) -> list[tuple[int, Any]]:
     """Every JSON value of a text with the line, from 1, it starts on: one document, or one a line or more.
 
@@ -68,12 +72,17 @@ def document(stored: bytes) -> Any:
 
 
 def decoded(text: object, what: str) -> bytes:
-    """Bytes of a base64 text, standard or URL-safe, padded and canonical. Raises MalformedError that names `what`."""
+    """Bytes of a base64 text, standard or URL-safe, padded or not, and canonical.
+
+    Raises MalformedError that names `what`.
+    """
     if not isinstance(text, str):
         raise MalformedError(f"{what} is {kind(text)}, not a text in base64")
     if not (_STANDARD.fullmatch(text) or _URL_SAFE.fullmatch(text)):
         raise MalformedError(f"{what} is not base64: it has other characters")
     standard = text.replace("-", "+").replace("_", "/")
+    if not standard.endswith("="):
+        standard += "=" * (-len(standard) % 4)
     try:
         stored = base64.b64decode(standard, validate=True)
     except binascii.Error as error:

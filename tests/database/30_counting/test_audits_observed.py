@@ -59,7 +59,7 @@ def observe(
     file = folder / f"{number}.json"
     file.write_text(json.dumps(envelope(statement_v1()) if document is None else document))
     expectation = Expectation(**asked)
-    report = auditing.audit([file], [Artifact("app", sha256)], expectation, SIGNATURES)
+    report = auditing.audit([file], [Artifact("app", {"sha256": sha256})], expectation, SIGNATURES)
     identity = Identity(org_id, number, provenance_run_id, validation_run_id)
     audit = recording.row(report, expectation, identity) | {"audit_timestamp": at}
     return recording.record(connection, audit, recording.event_of(report, 1.5))
@@ -426,7 +426,9 @@ def test_a_run_whose_file_is_missing_is_recorded_as_not_verified_until_it_is_the
 def test_provenance_without_an_artifact_to_compare_with_is_not_verified(newest, database):
     add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success")
     newest.write(f"{RUN_ID}.slsa")
-    assert newest.audit() == [(RUN_ID, "unknown", "no artifact and no metadata.sha256 to compare with")]
+    assert newest.audit() == [
+        (RUN_ID, "unknown", "no artifact, and no digest in the event's metadata, to compare with the subjects")
+    ]
     assert rows(database, ROW) == [("success", "unknown", False, True, "v1.4.0")]
 
 
