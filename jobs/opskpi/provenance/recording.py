@@ -83,7 +83,7 @@ def row(report: Report, expectation: Expectation, identity: Identity) -> dict[st
         "org_id": str(identity.org_id),
         "provenance_run_id": identity.provenance_run_id or (runs[0] if runs else None),
         "validation_run_id": identity.validation_run_id,
-        "provenance_status": "success" if report.is_sound else "failure",
+        "provenance_status": _provenance_status(report),
         "validation_status": _validation_status(report),
         "sha256_verified": _all_passed(report.digests),
         "predicate_type_verified": report.is_sound
@@ -125,6 +125,12 @@ def kept(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(character if character.isprintable() else "\ufffd" for character in text[:LONGEST_TEXT])
+
+
+def _provenance_status(report: Report) -> str:
+    if report.verdict is Verdict.UNSUPPORTED:
+        return "unknown"
+    return "success" if report.is_sound else "failure"
 
 
 def _validation_status(report: Report) -> str:

@@ -93,7 +93,7 @@ def test_an_audit_becomes_a_whole_row_and_an_event(database, tmp_path):
 
 def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tmp_path):
     observe(database, tmp_path, 1, sha256=OTHER_SHA256)
-    observe(database, tmp_path, 2, document={"payload": "?"})
+    observe(database, tmp_path, 2, document=envelope(statement_v1()) | {"payload": "?"})
     observe(database, tmp_path, 3, predicate_types=("https://slsa.dev/provenance/v2",))
     observe(database, tmp_path, 4)
     assert rows(
@@ -103,7 +103,7 @@ def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tm
         " from public.v_ops_slsa_audit_failures order by audit_run_id",
     ) == [
         (1, "success", "failure", False, True, ["artifact digest"]),
-        (2, "failure", "skipped", False, False, ["envelope", "artifact digest"]),
+        (2, "failure", "skipped", False, False, ["envelope"]),
         (3, "success", "failure", True, False, ["predicate type"]),
     ]
     assert [row[2] for row in audit_events(database)] == ["failure", "failure", "failure", "success"]
