@@ -274,6 +274,7 @@ def test_a_text_that_is_flipped_cut_or_extended_never_passes(bundle, audited, da
             [f"{text[:at]}{new}{text[at + 1 :]}", text[:at], f"{text}{new}", f"{text[:at]}{new}{text[at:]}", text * 2]
         )
     )
-    if changed != text:
+    # Base64 without its padding is the same bytes.
+    if changed not in {text, text.rstrip("=")}:
         within(whole, place[:-1])[place[-1]] = changed
         assert audited(whole).verdict in REFUSED, (place, changed)
