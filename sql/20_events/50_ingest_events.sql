@@ -20,7 +20,7 @@ begin
   end if;
   select * into strict caller from ops.ingesting_caller();
   if not caller.is_bound then
-    return '{}';
+    return '{}'::jsonb;
   end if;
   -- Whoever comes through an API is counted before anything is done for the call, and cannot ask for too much at once.
   if json_array_length(events) > 5000 then
@@ -32,7 +32,7 @@ begin
       using errcode = 'PT403', hint = 'Use a key or token whose app_metadata.scopes lists ingest.';
   end if;
   if caller.org_id is null then
-    return '{}';
+    return '{}'::jsonb;
   end if;
   perform ops.count_key_request(caller.org_id);
   perform ops.count_request(

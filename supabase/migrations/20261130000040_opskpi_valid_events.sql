@@ -219,7 +219,7 @@ declare
   caller record;
   latest constant timestamptz := now() + (ops.event_limits()).furthest_ahead;
   too_deep constant jsonpath :=
-    'strict $.**{' || (ops.event_limits()).deepest_nesting || '} ? (@.type() == "object" || @.type() == "array")';
+    ('strict $.**{' || (ops.event_limits()).deepest_nesting || '} ? (@.type() == "object" || @.type() == "array")')::jsonpath;
 begin
   select * into strict caller from ops.ingesting_caller();
   return query

@@ -1,5 +1,7 @@
 """`opskpi audit` on the command line: what it prints, what it keeps, and how it ends."""
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -79,6 +81,57 @@ def test_what_is_no_json_ends_with_64_and_is_recorded_as_a_failure(
     assert rows(database, "select provenance_status, validation_status from v_ops_slsa_audit_failures") == [
         ("failure", "skipped")
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        (statement_v1(), (), "a format is not understood"),
+        ({"attestations": []}, (), "a format is not understood"),
+        (envelope(statement_v1()), ("--sha512", "ab" * 64), "the artifact cannot be compared with the subjects"),
+    ],
+)
+def test_what_is_not_understood_ends_with_64_and_no_row_says_that_it_failed(
+    cli: Cli,
+    database: psycopg.Connection,
+    files: tuple[str, str],
+    tmp_path: Path,
+    content: object,
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    (tmp_path / files[0]).write_text(json.dumps(content))
+    answer = cli("audit", files[0], *(options or ("--artifact", files[1])))
+    assert (answer.returncode, said in answer.stderr) == (64, True)
+    assert scalar(database, "select count(*) from slsa_audit_metrics") == 0
+
+
+def test_a_run_whose_provenance_is_not_understood_is_named_and_no_row_says_that_it_failed(
+    cli: Cli, database: psycopg.Connection, files: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / files[0]).write_text(json.dumps(statement_v1()))
+    add_event(database, run_id=RUN_ID, outcome="success", sha256=SHA256, provenance_path=files[0])
+    answer = cli("audit", "--latest")
+    assert (answer.returncode, "its format is not understood: payloadType is missing" in answer.stdout) == (3, True)
+    assert rows(database, "select provenance_status, validation_status from slsa_audit_metrics") == [
+        ("success", "unknown")
+    ]
+
+
+@pytest.mark.parametrize("digest", ["hex", "HEX", "npm"])
+def test_a_package_of_npm_is_audited_by_its_integrity(
+    cli: Cli, files: tuple[str, str], tmp_path: Path, digest: str
+) -> None:
+    stored = hashlib.sha512(ARTIFACT).digest()
+    subject = [{"name": "pkg:npm/app@1.4.0", "digest": {"sha512": stored.hex()}}]
+    (tmp_path / files[0]).write_text(
+        json.dumps({"attestations": [{"bundle": envelope(statement_v1(subject=subject))}]})
+    )
+    said = {"hex": stored.hex(), "HEX": stored.hex().upper(), "npm": f"sha512-{base64.b64encode(stored).decode()}"}
+    assert cli("audit", files[0], "--sha512", said[digest], "--no-record").returncode == 0
+    assert cli("audit", files[0], "--artifact", files[1], "--no-record").returncode == 0
+    other = cli("audit", files[0], "--sha512", "00" * 64, "--no-record")
+    assert (other.returncode, "the audit failed: artifact digest" in other.stderr) == (3, True)
 
 
 def test_without_a_database_the_checks_are_printed_first(cli: Cli, files: tuple[str, str], tmp_path: Path) -> None:
@@ -237,6 +290,9 @@ def test_each_org_has_a_folder_of_its_own_unless_one_org_is_named(
         ("app.intoto.jsonl", "--artifact", "."),
         (".", "--artifact", "app.tar.gz"),
         ("app.intoto.jsonl", "--sha256", "abc"),
+        ("app.intoto.jsonl", "--sha512", SHA256),
+        ("app.intoto.jsonl", "--sha512", "sha512-AAAA"),
+        ("app.intoto.jsonl", "--sha512", "sha512-?"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--tag", "v1", "--versioned-tag", "v1"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--versioned-tag", "latest"),
         ("app.intoto.jsonl", "--sha256", SHA256, "--tag", " "),

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import LiteralString
 
 import click
 import psycopg
@@ -14,6 +17,7 @@ import pytest
 
 from opskpi.commands.main import COMMANDS
 from opskpi.commands.main import cli as commands
+from support import forks
 from support.events import add_channel
 from support.postgres import Database
 
@@ -306,3 +310,37 @@ def test_a_rebuild_of_all_time_ends_at_once_where_there_is_little(cli: Cli, data
     database.execute("insert into telemetry_events (event_type) values ('audit_complete')")
     answer = cli("rebuild", "--since", "1970-01-01", "--until", "9999-12-31", "--json")
     assert json.loads(answer.stdout)["read"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_no_statement_waiting_in_the_server(
+    migrated_database: Database, tmp_path: Path, number: int
+) -> None:
+    waiting = (
+        "select exists (select from pg_locks where locktype = 'advisory' and not granted"
+        " and database = (select oid from pg_database where datname = current_database()))"
+    )
+    with (
+        psycopg.connect(migrated_database.dsn, autocommit=True) as watching,
+        psycopg.connect(migrated_database.dsn) as holding,
+        open(os.devnull, "wb") as nothing,  # noqa: PTH123
+    ):
+        holding.execute("select pg_advisory_xact_lock(hashtextextended('ops.refresh', 0))")
+        process = forks.Process(
+            ["rebuild", "--since", "2026-01-01", "--until", "2026-01-02", "--dsn", migrated_database.dsn],
+            cwd=tmp_path,
+            env=os.environ,
+            stdout=nothing,
+            stderr=nothing,
+        )
+        await_answer(watching, waiting, True)
+        process.send_signal(number)
+        assert process.wait(30) == -number
+        await_answer(watching, waiting, False)
+
+
+def await_answer(connection: psycopg.Connection, question: LiteralString, answer: object) -> None:
+    deadline = time.monotonic() + 30
+    while connection.execute(question).fetchone() != (answer,):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import stat
@@ -217,6 +218,68 @@ def test_audits_come_back_by_record_audit(
     refresh(another_database)
     assert states(another_database) == states(database)
     assert states(another_database)["kpis"]
+
+
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "  =1",
+    "＝1",
+    "＠x",
+    "a;=1",
+    "a\n=1",
+    "a\t@x",
+    "a;;  +1|-1",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_spreadsheet_runs_no_cell_whatever_its_separator(
+    database: psycopg.Connection, tmp_path: Path, text: str
+) -> None:
+    database.execute(
+        "insert into public.telemetry_events (event_type, event_timestamp, tag, metadata)"
+        " values (%(text)s, %(at)s, %(text)s, %(metadata)s)",
+        {"text": text, "at": NOON, "metadata": Jsonb({"said": text})},
+    )
+    file = tmp_path / "events.csv"
+    for is_safe in (False, True):
+        selection = Selection(EVENTS, {}, Format.CSV, is_spreadsheet_safe=is_safe)
+        writing.to_file(database, selection, file, zipped=False, on_progress=lambda _: None)
+        [row] = read_export(file, Format.CSV)
+        if not is_safe:
+            assert (row["event_type"], row["tag"]) == (text, text)
+            continue
+        assert row["tag"].replace("'", "") == text
+        # However the text is cut into cells, none begins with what starts a formula.
+        for value in (row["event_type"], row["tag"], row["metadata"]):
+            assert not any(
+                cell.lstrip()[:1] in set("=+-@＝＋－＠") - {""}
+                for cell in re.split("[;|\t\r\n]", value)
+                if cell.strip()
+            )
+
+
+def test_marks_for_spreadsheets_leave_numbers_instants_and_harmless_text_as_they_are(
+    database: psycopg.Connection, tmp_path: Path
+) -> None:
+    add_event(database, event_type="x-y", tag="v1=2", metadata=Jsonb({"a": -1, "b": "c@d"}), run_id=-5)
+    files = [tmp_path / "raw.csv", tmp_path / "safe.csv"]
+    for file, is_safe in zip(files, (False, True), strict=True):
+        selection = Selection(EVENTS, {}, Format.CSV, is_spreadsheet_safe=is_safe)
+        writing.to_file(database, selection, file, zipped=False, on_progress=lambda _: None)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_only_csv_is_marked_for_spreadsheets(cli: Cli, form: str) -> None:
+    answer = cli("export", "events", "--spreadsheet-safe", "--format", form)
+    assert (answer.returncode, "only CSV is marked" in answer.stderr) == (64, True)
 
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.sampled_from(

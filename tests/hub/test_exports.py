@@ -186,6 +186,19 @@ def test_what_the_hub_exports_it_takes_back(
     assert (answer.json()["accepted"], answer.json()["duplicate"], answer.json()["refused"]) == (0, 20, [])
 
 
+def test_a_csv_for_people_runs_nothing_in_their_spreadsheet(
+    exporting_hub: Hub, exporting_database: psycopg.Connection
+) -> None:
+    org = uuid4()
+    put(exporting_database, org, "=1+1", 50)
+    with exporting_hub.client(make_key(exporting_database, org, "read")) as client:
+        raw_tags, safe_tags = (
+            {row["tag"] for row in read_answer(client.get(path_of("events" + query), headers={"Accept": CSV}))} - {""}
+            for query in ("", "?spreadsheet_safe=true")
+        )
+    assert (raw_tags, safe_tags) == ({"=1+1"}, {"'=1+1"})
+
+
 def test_filters_choose_the_rows(two_orgs: tuple[Hub, str, str]) -> None:
     hub, ours, _ = two_orgs
     with hub.client(ours) as client:
@@ -226,6 +239,7 @@ def test_filters_choose_the_rows(two_orgs: tuple[Hub, str, str]) -> None:
         ("audits?status=good", "status"),
         ("kpis?label=team", "label"),
         ("kpis?period=decade", "period"),
+        ("kpis?spreadsheet_safe=true", "only CSV is marked"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(two_orgs: tuple[Hub, str, str], path: str, fault: str) -> None:

@@ -91,8 +91,10 @@ def test_the_commit_of_the_tag_is_the_content_digest(slsa):
 def test_provenance_of_version_0_2_verifies_against_its_digest_and_no_other(slsa):
     file = slsa / "go-push-v14.intoto.jsonl"
     asked = Expectation(builders=(f"{GO_BUILDER}@v1.0.0",), source=SOURCE, tag="v14")
-    assert failed_checks(auditing.audit([file], [Artifact("it", GO_SHA256)], asked, Signatures())) == set()
-    assert failed_checks(auditing.audit([file], [Artifact("it", "0" * 64)], asked, Signatures())) == {"artifact digest"}
+    assert failed_checks(auditing.audit([file], [Artifact("it", {"sha256": GO_SHA256})], asked, Signatures())) == set()
+    assert failed_checks(auditing.audit([file], [Artifact("it", {"sha256": "0" * 64})], asked, Signatures())) == {
+        "artifact digest"
+    }
 
 
 def test_an_attestation_of_github_verifies_with_its_signature_offline(slsa):

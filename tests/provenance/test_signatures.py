@@ -23,6 +23,9 @@ from support.provenances import SHA256, SIGNER, SOURCE, V01, V02, V03, Sigstore,
 
 REQUIRED = Expectation(needs_signature=True)
 
+# What is changed in a bundle may leave it in no format that is known.
+REFUSED = {Verdict.FAIL, Verdict.UNSUPPORTED}
+
 
 @pytest.fixture(scope="module")
 def sigstore() -> Sigstore:
@@ -45,10 +48,10 @@ def audited(signatures: Signatures, tmp_path: Path) -> Callable[..., Report]:
     def judge(document: object, expectation: Expectation = REQUIRED, by: Signatures = signatures) -> Report:
         file = tmp_path / "bundle.json"
         file.write_text(json.dumps(document))
-        report = auditing.audit([file], [Artifact("it", SHA256)], expectation, by)
+        report = auditing.audit([file], [Artifact("it", {"sha256": SHA256})], expectation, by)
         failed = [check for check in report.checks if check.status is Status.FAIL]
         assert all(check.found for check in failed)
-        assert (report.verdict is Verdict.PASS) == (not failed)
+        assert (report.verdict is Verdict.PASS) == (report.is_sound and not failed)
         return report
 
     return judge
@@ -254,7 +257,7 @@ def test_a_field_that_is_missing_empty_repeated_or_of_another_type_never_passes(
                 parent[key] = [parent[key], parent[key]]
             else:
                 parent[key] = change
-            assert audited(changed).verdict is Verdict.FAIL, (place, change)
+            assert audited(changed).verdict in REFUSED, (place, change)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400, deadline=None)
@@ -271,6 +274,7 @@ def test_a_text_that_is_flipped_cut_or_extended_never_passes(bundle, audited, da
             [f"{text[:at]}{new}{text[at + 1 :]}", text[:at], f"{text}{new}", f"{text[:at]}{new}{text[at:]}", text * 2]
         )
     )
-    if changed != text:
+    # Base64 without its padding is the same bytes.
+    if changed not in {text, text.rstrip("=")}:
         within(whole, place[:-1])[place[-1]] = changed
-        assert audited(whole).verdict is Verdict.FAIL, (place, changed)
+        assert audited(whole).verdict in REFUSED, (place, changed)

@@ -148,8 +148,12 @@ def test_a_migration_that_fails_leaves_nothing_of_itself_and_the_next_run_goes_o
     broken = Migration(shipped[2].version, "opskpi_broken", "create table ops.half_done (id bigint); select 1 / 0;")
     with monkeypatch.context() as patched:
         patched.setattr(migrations, "shipped", lambda: [*shipped[:2], broken, *shipped[3:]])
-        with pytest.raises(psycopg.errors.DivisionByZero):
+        with pytest.raises(OpsKpiError) as failure:
             migrations.migrate(connection)
+    assert failure.value.message == f"the migration {broken.file_name} failed: division by zero"
+    assert f"Applied: 2 of {len(shipped)}, the last is {shipped[1].file_name}." in failure.value.hint
+    assert f"Not applied: {len(shipped) - 2};" in failure.value.hint
+    assert failure.value.exit_code == ExitCode.FAILED
     assert migration_history(connection) == all_shipped()[:2]
     assert connection.execute("select to_regclass('ops.half_done')").fetchone() == (None,)
     assert migrations.migrate(connection) == shipped[2:]
@@ -163,8 +167,101 @@ def test_when_the_first_migration_fails_the_database_stays_empty(
 ) -> None:
     connection = open_database(create_on(emptied_server, "plain"))
     monkeypatch.setattr(migrations, "shipped", lambda: [Migration("1", "opskpi_broken", "select 1 / 0")])
-    with pytest.raises(psycopg.errors.DivisionByZero):
+    with pytest.raises(OpsKpiError, match="1_opskpi_broken failed: division by zero"):
         migrations.migrate(connection)
+    assert connection.execute("select to_regnamespace('supabase_migrations')").fetchone() == (None,)
+    assert roles_of(connection) == {}
+
+
+@pytest.fixture
+def next_migration(monkeypatch: pytest.MonkeyPatch) -> Migration:
+    """Ship one more migration, which needs the events for itself alone."""
+    script = "alter table public.telemetry_events add column more text"
+    following = Migration("20990101000000", "opskpi_next", script)
+    shipped = migrations.shipped()
+    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    monkeypatch.setattr(migrations, "TURN_S", 0.2)
+    monkeypatch.setattr(migrations, "LONGEST_PAUSE_S", 0.2)
+    return following
+
+
+def test_readers_go_on_while_a_migration_waits_for_a_long_one_and_its_holder_is_named(
+    migrated_database: Database, open_database: Callable[..., psycopg.Connection], next_migration: Migration
+) -> None:
+    holding, migrating, reading = (open_database(migrated_database) for _ in range(3))
+    reading.execute("set statement_timeout = '20s'")
+    told: list[str] = []
+    with ThreadPoolExecutor(max_workers=1) as threads, holding.transaction():
+        holding.execute("select count(*) from telemetry_events")
+        run = threads.submit(migrations.migrate, migrating, told.append)
+        # Each reads behind the waiting migration, which has to step back for it.
+        for _ in range(3):
+            wait_for(
+                reading,
+                "select exists (select from pg_locks where relation = 'telemetry_events'::regclass and not granted)",
+            )
+            reading.execute("select count(*) from telemetry_events")
+        assert not run.done()
+        holding.execute("select 1")
+    run_result = run.result(timeout=PATIENCE_S)
+    assert run_result == [next_migration]
+    [announced, waited] = told
+    assert announced == next_migration.file_name
+    assert f"session {holding.info.backend_pid} (" in waited
+    assert "holds AccessShareLock on " in waited
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_migration_that_gets_no_lock_says_who_holds_it_and_how_to_end_that(
+    migrated_database: Database,
+    open_database: Callable[..., psycopg.Connection],
+    next_migration: Migration,
+    prepared: bool,
+) -> None:
+    holding, migrating = (open_database(migrated_database) for _ in range(2))
+    remedy = f"select pg_terminate_backend({holding.info.backend_pid})"
+    holding.execute("begin")
+    holding.execute("insert into telemetry_events (event_type) values ('x')")
+    if prepared:
+        holding.execute("prepare transaction 'left over'")
+        remedy = "rollback prepared 'left over'"
+    with pytest.raises(OpsKpiError) as failure:
+        migrations.migrate(migrating, patience_s=0.5)
+    assert f"the migration {next_migration.file_name} got no lock" in failure.value.message
+    assert ("left over" if prepared else str(holding.info.backend_pid)) in failure.value.message
+    assert failure.value.hint.startswith(f"`{remedy}` ends the oldest of them. ")
+    assert failure.value.exit_code == ExitCode.TRY_LATER
+    migrating.execute(remedy.encode())
+    assert migrations.migrate(migrating) == [next_migration]
+
+
+def test_a_migration_waits_for_the_pass_that_runs_and_no_pass_begins_beside_it(
+    migrated_database: Database, open_database: Callable[..., psycopg.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, migrating = (open_database(migrated_database) for _ in range(2))
+    beside: list[object] = []
+    following = Migration("20990101000000", "opskpi_next", "select 1")
+    shipped = migrations.shipped()
+    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    with counting.transaction():
+        counting.execute("select ops.refresh()")
+        with pytest.raises(OpsKpiError, match="holds the lock of a running job"):
+            migrations.migrate(migrating, patience_s=0)
+    migrations.migrate(
+        migrating, lambda _: beside.append(counting.execute("select state from ops.refresh()").fetchone())
+    )
+    assert beside == [("busy",)]
+
+
+def test_a_database_in_another_encoding_is_refused_before_anything_is_applied(
+    emptied_server: Server, open_database: Callable[..., psycopg.Connection]
+) -> None:
+    superuser = open_database(emptied_server.database("postgres"))
+    superuser.execute("create database plain_latin encoding 'LATIN1' template template0 locale 'C'")
+    connection = open_database(emptied_server.database("plain_latin"))
+    with pytest.raises(OpsKpiError, match="the encoding of the database is LATIN1") as failure:
+        migrations.migrate(connection)
+    assert failure.value.exit_code == ExitCode.CONFIGURATION
     assert connection.execute("select to_regnamespace('supabase_migrations')").fetchone() == (None,)
     assert roles_of(connection) == {}
 

@@ -315,6 +315,9 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
         )
         connection.execute("select ops.count_request(%s, %s::uuid[])", [org, [agent_of(org)]])
         connection.execute("select ops.count_key_request(%s)", [org])
+        # Kinds that nobody described are a tenant's own words.
+        connection.execute("select ops.set_retention('events', '100 years', %s)", [f"{mark}-type"])
+        connection.execute("select ops.note_removed_events(array[%s], '1990-01-01Z', '1990-02-01Z')", [f"{mark}-type"])
         connection.execute(
             "insert into ops.collected_events (org_id, event_id, event_timestamp) values (%s, gen_random_uuid(), now())",
             [org],

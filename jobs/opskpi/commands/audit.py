@@ -18,10 +18,11 @@ from opskpi.errors import ExitCode, OpsKpiError, explain
 from opskpi.orgs import NIL_ORG
 from opskpi.provenance import auditing, latest, recording, reporting
 from opskpi.provenance.auditing import Report, Verdict
-from opskpi.provenance.checks import COMMIT, SHA256, Artifact, Expectation, Status
+from opskpi.provenance.checks import COMMIT, DIGESTS, Artifact, Expectation, Status
 from opskpi.provenance.recording import Identity, Recorded
 from opskpi.provenance.signatures import Signatures
 from opskpi.provenance.statements import SLSA_V02, SLSA_V1, repository
+from opskpi.provenance.strict_json import MalformedError, decoded
 from opskpi.provenance.versions import version
 
 _RUN = click.IntRange(1, 10**18 - 1)
@@ -30,7 +31,10 @@ _RUN = click.IntRange(1, 10**18 - 1)
 @click.command(name="audit")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--artifact", "paths", multiple=True, metavar="PATH", help="An artifact that must be a subject.")
-@click.option("--sha256", "digests", multiple=True, metavar="HEX", help="The SHA-256 of one, instead of the file.")
+@click.option("--sha256", multiple=True, metavar="HEX", help="The SHA-256 of one, instead of the file.")
+@click.option(
+    "--sha512", multiple=True, metavar="DIGEST", help="The SHA-512 of one: HEX, or sha512-BASE64 as npm says it."
+)
 @click.option("--source", metavar="URI", help="The repository, such as github.com/owner/name.")
 @click.option("--tag", help="The tag that was built.")
 @click.option("--versioned-tag", metavar="TAG", help="A version that the tag must be one of: v14 takes v14.2.")
@@ -54,8 +58,9 @@ _RUN = click.IntRange(1, 10**18 - 1)
 def audit(options: Options, **asked: Any) -> None:
     """Check the SLSA provenance in each FILE (- for standard input) against artifacts and expectations.
 
-    FILE is a DSSE envelope, JSON lines of them, or a Sigstore bundle. One line a check: pass, fail, unsupported or
-    not asked. The result becomes a row of slsa_audit_metrics and an event. Exit 0: pass, 3: fail, 64: unreadable.
+    FILE is a DSSE envelope, a Sigstore bundle, a list or JSON lines of these, or the answer of GitHub or of the npm
+    registry. One line per check: pass, fail, unsupported or not asked. The result becomes a row of slsa_audit_metrics
+    and an event. Exit 0: pass, 3: fail, 64: unreadable, or a format or digest that is not understood (not recorded).
 
     \b
     Example:
@@ -66,7 +71,14 @@ def audit(options: Options, **asked: Any) -> None:
         raise _wrong("--markdown and --json exclude each other", "Leave one out.")
     expectation = _expectation(asked)
     if asked["is_latest"]:
-        if asked["files"] or asked["paths"] or asked["digests"] or asked["run_id"] or asked["audit_run_id"]:
+        if (
+            asked["files"]
+            or asked["paths"]
+            or asked["sha256"]
+            or asked["sha512"]
+            or asked["run_id"]
+            or asked["audit_run_id"]
+        ):
             raise _wrong("--latest finds files, artifacts and runs itself", "Leave FILE, --artifact and run ids out.")
         _audit_latest(options, asked, expectation)
     else:
@@ -112,10 +124,12 @@ def _audit_files(options: Options, asked: dict[str, Any], expectation: Expectati
     org_id: UUID = asked["org"] or NIL_ORG
     number: int = asked["audit_run_id"] or recording.content_run_id(org_id, report)
     recorded: Recorded | None = None
+    # What is not understood says nothing of the provenance, so no row says that it failed.
+    is_kept = not asked["no_record"] and report.verdict not in {Verdict.UNSUPPORTED, Verdict.UNKNOWN}
     if not options.as_json:
         output.show(reporting.markdown(report) if asked["markdown"] else "\n".join(reporting.lines(report)))
     try:
-        if not asked["no_record"]:
+        if is_kept:
             identity = Identity(org_id, number, asked["run_id"], asked["validation_run_id"])
             with options.connect() as connection:
                 recorded = recording.record(
@@ -217,19 +231,38 @@ def _artifacts(asked: dict[str, Any]) -> list[Artifact]:
     if not asked["files"]:
         raise _wrong("no provenance is given", "Name its FILE, or pass --latest.")
     found = [auditing.artifact(path) for path in asked["paths"]]
-    for digest in asked["digests"]:
-        if not SHA256.fullmatch(digest.lower()):
+    for digest in asked["sha256"]:
+        if not DIGESTS["sha256"].fullmatch(digest.lower()):
             raise _wrong(f"{digest} is no SHA-256", "Write its 64 hexadecimal digits.")
-        found.append(Artifact("--sha256", digest.lower()))
+        found.append(Artifact("--sha256", {"sha256": digest.lower()}))
+    found += [Artifact("--sha512", {"sha512": _sha512(digest)}) for digest in asked["sha512"]]
     if not found:
-        raise _wrong("no artifact is given", "Pass --artifact PATH or --sha256 HEX: a provenance is about something.")
+        raise _wrong(
+            "no artifact is given", "Pass --artifact PATH, --sha256 or --sha512: a provenance is about something."
+        )
     return found
+
+
+def _sha512(text: str) -> str:
+    """The digest in hexadecimal, of that or of npm's dist.integrity (https://www.w3.org/TR/SRI)."""
+    digest = text.lower()
+    if text.startswith("sha512-"):
+        with suppress(MalformedError):
+            digest = decoded(text.removeprefix("sha512-"), "--sha512").hex()
+    if not DIGESTS["sha512"].fullmatch(digest):
+        raise _wrong(f"{text} is no SHA-512", "Write its 128 hexadecimal digits, or sha512-BASE64 as npm shows it.")
+    return digest
 
 
 def _require_pass(report: Report) -> None:
     failed = list(dict.fromkeys(check.name for check in report.checks if check.status is Status.FAIL))
     if report.verdict is Verdict.UNREADABLE:
         raise _wrong("a file holds no readable provenance", "See the check above; the artifact is not verified.")
+    if report.verdict is Verdict.UNSUPPORTED:
+        raise _wrong("a format is not understood", "See the check above; the artifact is not verified.")
+    if report.verdict is Verdict.UNKNOWN:
+        algorithms = "an algorithm that the subjects have, too: --artifact, --sha256 or --sha512"
+        raise _wrong("the artifact cannot be compared with the subjects", f"Name it by {algorithms}.")
     if report.verdict is not Verdict.PASS:
         raise OpsKpiError(f"the audit failed: {', '.join(failed)}", "", ExitCode.BREACH)
 

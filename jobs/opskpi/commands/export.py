@@ -66,7 +66,12 @@ def _subject(subject: Subject) -> Callable[[Callable[..., None]], Callable[..., 
             type=click.Path(path_type=Path),
             help="Write to this file, whole or not at all; else standard output.",
         )
-        decorated = form(out(function))
+        safe = click.option(
+            "--spreadsheet-safe",
+            is_flag=True,
+            help="For people: put an apostrophe before text that a spreadsheet would run as a formula (CSV only).",
+        )
+        decorated = form(out(safe(function)))
         for name in reversed(["since", "until", "org", *subject.filters]):
             decorated = FILTERS[name](decorated)
         return decorated
@@ -122,11 +127,13 @@ def slo(options: Options, **arguments: Any) -> None:
     _export(options, SLO, **arguments)
 
 
-def _export(options: Options, subject: Subject, *, form: str | None, out: Path | None, **given: Given) -> None:
+def _export(
+    options: Options, subject: Subject, *, form: str | None, out: Path | None, spreadsheet_safe: bool, **given: Given
+) -> None:
     file = None if out == Path("-") else out
     wanted, zipped = formats.choose(form, file)
-    formats.require(wanted)
-    selection = Selection(subject, subjects.understand(given), wanted)
+    formats.require(wanted, is_spreadsheet_safe=spreadsheet_safe)
+    selection = Selection(subject, subjects.understand(given), wanted, spreadsheet_safe)
     if file is None:
         _require_room(options, wanted)
     # A terminal that shows the rows has no place for a bar.

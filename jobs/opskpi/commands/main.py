@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -64,8 +65,29 @@ def cli() -> None:
     """
 
 
+class Ended(KeyboardInterrupt):
+    """A signal asks the process to end; the driver then cancels the statement that runs, as it does for Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def end(number: int, _: object) -> NoReturn:
+    """Let a signal end the command where it stands, and a second one at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Ended(number)
+
+
 def main() -> NoReturn:
-    """Run the command line and end the process with one of the exit codes of `errors.ExitCode`."""
+    """Run the command line and end the process with one of the exit codes of `errors.ExitCode`.
+
+    A process that SIGTERM or SIGHUP ends leaves no statement behind that would wait on in the server.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # One that is ignored, as under nohup, stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
     # A closed stream is None; what is printed to it goes nowhere, as with any other program.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
@@ -75,7 +97,11 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.BAD_ARGUMENT)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as interruption:
+        # click says Abort for it; the caller shall see which signal it was.
+        ended = interruption.__cause__ or interruption
+        if isinstance(ended, Ended):
+            os.kill(os.getpid(), ended.number)
         sys.exit(130)
     except OpsKpiError as error:
         _fail(error)

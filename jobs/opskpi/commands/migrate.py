@@ -19,6 +19,6 @@ def migrate(options: Options) -> None:
     with options.connect(current=False) as connection:
         applied = migrations.migrate(connection, console.notice)
     if options.as_json:
-        console.show_json({"applied": [f"{migration.version}_{migration.name}" for migration in applied]})
+        console.show_json({"applied": [migration.file_name for migration in applied]})
     else:
         console.show(f"{len(applied)} migrations applied" if applied else "nothing to apply, the schema is current")

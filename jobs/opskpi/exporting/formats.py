@@ -42,8 +42,14 @@ def has_parquet() -> bool:
     return importlib.util.find_spec("pyarrow") is not None
 
 
-def require(wanted: Format) -> None:
-    """Raise OpsKpiError, CONFIGURATION, unless the format can be written."""
+def require(wanted: Format, *, is_spreadsheet_safe: bool = False) -> None:
+    """Raise OpsKpiError: CONFIGURATION unless the format can be written, BAD_ARGUMENT for marks in anything but CSV."""
+    if is_spreadsheet_safe and wanted is not Format.CSV:
+        raise OpsKpiError(
+            f"only CSV is marked for spreadsheets, not {wanted.value}",
+            "Ask for CSV; the other formats hold no cells that a program runs.",
+            ExitCode.BAD_ARGUMENT,
+        )
     if wanted is Format.PARQUET and not has_parquet():
         raise OpsKpiError(
             "Parquet needs pyarrow, which is not installed",

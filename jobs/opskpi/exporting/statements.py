@@ -15,6 +15,10 @@ INSTANT = """
     else {0}::text
   end
 """
+# A spreadsheet runs a cell that begins with one of these, full-width forms included. A spreadsheet whose separator is
+# not the comma also begins a cell after a semicolon, a bar, a tab or the end of a line.
+# Source: https://owasp.org/www-community/attacks/CSV_Injection
+MARKED = r"regexp_replace({}::text, '(^|[;|\t\r\n])(\s*)([=+@＝＋－＠-])', '\1\2''\3', 'g')"  # noqa: RUF001
 # The decimals of a Parquet column have one scale: 26 digits before the point hold any sum, see formats.
 PARQUET_SCALE = 12
 
@@ -28,15 +32,18 @@ class Rows(Enum):
     FEED = "with (format csv, encoding 'utf8')"
 
 
-def copy(subject: Subject, rows: Rows, values: Mapping[str, object]) -> sql.Composed:
+def copy(
+    subject: Subject, rows: Rows, values: Mapping[str, object], *, is_spreadsheet_safe: bool = False
+) -> sql.Composed:
     """The statement that sends the rows of a subject; `values` are its parameters, merged in by `cursor.copy`.
 
-    The time zone of the session must be UTC.
+    `is_spreadsheet_safe` puts an apostrophe before each piece of text that a spreadsheet would run; CSV only. The time
+    zone of the session must be UTC.
     """
     conditions = subject.conditions(values) or [sql.SQL("true")]
     order = sql.SQL(", ").join(map(sql.Identifier, subject.order))
     return sql.SQL("copy (select {} from {} where {}{}) to stdout {}").format(
-        _line(subject) if rows is Rows.LINES else _fields(subject, rows),
+        _line(subject) if rows is Rows.LINES else _fields(subject, rows, is_spreadsheet_safe=is_spreadsheet_safe),
         sql.Identifier(*subject.relation),
         sql.SQL(" and ").join(conditions),
         sql.SQL(" order by {}").format(order) if subject.order else sql.SQL(""),
@@ -44,14 +51,19 @@ def copy(subject: Subject, rows: Rows, values: Mapping[str, object]) -> sql.Comp
     )
 
 
-def _fields(subject: Subject, rows: Rows) -> sql.Composable:
+def _fields(subject: Subject, rows: Rows, *, is_spreadsheet_safe: bool) -> sql.Composable:
     return sql.SQL(", ").join(
-        sql.SQL("{} as {}").format(_field(column, rows), sql.Identifier(column.name)) for column in subject.columns
+        sql.SQL("{} as {}").format(
+            _field(column, rows, is_spreadsheet_safe=is_spreadsheet_safe), sql.Identifier(column.name)
+        )
+        for column in subject.columns
     )
 
 
-def _field(column: Column, rows: Rows) -> sql.Composable:
+def _field(column: Column, rows: Rows, *, is_spreadsheet_safe: bool) -> sql.Composable:
     name = sql.Identifier(column.name)
+    if is_spreadsheet_safe and column.kind in {"text", "json"}:
+        return sql.SQL(MARKED).format(name)
     if column.kind == "instant":
         return sql.SQL(INSTANT).format(name)
     if column.kind == "boolean":

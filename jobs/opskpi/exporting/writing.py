@@ -22,15 +22,21 @@ SETTINGS = "select set_config('timezone', 'UTC', true), set_config('statement_ti
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to export and how: `values` are the parameters of the filters, from `subjects.understand`."""
+    """What to export and how: `values` are the parameters of the filters, from `subjects.understand`.
+
+    `is_spreadsheet_safe` marks what a spreadsheet would run, see `statements.copy`.
+    """
 
     subject: Subject
     values: Mapping[str, object]
     format: Format
+    is_spreadsheet_safe: bool = False
 
     def statement(self) -> sql.Composed:
         """The COPY that sends it; its parameters are the values."""
-        return statements.copy(self.subject, self.format.rows, self.values)
+        return statements.copy(
+            self.subject, self.format.rows, self.values, is_spreadsheet_safe=self.is_spreadsheet_safe
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
 """Webhook payloads and REST answers, as one object, a list or JSON lines, taken apart into what they describe."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.events import (
@@ -22,6 +25,8 @@ from opskpi.github.rules import Rules
 LARGEST = 64 << 20
 # A `status` is what a run or job has; a webhook has an `action` as well.
 LISTS = {"workflow_runs": "run", "jobs": "job", "workflow_jobs": "job", "artifacts": "artifact"}
+FORM_FIELD = "payload="
+DEEPEST_LIST = 8
 OTHER = "is neither a workflow_run nor a workflow_job payload, nor a list of runs"
 
 
@@ -46,9 +51,10 @@ class Collected:
 def read(raw: bytes, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> list[Collected]:
     """What the bytes of a file or request describe: runs, jobs and artifacts, in order.
 
-    Takes a webhook payload (workflow_run, workflow_job), the REST answers that list runs, jobs or artifacts, or a bare
-    run, alone, in a list or as JSON lines. `host` is where they ran, where no URL says. Raises OpsKpiError
-    (BAD_ARGUMENT) when the whole is not JSON; what is at fault in a part is a refusal of that part.
+    Takes a webhook payload (workflow_run, workflow_job; also as a form), the REST answers that list runs, jobs or
+    artifacts, or a bare run, alone, in lists, as JSON lines or one after the other. `host` is where they ran, where no
+    URL says. Raises OpsKpiError (BAD_ARGUMENT) when the whole is not JSON; what is at fault in a part is a refusal of
+    that part.
     """
     return [
         collected
@@ -116,35 +122,59 @@ def _with_status(payload: Json, key: str) -> Json:
 
 
 def _documents(raw: bytes, source: str) -> Iterator[tuple[str, Any, str]]:
-    """Each JSON document with its place, and what is wrong with it, if anything."""
-    decoded = _decoded(raw, source)
+    """Each JSON document with its place, and what is wrong with it, if anything; the elements of a list one by one."""
+    for place, document, fault in _found(_decoded(raw, source), source):
+        yield from [(place, document, fault)] if fault else _elements(place, document)
+
+
+def _found(decoded: str, source: str) -> list[tuple[str, Any, str]]:
+    """The whole, or JSON lines, or documents one after the other as `gh api --paginate` prints them."""
     try:
-        whole_text = _parsed(decoded)
+        return [(source, _parsed(decoded), "")]
     except ValueError as error:
-        yield from _lines(decoded, source, error)
-        return
-    if isinstance(whole_text, list):
-        for number, element in enumerate(whole_text):
-            yield f"{source}: element {number + 1}", element, ""
-    else:
-        yield source, whole_text, ""
+        fault = error
+    lines = list(_lines(decoded, source))
+    if all(not wrong for _, _, wrong in lines):
+        return lines
+    with suppress(ValueError):
+        return _concatenated(decoded, source)
+    if not any(isinstance(document, dict) for _, document, _ in lines):
+        raise _unreadable(source, f"is not JSON: {fault}") from fault
+    return lines
 
 
-def _lines(decoded: str, source: str, error: ValueError) -> Iterator[tuple[str, Any, str]]:
-    """The lines, if they are documents by themselves; else what `error` says is wrong with the whole."""
-    found: list[tuple[str, Any, str]] = []
-    is_lines = False
+def _lines(decoded: str, source: str) -> Iterator[tuple[str, Any, str]]:
     # Not splitlines: a text in JSON may hold what that takes for the end of a line.
     for number, line in enumerate(decoded.split("\n"), 1):
         if line.strip():
             try:
-                found.append((f"{source}: line {number}", _parsed(line), ""))
-                is_lines = is_lines or isinstance(found[-1][1], dict)
+                yield f"{source}: line {number}", _parsed(line), ""
             except ValueError as fault:
-                found.append((f"{source}: line {number}", None, f"is not JSON: {fault}"))
-    if not is_lines:
-        raise _unreadable(source, f"is not JSON: {error}") from error
-    yield from found
+                yield f"{source}: line {number}", None, f"is not JSON: {fault}"
+
+
+def _concatenated(decoded: str, source: str) -> list[tuple[str, Any, str]]:
+    """Documents that nothing or blanks separate. Raises ValueError where one is not JSON."""
+    found: list[tuple[str, Any, str]] = []
+    end = 0
+    while start := _BLANKS.match(decoded, end):
+        if start.end() == len(decoded):
+            break
+        try:
+            document, end = _DECODER.raw_decode(decoded, start.end())
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        found.append((f"{source}: document {len(found) + 1}", document, ""))
+    return found
+
+
+def _elements(place: str, document: object, depth: int = 0) -> Iterator[tuple[str, Any, str]]:
+    """The elements of a list and of the lists in it, which `gh api --paginate --slurp` writes; else the document."""
+    if not isinstance(document, list) or depth == DEEPEST_LIST:
+        yield place, document, ""
+        return
+    for number, element in enumerate(document, 1):
+        yield from _elements(f"{place}{',' if depth else ':'} element {number}", element, depth + 1)
 
 
 def _decoded(raw: bytes, source: str) -> str:
@@ -156,7 +186,17 @@ def _decoded(raw: bytes, source: str) -> str:
         raise _unreadable(source, f"is not UTF-8 at byte {error.start + 1}") from error
     if not decoded.strip():
         raise _unreadable(source, "is empty")
-    return decoded
+    return _of_form(decoded, source) if decoded.startswith(FORM_FIELD) else decoded
+
+
+def _of_form(decoded: str, source: str) -> str:
+    """The payload of a webhook whose content type is application/x-www-form-urlencoded."""
+    try:
+        fields = parse_qs(decoded.strip(), strict_parsing=True, errors="strict", max_num_fields=10)
+        [payload] = fields.get("payload", [])
+    except ValueError as error:
+        raise _unreadable(source, "begins as a form, but does not hold one payload") from error
+    return payload
 
 
 def _parsed(decoded: str) -> Any:
@@ -176,3 +216,7 @@ def _unreadable(source: str, reason: str) -> OpsKpiError:
         "Pass a webhook payload, a list of them, JSON lines, or GitHub's list of runs.",
         ExitCode.BAD_ARGUMENT,
     )
+
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -65,6 +65,9 @@ class ExportQuery(BaseModel):
     since: Instant | None = Field(None, description="The first instant; UTC without an offset.")
     until: Instant | None = Field(None, description="The first instant after the range.")
     org_id: Org | None = Field(None, description="The organisation: the API key's own.")
+    spreadsheet_safe: bool = Field(
+        default=False, description="Put an apostrophe before text that a spreadsheet would run as a formula; CSV only."
+    )
 
 
 class EventsQuery(ExportQuery):
@@ -134,8 +137,9 @@ def _export(request: Request, subject: Subject, query: ExportQuery, key: ApiKey)
     media_type = _media_type(request)
     form = EVERY_TYPE[media_type]
     given = query.model_dump()
-    org_id = given.pop("org_id")
+    org_id, is_spreadsheet_safe = given.pop("org_id"), given.pop("spreadsheet_safe")
     try:
+        formats.require(form, is_spreadsheet_safe=is_spreadsheet_safe)
         values = subjects.understand(given)
     except OpsKpiError as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, hint=error.hint) from error
@@ -143,7 +147,7 @@ def _export(request: Request, subject: Subject, query: ExportQuery, key: ApiKey)
 
     @asynccontextmanager
     async def source() -> AsyncIterator[AsyncIterator[bytes]]:
-        statement = statements.copy(subject, form.rows, values)
+        statement = statements.copy(subject, form.rows, values, is_spreadsheet_safe=is_spreadsheet_safe)
         size = GROUP_BYTES if form is Format.PARQUET else CHUNK_BYTES
         async with database.copy(key, ["read"], statement, values, org_id=org_id, chunk_bytes=size) as chunks:
             yield _in_parquet(subject, chunks) if form is Format.PARQUET else chunks

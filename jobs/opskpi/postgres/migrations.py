@@ -1,8 +1,10 @@
 """Applies `supabase/migrations` as `supabase db push` does, into the same history, on any Postgres 15 to 18."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import LiteralString, cast
 import psycopg
 from psycopg.rows import scalar_row
 
-from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.errors import ExitCode, OpsKpiError, explain
+from opskpi.postgres import locks
 
 FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>\w+)\.sql")
 OLDEST_SERVER = 15
+TURN_S = 1.0
+LONGEST_PAUSE_S = 5.0
+PATIENCE_S = 60.0
 
 HISTORY = """
 create schema if not exists supabase_migrations;
@@ -33,6 +39,11 @@ class Migration:
     version: str
     name: str
     script: str
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file without its ending."""
+        return f"{self.version}_{self.name}"
 
 
 def shipped() -> list[Migration]:
@@ -63,37 +74,120 @@ def pending(connection: psycopg.Connection) -> list[Migration]:
     return [migration for migration in shipped() if migration.version not in done]
 
 
-def migrate(connection: psycopg.Connection, notify: Callable[[str], None] = lambda _: None) -> list[Migration]:
-    """Bring the database up to date, one transaction a file, and return what was applied.
+def migrate(
+    connection: psycopg.Connection, notify: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S
+) -> list[Migration]:
+    """Bring the database up to date, one transaction per file, and return what was applied.
 
-    `notify` gets the name of each migration as it begins. Two runs at once do the work once. Raises OpsKpiError when
-    the server is older than Postgres 15 or the database has migrations that this program does not know.
+    `notify` gets the name of each migration as it begins, and who holds a lock that it waits for. Two runs at once do
+    the work once. A lock is waited for in turns of `TURN_S`, because reads and writes queue behind the one who waits.
+    Raises OpsKpiError: CONFIGURATION when the server is older than Postgres 15, the database is not in UTF-8 or has
+    migrations that this program does not know; TRY_LATER when a lock is not free for `patience_s`; else FAILED. The
+    message then names the migration; those before it stay.
     """
+    _refuse_unfit(connection)
+    _refuse_newer(connection)
+    done: list[Migration] = []
+    missing = pending(connection)
+    for migration in missing:
+        attempt = partial(_apply, connection, migration, is_first=not done)
+        if _patiently(attempt, connection, migration, missing, notify=notify, patience_s=patience_s):
+            done.append(migration)
+    _guard_tenants(connection)
+    return done
+
+
+def _patiently(
+    attempt: Callable[[Callable[[str], None]], bool],
+    connection: psycopg.Connection,
+    migration: Migration,
+    missing: list[Migration],
+    *,
+    notify: Callable[[str], None],
+    patience_s: float,
+) -> bool:
+    """Attempt a migration again and again while another session holds a lock that it needs; return what it returns."""
+    until = time.monotonic() + patience_s
+    pause = TURN_S
+    announce, told = notify, ""
+    while True:
+        try:
+            return attempt(announce)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            holders = locks.holders(connection)
+            named = "; ".join(map(str, holders)) or "another session held it until now"
+            if time.monotonic() + pause > until:
+                remedy = f"`{holders[0].remedy}` ends the oldest of them. " if holders else ""
+                raise OpsKpiError(
+                    f"the migration {migration.file_name} got no lock within {patience_s:.0f} s: {named}",
+                    remedy + _state_of(migration, missing),
+                    ExitCode.TRY_LATER,
+                ) from error
+        except psycopg.Error as error:
+            failure = explain(error)
+            raise OpsKpiError(
+                f"the migration {migration.file_name} failed: {failure.message}",
+                f"{failure.hint} {_state_of(migration, missing)}".lstrip(),
+                failure.exit_code,
+            ) from error
+        announce = _nobody
+        if not told:
+            told = named
+            notify(f"waiting for a lock: {named}")
+        # Reads and writes that queued behind this one go on meanwhile.
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_PAUSE_S)
+
+
+def _nobody(_: str) -> None:
+    """Announce a migration once, however often it is attempted."""
+
+
+def _apply(
+    connection: psycopg.Connection, migration: Migration, announce: Callable[[str], None], *, is_first: bool
+) -> bool:
+    """Apply a migration as a whole; False when another run has done it."""
+    with connection.transaction():
+        connection.execute("set local statement_timeout = 0")
+        locks.in_turns(connection, TURN_S)
+        locks.exclude_jobs(connection)
+        if migration.version in applied(connection):
+            return False
+        if is_first:
+            _prepare(connection)
+        announce(migration.file_name)
+        # The files are ours, so they are as literal as SQL in this module would be.
+        connection.execute(cast("LiteralString", migration.script))
+        connection.execute(
+            "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
+            [migration.version, [migration.script], migration.name],
+        )
+    return True
+
+
+def _state_of(migration: Migration, missing: list[Migration]) -> str:
+    """Say what is applied and what is not, for whoever reads that a migration was not."""
+    place = missing.index(migration)
+    before = f"Applied: {place} of {len(missing)}, the last is {missing[place - 1].file_name}. " if place else ""
+    return (
+        f"{before}Not applied: {len(missing) - place}; nothing of {migration.file_name} is left behind."
+        " `opskpi run` refuses to work until `opskpi migrate` has applied all."
+    )
+
+
+def _refuse_unfit(connection: psycopg.Connection) -> None:
     if connection.info.server_version < OLDEST_SERVER * 10_000:
         raise OpsKpiError(
             f"the server is Postgres {connection.info.server_version // 10_000}",
             f"opskpi needs Postgres {OLDEST_SERVER} or newer.",
             ExitCode.CONFIGURATION,
         )
-    _refuse_newer(connection)
-    done: list[Migration] = []
-    for migration in pending(connection):
-        with connection.transaction():
-            connection.execute("select pg_advisory_xact_lock(hashtextextended('opskpi.migrate', 0))")
-            if migration.version in applied(connection):
-                continue
-            if not done:
-                _prepare(connection)
-            notify(f"{migration.version}_{migration.name}")
-            # The files are ours, so they are as literal as SQL in this module would be.
-            connection.execute(cast("LiteralString", migration.script))
-            connection.execute(
-                "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
-                [migration.version, [migration.script], migration.name],
-            )
-            done.append(migration)
-    _guard_tenants(connection)
-    return done
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise OpsKpiError(
+            f"the encoding of the database is {encoding}, and events hold any Unicode text",
+            "Create a database with: create database NAME encoding 'UTF8' template template0 locale 'C.UTF-8';",
+            ExitCode.CONFIGURATION,
+        )
 
 
 def require_current(connection: psycopg.Connection) -> None:
@@ -108,7 +202,7 @@ def require_current(connection: psycopg.Connection) -> None:
         return
     if missing:
         raise OpsKpiError(
-            f"the database lacks {len(missing)} migration(s), the first is {missing[0].version}_{missing[0].name}",
+            f"the database lacks {len(missing)} migration(s), the first is {missing[0].file_name}",
             "Run `opskpi migrate`, or `supabase db push`.",
             ExitCode.CONFIGURATION,
         )

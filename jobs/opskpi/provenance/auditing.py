@@ -4,36 +4,47 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import BufferedReader
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.provenance.checks import Artifact, Check, Expectation, Status, of_digests, of_statement
-from opskpi.provenance.envelopes import envelope, shown
+from opskpi.provenance.checks import DIGESTS, Artifact, Check, Expectation, Status, of_digests, of_statement
+from opskpi.provenance.envelopes import Envelope, Found, envelope, shown, within
 from opskpi.provenance.signatures import Signatures
 from opskpi.provenance.statements import Claims, Statement, statement
-from opskpi.provenance.strict_json import LARGEST_TEXT, MalformedError, documents
+from opskpi.provenance.strict_json import LARGEST_TEXT, MalformedError, UnsupportedError, documents
+
+_PIECE = 1 << 20
 
 
 class Verdict(StrEnum):
-    """What an audit ends in; unknown when there was nothing to compare, such as no artifact."""
+    """What an audit ends in.
+
+    `unknown` when there was nothing to compare, such as no artifact; `unsupported` when a format is not understood,
+    which says nothing against the provenance.
+    """
 
     PASS = "pass"  # noqa: S105
     FAIL = "fail"
     UNREADABLE = "unreadable"
+    UNSUPPORTED = "unsupported"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """One envelope, or a file in which none could be read: where it is, what it says if it is sound, its checks."""
+    """One envelope, or a file in which none could be read: where it is, what it says if it is sound, its checks.
+
+    `is_asked` is False for what a registry listed beside the provenance, such as a publication: it proves nothing here.
+    """
 
     place: str
     statement: Statement | None
     checks: tuple[Check, ...]
+    is_asked: bool = True
 
     @property
     def claims(self) -> Claims:
@@ -64,16 +75,19 @@ class Report:
     @property
     def is_sound(self) -> bool:
         """Every envelope and statement is well formed."""
-        return all(provenance.statement for provenance in self.provenances)
+        return bool(self.provenances) and all(provenance.statement for provenance in self.provenances)
 
     @property
     def verdict(self) -> Verdict:
-        """A pass needs an artifact that is a subject, the run where one was looked for, and no check that failed."""
+        """A pass needs artifacts that are subjects, the run where one was looked for, and no check that failed."""
         if not self.is_readable:
             return Verdict.UNREADABLE
         if any(check.status is Status.FAIL for check in self.checks):
             return Verdict.FAIL
-        return Verdict.PASS if self.artifacts and self.is_attributed else Verdict.UNKNOWN
+        if not self.is_sound:
+            return Verdict.UNSUPPORTED
+        has_compared = bool(self.artifacts) and all(check.status is Status.PASS for check in self.digests)
+        return Verdict.PASS if has_compared and self.is_attributed else Verdict.UNKNOWN
 
 
 def audit(
@@ -85,6 +99,7 @@ def audit(
     check that failed; raises OpsKpiError (BAD_ARGUMENT) for a file that cannot be opened or is no regular one.
     """
     provenances: list[Provenance] = []
+    found: list[Found] = []
     contents: list[str] = []
     is_readable = True
     for file in files:
@@ -100,38 +115,58 @@ def audit(
             continue
         for line, value in values:
             place = name if len(values) == 1 else f"{name}:{line}"
-            provenances.append(_provenance(place, value, expectation, signatures))
-    statements = [provenance.statement for provenance in provenances if provenance.statement]
+            found += [replace(one, path=place + one.path) for one in within(value)]
+    provenances += _judged(found, expectation, signatures)
+    statements = [one.statement for one in provenances if one.statement and one.is_asked]
     content = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
     return Report(tuple(provenances), tuple(artifacts), tuple(of_digests(artifacts, statements)), is_readable, content)
 
 
 def artifact(path: str | Path) -> Artifact:
-    """A file with its digest. Raises OpsKpiError (BAD_ARGUMENT) when it cannot be read."""
+    """A file with its digests. Raises OpsKpiError (BAD_ARGUMENT) when it cannot be read."""
+    hashes = {algorithm: hashlib.new(algorithm) for algorithm in DIGESTS}
     try:
         with _opened(path) as file:
-            return Artifact(Path(path).name, hashlib.file_digest(file, "sha256").hexdigest())
+            while piece := file.read(_PIECE):
+                for each in hashes.values():
+                    each.update(piece)
+            return Artifact(Path(path).name, {algorithm: each.hexdigest() for algorithm, each in hashes.items()})
     except (OSError, ValueError) as error:
         raise _unopened(path, error) from error
 
 
-def _provenance(place: str, value: object, expectation: Expectation, signatures: Signatures) -> Provenance:
+def _judged(found: Sequence[Found], expectation: Expectation, signatures: Signatures) -> Iterator[Provenance]:
+    """The checks of each envelope; of what a registry lists, those of the kinds that are asked for, if any is."""
+    read = [(one, _read(one)) for one in found]
+    is_there = any(
+        one.is_listed and provenance.statement and provenance.statement.predicate_type in expectation.predicate_types
+        for one, (provenance, _) in read
+    )
+    for one, (provenance, sealed) in read:
+        stated = provenance.statement
+        if stated is None or sealed is None:
+            yield provenance
+        elif one.is_listed and is_there and stated.predicate_type not in expectation.predicate_types:
+            other = Check("predicate type", Status.NOT_ASKED, "", shown(stated.predicate_type))
+            yield replace(provenance, checks=(*provenance.checks, other), is_asked=False)
+        else:
+            checks = of_statement(stated, expectation) + signatures.checks(sealed, stated.claims, expectation)
+            yield replace(provenance, checks=(*provenance.checks, *checks))
+
+
+def _read(found: Found) -> tuple[Provenance, Envelope | None]:
+    """The envelope and its statement, with a check of each: up to the one that is not well formed or understood."""
     checks: list[Check] = []
+    name, sealed = "envelope", None
     try:
-        sealed = envelope(value)
-    except MalformedError as error:
-        return Provenance(place, None, (Check("envelope", Status.FAIL, "well formed", shown(str(error), 500)),))
-    checks.append(Check("envelope", Status.PASS, "well formed"))
-    try:
+        sealed = envelope(found.value)
+        checks.append(Check(name, Status.PASS, "well formed"))
+        name = "statement"
         stated = statement(sealed.payload)
     except MalformedError as error:
-        return Provenance(
-            place, None, (*checks, Check("statement", Status.FAIL, "well formed", shown(str(error), 500)))
-        )
-    checks.append(Check("statement", Status.PASS, "well formed"))
-    checks += of_statement(stated, expectation)
-    checks += signatures.checks(sealed, stated.claims, expectation)
-    return Provenance(place, stated, tuple(checks))
+        status = Status.UNSUPPORTED if isinstance(error, UnsupportedError) else Status.FAIL
+        return Provenance(found.path, None, (*checks, Check(name, status, "well formed", shown(str(error), 500)))), None
+    return Provenance(found.path, stated, (*checks, Check(name, Status.PASS, "well formed"))), sealed
 
 
 def _stored(file: str | Path) -> bytes:

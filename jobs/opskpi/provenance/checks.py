@@ -1,16 +1,19 @@
 """What a statement says against what was expected: one line a check."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from opskpi.provenance.envelopes import shown
-from opskpi.provenance.statements import SLSA_V02, SLSA_V1, Claims, Statement, repository
+from opskpi.provenance.statements import SLSA_V02, SLSA_V1, Claims, Statement, Subject, repository
 from opskpi.provenance.versions import is_version_of, version
 
 TAG_PREFIX = "refs/tags/"
-SHA256 = re.compile(r"[0-9a-f]{64}")
+# A subject may go without a name; in-toto v0.1 writes that as an underscore.
+NAMELESS = frozenset({"", "_"})
+# The digests that an artifact is compared by; MD5 and SHA-1 can be forged.
+DIGESTS = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha512": re.compile(r"[0-9a-f]{128}")}
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -35,10 +38,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file or digest that the provenance must be about: how the user calls it, and its SHA-256 in hexadecimal."""
+    """What the provenance must be about: how the user calls it, and its digests in hexadecimal by algorithm."""
 
     name: str
-    sha256: str
+    digests: Mapping[str, str]
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256, None where only another digest is known."""
+        return self.digests.get("sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +84,42 @@ def of_statement(statement: Statement, expectation: Expectation) -> list[Check]:
 
 
 def of_digests(artifacts: Sequence[Artifact], statements: Sequence[Statement]) -> list[Check]:
-    """Whether each artifact is among the subjects, one check an artifact; of no statement, none is."""
+    """Whether each artifact is a subject, and its name has no other digest: one check per artifact."""
     subjects = [subject for statement in statements for subject in statement.subjects]
-    digests = list(dict.fromkeys(subject.digests["sha256"] for subject in subjects if "sha256" in subject.digests))
-    found = _listed(digests) or "no subject with a SHA-256"
-    return [
-        Check("artifact digest", Status.PASS, "", f"{shown(artifact.name)} is {artifact.sha256}")
-        if artifact.sha256 in digests
-        else Check("artifact digest", Status.FAIL, f"{artifact.sha256} ({shown(artifact.name)})", found)
-        for artifact in artifacts
-    ] or [Check("artifact digest", Status.NOT_ASKED)]
+    return [_digest(artifact, subjects) for artifact in artifacts] or [Check("artifact digest", Status.NOT_ASKED)]
+
+
+def _digest(artifact: Artifact, subjects: Sequence[Subject]) -> Check:
+    wanted = f"{next(iter(artifact.digests.values()))} ({shown(artifact.name)})"
+    comparable = [subject for subject in subjects if artifact.digests.keys() & subject.digests.keys()]
+    matching = [subject for subject in comparable if _is_of(subject, artifact)]
+    if not comparable:
+        algorithms = _listed([algorithm for subject in subjects for algorithm in subject.digests])
+        return Check("artifact digest", Status.UNSUPPORTED, wanted, f"digests by {algorithms or 'no algorithm'}")
+    if not matching:
+        return Check("artifact digest", Status.FAIL, wanted, _listed([_said(one, artifact) for one in comparable]))
+    names = {artifact.name, *(subject.name for subject in matching)} - NAMELESS
+    others = [
+        f"{shown(subject.name)} is {_said(subject, artifact)}"
+        for subject in comparable
+        if subject.name in names and subject not in matching
+    ]
+    if others:
+        # Which of the builds made the artifact cannot be told, so neither of them vouches for it.
+        return Check("artifact digest", Status.FAIL, f"{wanted} alone under its name", _listed(others))
+    return Check("artifact digest", Status.PASS, "", f"{shown(artifact.name)} is {_said(matching[0], artifact)}")
+
+
+def _is_of(subject: Subject, artifact: Artifact) -> bool:
+    """Whether every digest that both have is the same."""
+    return all(subject.digests.get(algorithm, digest) == digest for algorithm, digest in artifact.digests.items())
+
+
+def _said(subject: Subject, artifact: Artifact) -> str:
+    """The digest of a subject by which it is compared, one that differs first."""
+    common = [algorithm for algorithm in artifact.digests if algorithm in subject.digests]
+    differing = [algorithm for algorithm in common if subject.digests[algorithm] != artifact.digests[algorithm]]
+    return subject.digests[(differing or common)[0]]
 
 
 def is_same_builder(expected: str, found: str) -> bool:

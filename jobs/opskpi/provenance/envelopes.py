@@ -1,13 +1,16 @@
-"""Envelopes: DSSE as it is, or within a Sigstore bundle.
+"""Envelopes: DSSE as it is, or within a Sigstore bundle, one by one or in what registries answer.
 
-Sources: https://github.com/secure-systems-lab/dsse (v1.0.2), https://docs.sigstore.dev/about/bundle (v0.1 to v0.3).
+Sources: https://github.com/secure-systems-lab/dsse (v1.0.2), https://docs.sigstore.dev/about/bundle (v0.1 to v0.3),
+https://docs.github.com/en/rest/repos/attestations, https://docs.npmjs.com/generating-provenance-statements.
 """
 
+import base64
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from opskpi.provenance.strict_json import MalformedError, decoded, kind
+from opskpi.provenance.strict_json import MalformedError, UnsupportedError, decoded, kind
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 BUNDLE_TYPES = (
@@ -45,17 +48,45 @@ class Envelope:
     bundle: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A JSON value that should be an envelope: its path within the document, and whether a registry listed it."""
+
+    path: str
+    value: object
+    is_listed: bool = False
+
+
+def within(value: object, path: str = "", *, is_listed: bool = False) -> Iterator[Found]:
+    """The envelopes of a document: itself, those of a list, and the bundles of {"attestations": [{"bundle": …}]}.
+
+    The latter is what GitHub and the npm registry answer: everything that is attested of a subject, of any kind.
+    """
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from within(item, f"{path}[{number}]", is_listed=is_listed)
+    elif isinstance(value, dict) and isinstance(value.get("attestations"), list):
+        for number, item in enumerate(value["attestations"]):
+            bundle = item.get("bundle") if isinstance(item, dict) else item
+            yield Found(f"{path}.attestations[{number}]", bundle, is_listed=True)
+    else:
+        yield Found(path, value, is_listed)
+
+
 def envelope(value: object) -> Envelope:
-    """The envelope that a JSON value is. Raises MalformedError that says what is wrong with it."""
+    """The envelope that a JSON value is.
+
+    Raises UnsupportedError for a format that is not understood, MalformedError for what is wrong with one that is.
+    """
     if not isinstance(value, dict):
-        raise MalformedError(f"an envelope is an object, not {kind(value)}")
+        raise UnsupportedError(f"an envelope is an object, not {kind(value)}")
     if "mediaType" not in value and "dsseEnvelope" not in value:
         return _dsse(value, None)
     media_type = value.get("mediaType")
     if media_type not in BUNDLE_TYPES:
-        raise MalformedError(f"mediaType is {shown(media_type)}, which is no Sigstore bundle of version 0.1 to 0.3")
+        raise UnsupportedError(f"mediaType is {shown(media_type)}, which is no Sigstore bundle of version 0.1 to 0.3")
     if "messageSignature" in value:
-        raise MalformedError("the bundle holds a bare signature, not a provenance")
+        raise UnsupportedError("the bundle holds a bare signature, not a provenance")
     if not isinstance(value.get("verificationMaterial"), dict):
         raise MalformedError("verificationMaterial is missing or no object")
     _check_material("verificationMaterial", value["verificationMaterial"])
@@ -63,6 +94,25 @@ def envelope(value: object) -> Envelope:
     if not isinstance(inner, dict):
         raise MalformedError("dsseEnvelope is missing or no object")
     return _dsse(inner, value)
+
+
+def canonical(value: Any) -> Any:
+    """A bundle as every reader takes it: padded base64 of the standard alphabet, and nothing that is null."""
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _padded(inner) if key in _BYTES | {"payload", "sig"} else canonical(inner)
+        for key, inner in value.items()
+        if inner is not None
+    }
+
+
+def _padded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_padded(item) for item in value]
+    return base64.b64encode(decoded(value, "a value")).decode() if isinstance(value, str) else canonical(value)
 
 
 def shown(value: object, longest: int = 200) -> str:
@@ -77,7 +127,7 @@ def shown(value: object, longest: int = 200) -> str:
 
 def _dsse(value: dict[str, Any], bundle: dict[str, Any] | None) -> Envelope:
     if (found := value.get("payloadType")) != PAYLOAD_TYPE:
-        raise MalformedError(f"payloadType is {shown(found)}, not {PAYLOAD_TYPE}")
+        raise UnsupportedError(f"payloadType is {shown(found)}, not {PAYLOAD_TYPE}")
     payload = decoded(value.get("payload"), "payload")
     signatures = value.get("signatures")
     if not isinstance(signatures, list) or not signatures:
@@ -95,7 +145,7 @@ def _signature(number: int, value: object) -> bytes:
     if not isinstance(value, dict):
         raise MalformedError(f"{where} is {kind(value)}, not an object")
     # A hint that nothing authenticates: it may be anything but must be a text.
-    if not isinstance(value.get("keyid", ""), str):
+    if not isinstance(value.get("keyid"), str | None):
         raise MalformedError(f"{where}.keyid is {kind(value['keyid'])}, not a text")
     if not (signature := decoded(value.get("sig"), f"{where}.sig")):
         raise MalformedError(f"{where}.sig is empty")

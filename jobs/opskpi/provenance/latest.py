@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from opskpi.errors import OpsKpiError
 from opskpi.provenance import auditing, recording
 from opskpi.provenance.auditing import Report, Verdict
-from opskpi.provenance.checks import SHA256, Artifact, Expectation, Status
+from opskpi.provenance.checks import DIGESTS, Artifact, Expectation, Status
 from opskpi.provenance.recording import Identity, Recorded, derived_run_id
 from opskpi.provenance.signatures import Signatures
 from opskpi.provenance.versions import is_version_of, version
@@ -100,14 +100,11 @@ def observe(run: Run, folder: Path, expectation: Expectation, signatures: Signat
     try:
         files, artifacts = files_of(run, folder)
         report = auditing.audit(files, artifacts, expected, signatures)
-    except NotFoundError as error:
-        return Observation(run, audit_run_id, None, str(error))
-    except OpsKpiError as error:
-        return Observation(run, audit_run_id, None, error.message)
-    except OSError as error:
-        # A name too long for the file system, a folder that may not be read.
-        return Observation(run, audit_run_id, None, f"its files cannot be read: {error.strerror or error}")
-    reason = "no artifact and no metadata.sha256 to compare with" if report.verdict is Verdict.UNKNOWN else ""
+    except (NotFoundError, OpsKpiError, OSError) as error:
+        return Observation(run, audit_run_id, None, _why_not(error))
+    reason = _nothing_known(report)
+    if report.verdict is Verdict.UNSUPPORTED:
+        return Observation(run, audit_run_id, None, reason)
     # Found by a name that anybody may give a file, it may be that of any other run.
     if any(check.name == "provenance run" and check.status is Status.UNSUPPORTED for check in report.checks):
         report = replace(report, is_attributed=False)
@@ -150,7 +147,8 @@ def files_of(run: Run, folder: Path) -> tuple[list[Path], list[Artifact]]:
 
     In this order: what the event's `metadata.provenance_path` names, relative to the folder; the folder FOLDER/RUN_ID
     or FOLDER/TAG, whose other files are the artifacts; a file FOLDER/RUN_ID or FOLDER/TAG with one of SUFFIXES. In
-    file names a tag is percent-encoded. An artifact may also be the event's `metadata.sha256`. Raises NotFoundError.
+    file names a tag is percent-encoded. An artifact may also be the event's `metadata.sha256` or
+    `metadata.sha512`. Raises NotFoundError.
     """
     metadata = run.metadata if isinstance(run.metadata, dict) else {}
     artifacts = _digests(metadata)
@@ -169,6 +167,23 @@ def files_of(run: Run, folder: Path) -> tuple[list[Path], list[Artifact]]:
             if suffix.startswith(".") and file.is_file() and _is_within(folder, file):
                 return [file], artifacts
     raise NotFoundError(f"no provenance of {' or '.join(_names(run))} in {folder}")
+
+
+def _why_not(error: NotFoundError | OpsKpiError | OSError) -> str:
+    if isinstance(error, OSError):
+        # A name too long for the file system, a folder that may not be read.
+        return f"its files cannot be read: {error.strerror or error}"
+    return str(error)
+
+
+def _nothing_known(report: Report) -> str:
+    """Why a report says neither pass nor fail; empty when it says one."""
+    if report.verdict is Verdict.UNKNOWN:
+        return "no artifact, and no digest in the event's metadata, to compare with the subjects"
+    if report.verdict is Verdict.UNSUPPORTED:
+        unsupported = (check.found for check in report.checks if check.status is Status.UNSUPPORTED)
+        return f"its format is not understood: {next(unsupported, 'it holds no envelope')}"
+    return ""
 
 
 def _other_tag(run: Run, expectation: Expectation) -> str:
@@ -195,12 +210,12 @@ def _names(run: Run) -> Iterator[str]:
 
 
 def _digests(metadata: dict[str, Any]) -> list[Artifact]:
-    told = metadata.get("sha256")
-    if told is None:
-        return []
-    if not isinstance(told, str) or not SHA256.fullmatch(told.lower()):
-        raise NotFoundError("the event's metadata.sha256 is no SHA-256")
-    return [Artifact("metadata.sha256", told.lower())]
+    told = {algorithm: metadata[algorithm] for algorithm in DIGESTS if metadata.get(algorithm) is not None}
+    for algorithm, digest in told.items():
+        if not isinstance(digest, str) or not DIGESTS[algorithm].fullmatch(digest.lower()):
+            raise NotFoundError(f"the event's metadata.{algorithm} is no {algorithm.upper().replace('SHA', 'SHA-')}")
+    name = " and ".join(f"metadata.{algorithm}" for algorithm in told)
+    return [Artifact(name, {algorithm: digest.lower() for algorithm, digest in told.items()})] if told else []
 
 
 def _within(folder: Path, told: object) -> Path:

@@ -18,7 +18,13 @@ from opskpi.provenance.auditing import Report, Verdict
 from opskpi.provenance.checks import TAG_PREFIX, Check, Expectation, Status
 
 WORKFLOW = "opskpi audit"
-OUTCOMES = {Verdict.PASS: "success", Verdict.FAIL: "failure", Verdict.UNREADABLE: "failure", Verdict.UNKNOWN: "skipped"}
+OUTCOMES = {
+    Verdict.PASS: "success",
+    Verdict.FAIL: "failure",
+    Verdict.UNREADABLE: "failure",
+    Verdict.UNSUPPORTED: "skipped",
+    Verdict.UNKNOWN: "skipped",
+}
 MOST_CHECKS_KEPT = 50
 LONGEST_TEXT = 1000
 _RUN = re.compile(r"[0-9]{1,18}")
@@ -59,7 +65,8 @@ def derived_run_id(*parts: object) -> int:
 
 def content_run_id(org_id: UUID, report: Report) -> int:
     """The number of an audit by what was audited: the org, the files' content and the artifacts' digests."""
-    return derived_run_id("content", org_id, report.content_sha256, *sorted(one.sha256 for one in report.artifacts))
+    digests = sorted(one.sha256 or next(iter(one.digests.values())) for one in report.artifacts)
+    return derived_run_id("content", org_id, report.content_sha256, *digests)
 
 
 def row(report: Report, expectation: Expectation, identity: Identity) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def row(report: Report, expectation: Expectation, identity: Identity) -> dict[st
         "org_id": str(identity.org_id),
         "provenance_run_id": identity.provenance_run_id or (runs[0] if runs else None),
         "validation_run_id": identity.validation_run_id,
-        "provenance_status": "success" if report.is_sound else "failure",
+        "provenance_status": _provenance_status(report),
         "validation_status": _validation_status(report),
         "sha256_verified": _all_passed(report.digests),
         "predicate_type_verified": report.is_sound
@@ -118,6 +125,12 @@ def kept(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(character if character.isprintable() else "\ufffd" for character in text[:LONGEST_TEXT])
+
+
+def _provenance_status(report: Report) -> str:
+    if report.verdict is Verdict.UNSUPPORTED:
+        return "unknown"
+    return "success" if report.is_sound else "failure"
 
 
 def _validation_status(report: Report) -> str:

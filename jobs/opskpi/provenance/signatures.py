@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.provenance.checks import Check, Expectation, Status, is_same_builder
-from opskpi.provenance.envelopes import PAYLOAD_TYPE, Envelope, shown
+from opskpi.provenance.envelopes import PAYLOAD_TYPE, Envelope, canonical, shown
 from opskpi.provenance.statements import Claims, repository
 from opskpi.provenance.strict_json import MalformedError, decoded
 
@@ -122,7 +122,7 @@ class Signatures:
         if self._verifier is None:
             raise ValueError(self._why_not or "sigstore is not loaded")
         # What was read strictly is verified, not what another parser makes of the same text.
-        bundle = Bundle.from_json(json.dumps(envelope.bundle))
+        bundle = Bundle.from_json(json.dumps(canonical(envelope.bundle)))
         payload_type, payload = self._verifier.verify_dsse(bundle, _Anybody())
         if (payload_type, payload) != (PAYLOAD_TYPE, envelope.payload):
             raise ValueError("another payload was signed")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opskpi.provenance.envelopes import shown
-from opskpi.provenance.strict_json import MalformedError, document, kind
+from opskpi.provenance.strict_json import MalformedError, UnsupportedError, document, kind
 
 SLSA_V02 = "https://slsa.dev/provenance/v0.2"
 SLSA_V1 = "https://slsa.dev/provenance/v1"
@@ -63,10 +63,13 @@ class Statement:
 
 
 def statement(payload: bytes) -> Statement:
-    """The statement that an envelope carries. Raises MalformedError that says what is wrong with it."""
+    """The statement that an envelope carries.
+
+    Raises UnsupportedError for a version that is not understood, MalformedError for what is wrong with one that is.
+    """
     top = _Place("", document(payload)).object()
     if (found := top.value.get("_type")) not in STATEMENT_TYPES:
-        raise MalformedError(f"_type is {shown(found)}, not one of {', '.join(STATEMENT_TYPES)}")
+        raise UnsupportedError(f"_type is {shown(found)}, not one of {', '.join(STATEMENT_TYPES)}")
     subjects = tuple(_subject(place) for place in top.need("subject").items())
     if not subjects:
         raise MalformedError("subject is empty")

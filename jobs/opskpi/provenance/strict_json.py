@@ -6,6 +6,7 @@ Parsers differ on all that is refused here, and what two programs read different
 
 import base64
 import binascii
+import codecs
 import json
 import math
 import re
@@ -29,13 +30,18 @@ class MalformedError(Exception):
     """Something read from a provenance file is not what it must be; the message says what, without a full stop."""
 
 
+class UnsupportedError(MalformedError):
+    """A format that is not understood, so that nothing can be said of the provenance."""
+
+
 def documents(stored: bytes) -> list[tuple[int, Any]]:
     """Every JSON value of a text with the line, from 1, it starts on: one document, or one a line or more.
 
     Raises MalformedError when the text is larger than LARGEST_TEXT bytes, holds more than MOST_VALUES values or
     MOST_DOCUMENTS documents, is nested deeper than DEEPEST, is not UTF-8, not JSON, or has a key twice in one object.
+    A byte order mark before the whole is passed over, because editors write one before a file.
     """
-    text = _bounded(stored)
+    text = _bounded(stored.removeprefix(codecs.BOM_UTF8))
     found: list[tuple[int, Any]] = []
     end, line = 0, 1
     while (at := _skip_blanks(text, end)) < len(text):
@@ -53,7 +59,12 @@ def documents(stored: bytes) -> list[tuple[int, Any]]:
 
 
 def document(stored: bytes) -> Any:
-    """The one JSON value of a text. Raises MalformedError as `documents` does, and when there is more than one."""
+    """The one JSON value of a text without a byte order mark, which some parsers refuse and others pass over.
+
+    Raises MalformedError as `documents` does, and when there is more than one.
+    """
+    if stored.startswith(codecs.BOM_UTF8):
+        raise MalformedError("it begins with a byte order mark")
     values = documents(stored)
     if len(values) > 1:
         raise MalformedError(f"it holds {len(values)} JSON values instead of one")
@@ -61,12 +72,17 @@ def document(stored: bytes) -> Any:
 
 
 def decoded(text: object, what: str) -> bytes:
-    """Bytes of a base64 text, standard or URL-safe, padded and canonical. Raises MalformedError that names `what`."""
+    """Bytes of a base64 text, standard or URL-safe, padded or not, and canonical.
+
+    Raises MalformedError that names `what`.
+    """
     if not isinstance(text, str):
         raise MalformedError(f"{what} is {kind(text)}, not a text in base64")
     if not (_STANDARD.fullmatch(text) or _URL_SAFE.fullmatch(text)):
         raise MalformedError(f"{what} is not base64: it has other characters")
     standard = text.replace("-", "+").replace("_", "/")
+    if not standard.endswith("="):
+        standard += "=" * (-len(standard) % 4)
     try:
         stored = base64.b64decode(standard, validate=True)
     except binascii.Error as error:
@@ -105,7 +121,7 @@ def _bounded(stored: bytes) -> str:
         if depth > DEEPEST:
             raise MalformedError(f"it is nested deeper than {DEEPEST} levels")
     try:
-        return stored.decode("utf-8-sig")
+        return stored.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError(f"it is not UTF-8 from byte {error.start} on") from error
 

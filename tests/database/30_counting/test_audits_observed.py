@@ -59,7 +59,7 @@ def observe(
     file = folder / f"{number}.json"
     file.write_text(json.dumps(envelope(statement_v1()) if document is None else document))
     expectation = Expectation(**asked)
-    report = auditing.audit([file], [Artifact("app", sha256)], expectation, SIGNATURES)
+    report = auditing.audit([file], [Artifact("app", {"sha256": sha256})], expectation, SIGNATURES)
     identity = Identity(org_id, number, provenance_run_id, validation_run_id)
     audit = recording.row(report, expectation, identity) | {"audit_timestamp": at}
     return recording.record(connection, audit, recording.event_of(report, 1.5))
@@ -93,7 +93,7 @@ def test_an_audit_becomes_a_whole_row_and_an_event(database, tmp_path):
 
 def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tmp_path):
     observe(database, tmp_path, 1, sha256=OTHER_SHA256)
-    observe(database, tmp_path, 2, document={"payload": "?"})
+    observe(database, tmp_path, 2, document=envelope(statement_v1()) | {"payload": "?"})
     observe(database, tmp_path, 3, predicate_types=("https://slsa.dev/provenance/v2",))
     observe(database, tmp_path, 4)
     assert rows(
@@ -103,7 +103,7 @@ def test_an_audit_that_fails_is_in_the_failures_with_what_was_wrong(database, tm
         " from public.v_ops_slsa_audit_failures order by audit_run_id",
     ) == [
         (1, "success", "failure", False, True, ["artifact digest"]),
-        (2, "failure", "skipped", False, False, ["envelope", "artifact digest"]),
+        (2, "failure", "skipped", False, False, ["envelope"]),
         (3, "success", "failure", True, False, ["predicate type"]),
     ]
     assert [row[2] for row in audit_events(database)] == ["failure", "failure", "failure", "success"]
@@ -426,7 +426,9 @@ def test_a_run_whose_file_is_missing_is_recorded_as_not_verified_until_it_is_the
 def test_provenance_without_an_artifact_to_compare_with_is_not_verified(newest, database):
     add_event(database, run_id=RUN_ID, tag="v1.4.0", outcome="success")
     newest.write(f"{RUN_ID}.slsa")
-    assert newest.audit() == [(RUN_ID, "unknown", "no artifact and no metadata.sha256 to compare with")]
+    assert newest.audit() == [
+        (RUN_ID, "unknown", "no artifact, and no digest in the event's metadata, to compare with the subjects")
+    ]
     assert rows(database, ROW) == [("success", "unknown", False, True, "v1.4.0")]
 
 
