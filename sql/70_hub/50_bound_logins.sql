@@ -1,6 +1,5 @@
--- Logins that are bound to one org, such as Grafana's: the functions that say who they are say it by session_user, which no
--- SQL of the session changes; a second fence of policies on every table that names a tenant holds where a table's own
--- policies ask somebody else.
+-- Logins that are bound to one org, such as Grafana's. Policies that ask ops.org_for hold them back, since that goes by
+-- session_user, which no SQL of the session changes; a table whose policies ask somebody else gets a restrictive one.
 
 create function ops.tenant_columns()
 returns table (relation regclass, column_name text)
@@ -46,9 +45,25 @@ begin atomic
     from pg_catalog.pg_policy as policy
     where policy.polrelid = tenant.relation
       and policy.polname = guard.policy_name
+  )
+  -- A policy more costs each statement on the table a few per cent, so where all of them ask org_for there is none.
+  and exists (
+    select
+    from pg_catalog.pg_policy as policy
+    where policy.polrelid = tenant.relation
+      and policy.polpermissive
+      and not exists (
+        select
+        from pg_catalog.pg_depend as asked
+        where asked.classid = 'pg_catalog.pg_policy'::regclass
+          and asked.objid = policy.oid
+          and asked.refclassid = 'pg_catalog.pg_proc'::regclass
+          and asked.refobjid = 'ops.org_for(text[])'::regprocedure
+      )
   );
 end;
-comment on function ops.unguarded_columns() is 'The columns that name a tenant on which no policy holds bound logins back, and what that policy is to be called.';
+comment on function ops.unguarded_columns() is
+  'The columns that name a tenant of tables with a policy that does not ask ops.org_for, and without the one that holds bound logins back; and what that is to be called.';
 
 create function ops.guard_tenants()
 returns integer
@@ -95,7 +110,7 @@ begin
 end;
 $$;
 comment on function ops.guard_tenants() is
-  'Gives each table that names a tenant the policy that holds bound logins back, or takes it away where no login is bound; opskpi migrate calls it, so new tables have theirs. Returns how many policies it made or dropped; a second call does nothing.';
+  'Gives each table that names a tenant, and whose own policies do not ask ops.org_for, the policy that holds bound logins back, or takes it away where no login is bound; opskpi migrate calls it, so new tables have theirs. Returns how many policies it made or dropped; a second call does nothing.';
 
 create function ops.login_fault(login text)
 returns text

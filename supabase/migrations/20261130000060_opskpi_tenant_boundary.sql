@@ -559,9 +559,25 @@ begin atomic
     from pg_catalog.pg_policy as policy
     where policy.polrelid = tenant.relation
       and policy.polname = guard.policy_name
+  )
+  -- A policy more costs each statement on the table a few per cent, so where all of them ask org_for there is none.
+  and exists (
+    select
+    from pg_catalog.pg_policy as policy
+    where policy.polrelid = tenant.relation
+      and policy.polpermissive
+      and not exists (
+        select
+        from pg_catalog.pg_depend as asked
+        where asked.classid = 'pg_catalog.pg_policy'::regclass
+          and asked.objid = policy.oid
+          and asked.refclassid = 'pg_catalog.pg_proc'::regclass
+          and asked.refobjid = 'ops.org_for(text[])'::regprocedure
+      )
   );
 end;
-comment on function ops.unguarded_columns() is 'The columns that name a tenant on which no policy holds bound logins back, and what that policy is to be called.';
+comment on function ops.unguarded_columns() is
+  'The columns that name a tenant of tables with a policy that does not ask ops.org_for, and without the one that holds bound logins back; and what that is to be called.';
 
 create function ops.guard_tenants()
 returns integer
@@ -608,7 +624,7 @@ begin
 end;
 $$;
 comment on function ops.guard_tenants() is
-  'Gives each table that names a tenant the policy that holds bound logins back, or takes it away where no login is bound; opskpi migrate calls it, so new tables have theirs. Returns how many policies it made or dropped; a second call does nothing.';
+  'Gives each table that names a tenant, and whose own policies do not ask ops.org_for, the policy that holds bound logins back, or takes it away where no login is bound; opskpi migrate calls it, so new tables have theirs. Returns how many policies it made or dropped; a second call does nothing.';
 
 create function ops.login_fault(login text)
 returns text
@@ -844,10 +860,10 @@ revoke execute on function
   ops.caller_may,
   ops.count_key_request,
   ops.login_fault,
+  ops.org_for,
   ops.tenant_columns,
   ops.unguarded_columns,
   ops.guard_tenants,
-  ops.org_for,
   ops.refuse_request,
   ops.token_id,
   ops.unbind_login
@@ -979,10 +995,10 @@ begin
     ops.caller_may,
     ops.count_key_request,
     ops.login_fault,
+    ops.org_for,
     ops.tenant_columns,
     ops.unguarded_columns,
     ops.guard_tenants,
-    ops.org_for,
     ops.refuse_request,
     ops.token_id,
     ops.unbind_login

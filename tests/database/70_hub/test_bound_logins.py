@@ -122,10 +122,14 @@ def test_the_doctor_names_a_bound_login_that_was_renamed_or_became_too_strong(
 def test_migrate_guards_the_tables_that_were_made_since(database: psycopg.Connection, login: str) -> None:
     database.execute("select ops.bind_login(%s, %s)", [login, ORG_A])
     database.execute("create table ops.made_later (org_id uuid)")
+    database.execute("create policy made_later_all on ops.made_later to authenticated using (true)")
+    database.execute("create table ops.made_later_for_nobody (org_id uuid)")
     try:
         migrations.migrate(database)
-        assert rows(database, "select polname from pg_policy where polrelid = 'ops.made_later'::regclass") == [
+        assert rows(database, "select polname from pg_policy where right(polname, 6) = '_bound'") == [
             ("made_later_org_id_bound",)
         ]
+        assert scalar(database, "select ops.unbind_login(%s)", login)
+        assert rows(database, "select polname from pg_policy where right(polname, 6) = '_bound'") == []
     finally:
-        database.execute("drop table ops.made_later")
+        database.execute("drop table ops.made_later, ops.made_later_for_nobody")
