@@ -10,16 +10,13 @@ from psycopg.types.json import Jsonb
 
 from support.events import scalar
 from support.fixtures import ActingAs
+from support.identities import IDENTITIES, READ_BY_ALL, READ_WITH, WRITTEN_WITH, Identity
 from support.tenants import (
-    IDENTITIES,
+    DENIED,
     MARKS,
     NIL_ORG,
     ORG_A,
     ORG_B,
-    READ_BY_ALL,
-    READ_WITH,
-    WRITTEN_WITH,
-    Identity,
     Relation,
     answers_or_codes,
     as_owner_within,
@@ -184,6 +181,10 @@ def test_a_function_that_writes_asks_for_the_scope(
             "policy": code_of(owner, sql.SQL("select public.set_policy('{}')")),
             "collect": code_of(owner, sql.SQL("select ops.collect_events('[]')")),
         }
+        everybody = "select ops.silence_alerts('*', now() + interval '1 hour', 'quiet', 'me'"
+        # Those of another org, and those of all.
+        assert code_of(owner, sql.SQL(f"{everybody}, '{ORG_B}')")) == DENIED
+        assert code_of(owner, sql.SQL(f"{everybody})")) == DENIED
     admin, ingest = ("" if scope in identity.scopes else "PT403" for scope in ("admin", "ingest"))
     assert may == {"ingest": ingest, "collect": ingest, "silence": admin, "policy": admin}
     if "ingest" in identity.scopes:

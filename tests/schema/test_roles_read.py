@@ -1,5 +1,6 @@
 """Who may see what: every role of the API against all that the catalog lists in `public` and `ops`."""
 
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -145,3 +146,12 @@ def test_the_service_role_sees_what_the_owner_sees(owner: psycopg.Connection, ac
         if seen != everything:
             wrong[relation.name] = (len(seen), len(everything))
     assert wrong == {}
+
+
+@pytest.mark.parametrize("column", ["fence_id", "fence_holders", "safe_id", "*"])
+def test_a_user_is_not_told_who_writes_now_nor_which_ids_were_drawn(
+    owner: psycopg.Connection, acting_as: ActingAs, column: LiteralString
+) -> None:
+    with acting_as(owner, "authenticated", org=ORG_A):
+        assert code_of(owner, sql.SQL(f"select {column} from ops.cursors")) == DENIED
+        assert code_of(owner, sql.SQL("select moved_at from ops.cursors")) == ""

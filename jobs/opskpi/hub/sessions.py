@@ -31,7 +31,7 @@ SESSION_S = 12 * 3600
 FAILURES = 10
 FAILURES_S = 300
 LONGEST_KEPT_S = 10
-# As a Supabase token without app_metadata.scopes, in ops.caller_has_scope.
+# As a Supabase token without app_metadata.scopes, in ops.caller_may.
 DEFAULT_SCOPES = ("ingest", "read")
 ASYMMETRIC = ["ES256", "RS256", "EdDSA"]
 
@@ -81,6 +81,9 @@ class Tokens:
             org_id = UUID(app_metadata["org_id"]) if "org_id" in app_metadata else NIL_ORG
             # Claims of the form that SQL takes too; anything else would see nothing there.
             if claims["role"] != "authenticated" or not isinstance(scopes, list | tuple):
+                return None
+            # Strangers who sign in without a name. A caller here is one of an org or of the nil org, which are people.
+            if claims.get("is_anonymous", False) is not False:
                 return None
             return Caller(str(claims["sub"]), org_id, tuple(map(str, scopes))), int(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):

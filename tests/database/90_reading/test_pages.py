@@ -1,6 +1,7 @@
 """What the pages show is what the events say: windows, filters, what came before, and nothing of another organisation."""
 
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -321,6 +322,12 @@ def test_the_marker_changes_with_what_a_page_shows(
     assert scalar(database, "select ops.change_marker()") == before
     change(database)
     assert scalar(database, "select ops.change_marker()") != before
+
+
+def test_the_marker_shows_no_number_of_anybody(database: Connection, acting_as: ActingAs) -> None:
+    add_event(database, "deploy", "2026-03-01Z", org_id=OTHER)
+    with acting_as(database, "authenticated", org=ORG):
+        assert re.fullmatch("[0-9a-f]{64}", scalar(database, "select ops.change_marker()"))
 
 
 def test_the_marker_of_one_org_stays_while_another_sends_events(database: Connection, acting_as: ActingAs) -> None:
