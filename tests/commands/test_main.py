@@ -312,6 +312,22 @@ def test_a_rebuild_of_all_time_ends_at_once_where_there_is_little(cli: Cli, data
     assert json.loads(answer.stdout)["read"] == 1
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "SQL_ASCII"])
+def test_texts_are_utf8_whatever_encoding_the_environment_or_the_database_names(
+    cli: Cli, migrated_database: Database, encoding: str
+) -> None:
+    event = RUN | {"payload": RUN["payload"] | {"workflow": "Prüfung 東"}}
+    with psycopg.connect(migrated_database.dsn, autocommit=True) as connection:
+        connection.execute(f"alter database {migrated_database.name} set client_encoding = '{encoding}'".encode())
+        answer = cli("ingest", "-", stdin=json.dumps(event, ensure_ascii=False), env={"PGCLIENTENCODING": encoding})
+        assert answer.returncode == 0, answer.stderr
+        connection.execute("set client_encoding = 'utf8'")
+        stored = connection.execute("select metadata ->> 'workflow' from telemetry_events").fetchall()
+    assert stored == [("Prüfung 東",)]
+    exported = cli("export", "events", env={"PGCLIENTENCODING": encoding})
+    assert json.loads(exported.stdout)["metadata"]["workflow"] == "Prüfung 東"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_ended_leaves_no_statement_waiting_in_the_server(
     migrated_database: Database, tmp_path: Path, number: int

@@ -13,7 +13,7 @@ import pytest
 from psycopg import conninfo
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.postgres import connecting, migrations
+from opskpi.postgres import connecting, locks, migrations
 from opskpi.postgres.migrations import Migration
 from support.fixtures import CreateDatabase
 from support.migrated import (
@@ -180,8 +180,8 @@ def next_migration(monkeypatch: pytest.MonkeyPatch) -> Migration:
     following = Migration("20990101000000", "opskpi_next", script)
     shipped = migrations.shipped()
     monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
-    monkeypatch.setattr(migrations, "TURN_S", 0.2)
-    monkeypatch.setattr(migrations, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(locks, "TURN_S", 0.4)
+    monkeypatch.setattr(locks, "LONGEST_PAUSE_S", 0.2)
     return following
 
 
@@ -208,7 +208,7 @@ def test_readers_go_on_while_a_migration_waits_for_a_long_one_and_its_holder_is_
     [announced, waited] = told
     assert announced == next_migration.file_name
     assert f"session {holding.info.backend_pid} (" in waited
-    assert "holds AccessShareLock on " in waited
+    assert waited.startswith("waiting for AccessExclusiveLock on ")
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -223,16 +223,75 @@ def test_a_migration_that_gets_no_lock_says_who_holds_it_and_how_to_end_that(
     holding.execute("begin")
     holding.execute("insert into telemetry_events (event_type) values ('x')")
     if prepared:
-        holding.execute("prepare transaction 'left over'")
-        remedy = "rollback prepared 'left over'"
+        holding.execute("prepare transaction 'it''s left over'")
+        remedy = "rollback prepared 'it''s left over'"
     with pytest.raises(OpsKpiError) as failure:
-        migrations.migrate(migrating, patience_s=0.5)
-    assert f"the migration {next_migration.file_name} got no lock" in failure.value.message
+        migrations.migrate(migrating, patience_s=1)
+    assert f"the migration {next_migration.file_name} waited in vain for AccessExclusiveLock" in failure.value.message
     assert ("left over" if prepared else str(holding.info.backend_pid)) in failure.value.message
     assert failure.value.hint.startswith(f"`{remedy}` ends the oldest of them. ")
     assert failure.value.exit_code == ExitCode.TRY_LATER
     migrating.execute(remedy.encode())
     assert migrations.migrate(migrating) == [next_migration]
+
+
+def test_only_the_session_that_blocks_is_named_and_not_one_that_holds_another_lock(
+    migrated_database: Database, open_database: Callable[..., psycopg.Connection], next_migration: Migration
+) -> None:
+    migrating, holding, *innocent = (open_database(migrated_database) for _ in range(5))
+    migrating.execute("create table public.users_own (id bigint)")
+    for other in innocent:
+        other.execute("begin")
+        other.execute("select count(*) from public.users_own")
+    holding.execute("begin")
+    holding.execute("select count(*) from telemetry_events")
+    with pytest.raises(OpsKpiError) as failure:
+        migrations.migrate(migrating, patience_s=1)
+    assert f"session {holding.info.backend_pid} (" in failure.value.message
+    assert failure.value.message.count("session ") == 1
+    assert f"pg_terminate_backend({holding.info.backend_pid})" in failure.value.hint
+
+
+def test_a_locked_history_is_named_too_and_no_command_waits_for_it_without_end(
+    migrated_database: Database,
+    open_database: Callable[..., psycopg.Connection],
+    next_migration: Migration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migrating, holding = (open_database(migrated_database) for _ in range(2))
+    monkeypatch.setattr(migrations, "READ_WAIT_S", 1)
+    with holding.transaction():
+        holding.execute("lock table supabase_migrations.schema_migrations")
+        with pytest.raises(
+            OpsKpiError, match=f"schema_migrations, which is held by session {holding.info.backend_pid} "
+        ):
+            migrations.migrate(migrating, patience_s=1)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            migrations.require_current(migrating)
+    assert migrations.migrate(migrating) == [next_migration]
+
+
+@pytest.mark.parametrize("is_applied", [False, True])
+def test_a_migration_beside_another_tool_that_changes_the_same_goes_on_after_it(
+    migrated_database: Database,
+    open_database: Callable[..., psycopg.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    is_applied: bool,
+) -> None:
+    migrating, pushing, watching = (open_database(migrated_database) for _ in range(3))
+    script = "create or replace function ops.both() returns integer language sql set search_path = '' return 1"
+    following = Migration("20990101000000", "opskpi_next", script)
+    shipped = migrations.shipped()
+    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    monkeypatch.setattr(locks, "TURN_S", 2.0)
+    with ThreadPoolExecutor(max_workers=1) as threads, pushing.transaction():
+        pushing.execute(script)
+        if is_applied:
+            add_to_history(pushing, following.version, following.name)
+        run = threads.submit(migrations.migrate, migrating)
+        wait_for(watching, "select exists (select from pg_locks where not granted and locktype = 'transactionid')")
+    assert run.result(timeout=PATIENCE_S) == ([] if is_applied else [following])
+    assert watching.execute("select ops.both()").fetchone() == (1,)
 
 
 def test_a_migration_waits_for_the_pass_that_runs_and_no_pass_begins_beside_it(
@@ -245,7 +304,9 @@ def test_a_migration_waits_for_the_pass_that_runs_and_no_pass_begins_beside_it(
     monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
     with counting.transaction():
         counting.execute("select ops.refresh()")
-        with pytest.raises(OpsKpiError, match="holds the lock of a running job"):
+        with pytest.raises(
+            OpsKpiError, match="waited in vain for the lock of the running jobs, which is held by session"
+        ):
             migrations.migrate(migrating, patience_s=0)
     migrations.migrate(
         migrating, lambda _: beside.append(counting.execute("select state from ops.refresh()").fetchone())

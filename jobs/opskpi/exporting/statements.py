@@ -15,10 +15,13 @@ INSTANT = """
     else {0}::text
   end
 """
-# A spreadsheet runs a cell that begins with one of these, full-width forms included. A spreadsheet whose separator is
-# not the comma also begins a cell after a semicolon, a bar, a tab or the end of a line.
+# A spreadsheet runs a cell that begins with one of these, full-width forms included, after what it may pass over:
+# blanks, quotes, control characters and what has no width. A spreadsheet whose separator is not the comma also begins a
+# cell after a semicolon, a bar, a tab or the end of a line.
 # Source: https://owasp.org/www-community/attacks/CSV_Injection
-MARKED = r"regexp_replace({}::text, '(^|[;|\t\r\n])(\s*)([=+@＝＋－＠-])', '\1\2''\3', 'g')"  # noqa: RUF001
+_PASSED_OVER = r'\s[:cntrl:]"\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u2064\u3000\ufeff'
+_STARTS = r"=+@\uff1d\uff0b\uff0d\uff20-"
+MARKED = rf"regexp_replace({{}}::text, '(^|[;|\t\r\n])([{_PASSED_OVER}]*)([{_STARTS}])', '\1\2''\3', 'g')"
 # The decimals of a Parquet column have one scale: 26 digits before the point hold any sum, see formats.
 PARQUET_SCALE = 12
 

@@ -58,6 +58,8 @@ def connect(dsn: str) -> psycopg.Connection:
             dsn,
             autocommit=True,
             application_name="opskpi",
+            # Whatever PGCLIENTENCODING or the database's own setting say, texts are sent and read as UTF-8.
+            client_encoding="utf8",
             connect_timeout=CONNECT_TIMEOUT_S,
             prepare_threshold=None,
         )

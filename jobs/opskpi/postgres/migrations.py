@@ -1,7 +1,6 @@
 """Applies `supabase/migrations` as `supabase db push` does, into the same history, on any Postgres 15 to 18."""
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,17 @@ from opskpi.postgres import locks
 
 FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>\w+)\.sql")
 OLDEST_SERVER = 15
-TURN_S = 1.0
-LONGEST_PAUSE_S = 5.0
 PATIENCE_S = 60.0
+READ_WAIT_S = 5
+_DONE_BY_ANOTHER = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateColumn,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.InternalError_,
+)
 
 HISTORY = """
 create schema if not exists supabase_migrations;
@@ -80,49 +87,31 @@ def migrate(
     """Bring the database up to date, one transaction per file, and return what was applied.
 
     `notify` gets the name of each migration as it begins, and who holds a lock that it waits for. Two runs at once do
-    the work once. A lock is waited for in turns of `TURN_S`, because reads and writes queue behind the one who waits.
+    the work once. A lock is waited for in turns of a second, because reads and writes queue behind the one who waits.
     Raises OpsKpiError: CONFIGURATION when the server is older than Postgres 15, the database is not in UTF-8 or has
     migrations that this program does not know; TRY_LATER when a lock is not free for `patience_s`; else FAILED. The
     message then names the migration; those before it stay.
     """
     _refuse_unfit(connection)
-    _refuse_newer(connection)
+    patiently = partial(locks.patiently, connection, notify=notify, patience_s=patience_s)
+    try:
+        missing = patiently(partial(_known_missing, connection))
+    except locks.NotFreeError as error:
+        raise _not_free("the history of migrations", error, "") from error
     done: list[Migration] = []
-    missing = pending(connection)
+    announced = set[str]()
+
+    def announce(name: str) -> None:
+        if name not in announced:
+            announced.add(name)
+            notify(name)
+
     for migration in missing:
-        attempt = partial(_apply, connection, migration, is_first=not done)
-        if _patiently(attempt, connection, migration, missing, notify=notify, patience_s=patience_s):
-            done.append(migration)
-    _guard_tenants(connection)
-    return done
-
-
-def _patiently(
-    attempt: Callable[[Callable[[str], None]], bool],
-    connection: psycopg.Connection,
-    migration: Migration,
-    missing: list[Migration],
-    *,
-    notify: Callable[[str], None],
-    patience_s: float,
-) -> bool:
-    """Attempt a migration again and again while another session holds a lock that it needs; return what it returns."""
-    until = time.monotonic() + patience_s
-    pause = TURN_S
-    announce, told = notify, ""
-    while True:
         try:
-            return attempt(announce)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            holders = locks.holders(connection)
-            named = "; ".join(map(str, holders)) or "another session held it until now"
-            if time.monotonic() + pause > until:
-                remedy = f"`{holders[0].remedy}` ends the oldest of them. " if holders else ""
-                raise OpsKpiError(
-                    f"the migration {migration.file_name} got no lock within {patience_s:.0f} s: {named}",
-                    remedy + _state_of(migration, missing),
-                    ExitCode.TRY_LATER,
-                ) from error
+            if patiently(partial(_apply, connection, migration, announce, is_first=not done)):
+                done.append(migration)
+        except locks.NotFreeError as error:
+            raise _not_free(f"the migration {migration.file_name}", error, _state_of(migration, missing)) from error
         except psycopg.Error as error:
             failure = explain(error)
             raise OpsKpiError(
@@ -130,39 +119,67 @@ def _patiently(
                 f"{failure.hint} {_state_of(migration, missing)}".lstrip(),
                 failure.exit_code,
             ) from error
-        announce = _nobody
-        if not told:
-            told = named
-            notify(f"waiting for a lock: {named}")
-        # Reads and writes that queued behind this one go on meanwhile.
-        time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE_S)
+    _guard_tenants(connection)
+    return done
 
 
-def _nobody(_: str) -> None:
-    """Announce a migration once, however often it is attempted."""
+def _known_missing(connection: psycopg.Connection, watch: locks.Watch) -> list[Migration]:
+    with connection.transaction():
+        watch.begin()
+        _refuse_newer(connection)
+        return pending(connection)
 
 
 def _apply(
-    connection: psycopg.Connection, migration: Migration, announce: Callable[[str], None], *, is_first: bool
+    connection: psycopg.Connection,
+    migration: Migration,
+    announce: Callable[[str], None],
+    watch: locks.Watch,
+    *,
+    is_first: bool,
 ) -> bool:
-    """Apply a migration as a whole; False when another run has done it."""
-    with connection.transaction():
-        connection.execute("set local statement_timeout = 0")
-        locks.in_turns(connection, TURN_S)
-        locks.exclude_jobs(connection)
+    """Apply a migration as a whole; False when another run, or `supabase db push`, has done it."""
+    try:
+        with connection.transaction():
+            watch.begin()
+            _exclude_jobs(connection)
+            if migration.version in applied(connection):
+                return False
+            if is_first:
+                _prepare(connection)
+            announce(migration.file_name)
+            # The files are ours, so they are as literal as SQL in this module would be.
+            connection.execute(cast("LiteralString", migration.script))
+            connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
+                [migration.version, [migration.script], migration.name],
+            )
+    except _DONE_BY_ANOTHER as error:
         if migration.version in applied(connection):
             return False
-        if is_first:
-            _prepare(connection)
-        announce(migration.file_name)
-        # The files are ours, so they are as literal as SQL in this module would be.
-        connection.execute(cast("LiteralString", migration.script))
-        connection.execute(
-            "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
-            [migration.version, [migration.script], migration.name],
-        )
+        if _is_of_two_at_once(error):
+            raise psycopg.errors.LockNotAvailable(str(error)) from error
+        raise
     return True
+
+
+def _is_of_two_at_once(error: psycopg.Error) -> bool:
+    """Whether another session changed the same object meanwhile, for which Postgres has no SQLSTATE of its own."""
+    return error.diag.schema_name in {"pg_catalog", "supabase_migrations"} or "concurrently updated" in str(error)
+
+
+def _exclude_jobs(connection: psycopg.Connection) -> None:
+    """Keep other migrations, counting and alerting out while this transaction lasts.
+
+    A pass that began with the functions of before would go on with those of afterwards.
+    """
+    for name in ("opskpi.migrate", "ops.refresh", "ops.evaluate_alerts"):
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+
+
+def _not_free(what: str, error: locks.NotFreeError, state: str) -> OpsKpiError:
+    remedy = f"`{error.remedy}` ends the oldest of them." if error.remedy else "Run it again."
+    return OpsKpiError(f"{what} waited in vain for {error}", f"{remedy} {state}".rstrip(), ExitCode.TRY_LATER)
 
 
 def _state_of(migration: Migration, missing: list[Migration]) -> str:
@@ -196,8 +213,10 @@ def require_current(connection: psycopg.Connection) -> None:
     A role that may read the views but not the history is not held up: its queries will tell.
     """
     try:
-        _refuse_newer(connection)
-        missing = pending(connection)
+        with connection.transaction():
+            connection.execute("select set_config('lock_timeout', %s, true)", [f"{READ_WAIT_S}s"])
+            _refuse_newer(connection)
+            missing = pending(connection)
     except psycopg.errors.InsufficientPrivilege:
         return
     if missing:
