@@ -154,6 +154,36 @@ return (
 comment on function ops.metadata_shape(jsonb) is
   'The rules of ops.event_types.fields as one JSON path predicate: true for metadata without a fault, false or null else.';
 
+create function ops.are_fields_understood(fields jsonb)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return jsonb_typeof(are_fields_understood.fields) = 'object' and not exists (
+  select
+  from jsonb_each(case when jsonb_typeof(are_fields_understood.fields) = 'object' then are_fields_understood.fields end) as field
+  where jsonb_typeof(field.value) <> 'object'
+    or field.value - '{type,required,one_of,keys}'::text[] <> '{}'
+    or coalesce(field.value ->> 'type', '') <> all (case when field.value ? 'type' then '{text,uuid,number,boolean,object,array}'::text[] else '{""}' end)
+    or jsonb_typeof(coalesce(field.value -> 'required', 'false')) <> 'boolean'
+    -- A list has one of its values where JSON paths are lax, so only what is no list is compared.
+    or not coalesce(
+      not field.value ? 'one_of'
+        or (jsonb_typeof(field.value -> 'one_of') = 'array' and field.value -> 'one_of' <> '[]' and field.value ->> 'type' in ('text', 'uuid', 'number', 'boolean')),
+      false
+    )
+    or not coalesce(
+      not field.value ? 'keys'
+        or (
+          field.value ->> 'type' = 'object'
+          and jsonb_path_match(field.value, 'strict $.keys.type() == "array" && !exists($.keys[*] ? (@.type() != "string"))', silent => true)
+        ),
+      false
+    )
+);
+comment on function ops.are_fields_understood(jsonb) is
+  'Whether ops.event_types.fields holds nothing but rules that are checked: a rule with a misspelt name would refuse every event, or none.';
+
 create table ops.event_types (
   event_type text not null,
   description text not null,
@@ -172,6 +202,7 @@ create table ops.event_types (
     and char_length(array_to_string(label_keys, '')) <= 200
   ),
   constraint event_types_fields_are_an_object check (jsonb_typeof(fields) = 'object'),
+  constraint event_types_fields_are_understood check (ops.are_fields_understood(fields)),
   constraint event_types_value_has_a_unit check ((value_key is null) = (value_unit is null))
 );
 comment on table ops.event_types is 'One row a kind of event; a new kind is a row here, not a migration.';

@@ -43,6 +43,8 @@ returns table (
 language plpgsql
 stable
 set search_path = ''
+-- A zone that the session calls Z would move 12:00:00Z, and a day has 23 hours where its clock is changed.
+set timezone = 'UTC'
 as $$
 declare
   caller record;

@@ -47,6 +47,7 @@ def test_an_event_beyond_the_border_is_refused_with_the_same_words_whatever_come
         ("datestyle", "German"),
         ("timezone", "Asia/Tokyo"),
         ("timezone", "America/St_Johns"),
+        ("timezone", "Z5"),
         ("timezone_abbreviations", "Australia"),
         ("intervalstyle", "sql_standard"),
         ("search_path", "pg_temp"),
