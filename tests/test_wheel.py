@@ -44,6 +44,8 @@ def test_the_wheel_holds_each_file_of_the_package_and_each_migration_and_nothing
         held = {name for name in opened.namelist() if ".dist-info/" not in name}
         described = {name.partition(".dist-info/")[2] for name in opened.namelist()} - {""}
     assert len(migrations) >= 33
+    # What a developer left there must not ship.
+    assert {Path(name).suffix for name in package} <= {".py", ".sql", ".html", ".css", ".js", ".svg"}
     assert held == package | migrations
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= described
 
