@@ -1,0 +1,55 @@
+"""What the pages ask: each source is of one org alone, also for the owner of the tables, whom no policy binds."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from opskpi.dashboard import pieces
+from opskpi.dashboard.pieces import BURNDOWNS, SOURCES, query_of
+from support.postgres import Database
+from support.tenants import MARKS, ORG_A, ORG_B, fill_both_orgs, marks_in
+
+PARAMETERS = {
+    "period": "day",
+    "since": "2026-01-01T00:00Z",
+    "until": "2026-03-01T00:00Z",
+    "as_of": "2026-03-01T00:00Z",
+    "filters": "{}",
+    "event_type": None,
+    "slo": "provenance_generation_error_rate",
+    "slos": ["provenance_generation_error_rate"],
+    "events_explained": 100,
+    "alerts_shown": 100,
+}
+TEMPLATES = Path(pieces.__file__).with_name("templates")
+
+
+@pytest.fixture
+def filled(migrated_database: Database) -> Iterator[psycopg.Connection]:
+    """Connect as the owner to a database in which each row of each tenant has a mark of its own."""
+    with psycopg.connect(migrated_database.dsn, autocommit=True) as connection:
+        fill_both_orgs(connection)
+        yield connection
+
+
+def test_each_source_answers_the_owner_with_rows_of_the_org_that_is_asked_for_and_no_other(
+    filled: psycopg.Connection,
+) -> None:
+    telling = set[str]()
+    for name, source in {**SOURCES, "burndowns": BURNDOWNS}.items():
+        for org in (ORG_A, ORG_B):
+            [answer] = filled.execute(query_of(source), PARAMETERS | {"org_id": org}).fetchone() or [""]
+            assert marks_in(answer) <= {MARKS[org], org}, name
+            telling |= {name} if marks_in(answer) or json.loads(answer) else set()
+    # What nobody has rows of proves nothing.
+    assert telling >= set(SOURCES) - {"explain", "burndown", "exclusions", "deliveries"}
+
+
+def test_no_section_marks_a_text_as_html() -> None:
+    sections = list((TEMPLATES / "sections").glob("*.html"))
+    assert len(sections) > 10
+    assert [file.name for file in sections if re.search(r"\|\s*safe|autoescape", file.read_text("utf-8"))] == []
