@@ -831,6 +831,12 @@ begin atomic
     select format('%s.%s has no policy for them; run opskpi migrate', unguarded.relation, unguarded.column_name)
     from ops.unguarded_columns() as unguarded
     where exists (select from ops.bound_logins)
+    union all
+    select distinct role.rolname || ': only policies of an earlier README hold it back; run select ops.bind_login(…)'
+    from pg_catalog.pg_policy as policy
+    join pg_catalog.pg_roles as role
+      on policy.polname = (role.rolname || '_only')::name
+    where not policy.polpermissive
   ) as watched
   union all
   select 'cursor', count(*) = 0,

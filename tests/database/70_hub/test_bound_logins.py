@@ -1,6 +1,7 @@
 """Binding a login to an org, and taking that back."""
 
 from collections.abc import Iterator
+from typing import LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
@@ -68,15 +69,20 @@ def test_two_logins_of_two_orgs_see_one_each(
         database.execute(sql.SQL("drop owned by {0}; drop role {0}").format(other))
 
 
-def test_the_policies_that_an_earlier_readme_made_are_gone(database: psycopg.Connection, login: str) -> None:
-    for name in ("_sees", "_only"):
+def test_the_policies_of_an_earlier_readme_are_named_by_the_doctor_and_go_when_the_login_is_bound(
+    database: psycopg.Connection, login: str
+) -> None:
+    kinds: dict[str, LiteralString] = {"_sees": "permissive", "_only": "restrictive"}
+    for name, kind in kinds.items():
         database.execute(
-            sql.SQL("create policy {} on public.telemetry_events for select to {} using (org_id = {})").format(
-                sql.Identifier(login + name), sql.Identifier(login), sql.Literal(ORG_A)
+            sql.SQL("create policy {} on public.telemetry_events as {} for select to {} using (org_id = {})").format(
+                sql.Identifier(login + name), sql.SQL(kind), sql.Identifier(login), sql.Literal(ORG_A)
             )
         )
+    assert rows(database, "select passed from ops.doctor() where check_name = 'bound logins'") == [(False,)]
     database.execute("select ops.bind_login(%s, %s)", [login, ORG_B])
     assert rows(database, "select polname from pg_policy where polname like %s", f"{login}%") == []
+    assert rows(database, "select passed from ops.doctor() where check_name = 'bound logins'") == [(True,)]
 
 
 @pytest.mark.parametrize(
