@@ -20,6 +20,7 @@ grant select on
   ops.rollups,
   ops.removed_periods,
   ops.cursors,
+  ops.countable_events,
   ops.histogram_groups,
   ops.labelled_events,
   ops.histograms,
@@ -69,8 +70,11 @@ grant select on
   ops.histogram_parts
 to authenticated, service_role;
 grant select on ops.request_counts to authenticated;
+-- Not the reason, which is an error of the server.
+grant select (org_id, id, event_id, event_type, event_timestamp, set_aside_at) on ops.uncountable_events to authenticated;
 grant select on
   ops.job_runs,
+  ops.uncountable_events,
   ops.alert_channels,
   ops.alert_groups,
   ops.request_counts,
@@ -148,6 +152,7 @@ grant execute on function
   ops.collect_events,
   ops.known_events,
   ops.count_events,
+  ops.kept_spans,
   ops.rollup_deltas,
   ops.cursor_id,
   ops.histogram_deltas,
