@@ -33,7 +33,7 @@ def rows_written(connection: Connection) -> int:
 
 
 def cost_of(connection: Connection, make: hostile.Make, seed: int, size: int = SIZE) -> Cost:
-    events = hostile.batch(make, seed, size)
+    events = hostile.batch_of(make, seed, size)
     assert ingest(connection, *events)["accepted"] == len(events)
     with connection.transaction():
         written, started_at = rows_written(connection), time.perf_counter()

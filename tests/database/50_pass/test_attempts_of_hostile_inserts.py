@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from support.events import AS_OF, Connection, refresh, rows, scalar, states
+from support.fixtures import ActingAs
 from support.oracle import assert_exact
 
 pytestmark = pytest.mark.database
@@ -72,7 +73,7 @@ EXTREMES = {
 }
 
 
-def insert(connection: Connection, acting_as, role: str, *event: object) -> bool:
+def insert_as(connection: Connection, acting_as: ActingAs, role: str, *event: object) -> bool:
     """Insert as a role does, and say whether the database took the event."""
     columns = "event_type, event_timestamp, run_id, tag, metadata, agent_id, org_id"
     try:
@@ -109,7 +110,7 @@ def test_whatever_is_inserted_is_counted(database, acting_as, role):
     def check(found) -> None:
         nonlocal taken
         for event_type, at, run_id, tag, document, agent in found:
-            taken += insert(database, acting_as, role, event_type, at, run_id, tag, Jsonb(document), agent)
+            taken += insert_as(database, acting_as, role, event_type, at, run_id, tag, Jsonb(document), agent)
         assert refresh(database).state == "done"
         assert counted(database) == taken
 
@@ -125,8 +126,8 @@ def test_whatever_is_inserted_is_counted(database, acting_as, role):
 @pytest.mark.parametrize("event_type", ["hook_execution", "slsa_provenance"])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extremes_are_counted(database, acting_as, role, event_type, name):
-    assert insert(database, acting_as, role, event_type, "2026-03-10Z", None, None, Jsonb(EXTREMES[name]), None)
-    assert insert(
+    assert insert_as(database, acting_as, role, event_type, "2026-03-10Z", None, None, Jsonb(EXTREMES[name]), None)
+    assert insert_as(
         database, acting_as, role, "api_request", "2026-03-10Z", None, None, Jsonb({"outcome": "success"}), None
     )
     assert (refresh(database).state, counted(database)) == ("done", 2)
@@ -137,7 +138,7 @@ def test_extremes_are_counted(database, acting_as, role, event_type, name):
 def test_of_an_event_that_lists_many_patterns_fifty_count_and_the_rest_counts_once(database, acting_as, role):
     listed = {"result": "blocked", "findings_summary": {"pattern": "first", "patterns": [f"p{n}" for n in range(70)]}}
     for patterns in (listed, {"result": "blocked", "findings_summary": {"patterns": [f"p{n}" for n in range(50)]}}):
-        assert insert(database, acting_as, role, "hook_execution", "2026-03-10Z", None, None, Jsonb(patterns), None)
+        assert insert_as(database, acting_as, role, "hook_execution", "2026-03-10Z", None, None, Jsonb(patterns), None)
     refresh(database)
     found = dict(rows(database, "select pattern, blocked_count from ops.blocked_patterns where period = 'day'"))
     assert found == {f"p{n}": 2 for n in range(50)} | {"first": 1, "[further patterns]": 1}
