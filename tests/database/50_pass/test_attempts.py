@@ -64,9 +64,9 @@ def allow(connection: Connection, table: str = "ops.rollups") -> None:
     connection.execute(f"alter table {table} drop constraint no_poison".encode())
 
 
-def fail_with(connection: Connection, code: str, *, sleeps: bool = False) -> None:
-    """Have the counting of the poisoned event end with an error, or in a sleep."""
-    action = "perform pg_sleep(20)" if sleeps else f"raise exception 'no' using errcode = '{code}'"
+def fail_with(connection: Connection, code: str, action: str = "") -> None:
+    """Have the counting of the poisoned event end with an error, or do something else."""
+    action = action or f"raise exception 'no' using errcode = '{code}'"
     connection.execute(
         (
             "create function ops.fail() returns trigger language plpgsql set search_path = '' as"
@@ -269,7 +269,7 @@ def test_a_pass_with_an_uncountable_event_that_is_rolled_back_leaves_nothing(dat
 
 
 def test_a_statement_timeout_of_the_jobs_sets_the_event_aside_and_counts_the_others(database, cli):
-    fail_with(database, "", sleeps=True)
+    fail_with(database, "", "perform pg_sleep(20)")
     add_good(database, 2)
     poisoned = add_poisoned(database)
     ended = cli("aggregate", env={"PGOPTIONS": "-c statement_timeout=700"})
@@ -291,3 +291,29 @@ def test_a_user_sees_which_own_events_are_set_aside_but_not_the_error(database, 
         assert scalar(database, "select events_set_aside from ops.freshness()") == 1
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             database.execute("select reason from ops.uncountable_events")
+
+
+def test_an_event_that_ends_the_server_process_is_set_aside_after_a_few_of_them(database, connect):
+    fail_with(database, "", "perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(1)")
+    add_good(database, 3)
+    poisoned = add_poisoned(database)
+    ended = 0
+    while not set_aside(database):
+        assert ended < 10
+        try:
+            refresh(connect())
+        except psycopg.errors.AdminShutdown:
+            ended += 1
+    refresh_all(database)
+    assert set_aside(database) == [poisoned]
+    assert_exact(database)
+
+
+def test_what_pg_cron_calls_sets_the_event_aside_too(database):
+    forbid(database)
+    add_good(database, 3)
+    poisoned = add_poisoned(database)
+    for _ in range(5):
+        database.execute("select ops.run()")
+    assert set_aside(database) == [poisoned]
+    assert scalar(database, "select sum(event_count) from ops.rollups where period = 'month'") == 3
