@@ -241,8 +241,10 @@ begin
       -- Nothing asks about it any more.
       resolved_at = coalesce(alert.resolved_at, greatest(alert.evaluated_at, now()))
   where alert.org_id = owner_id and alert.subject ~* mention;
-  perform ops.rename_states(owner_id, mention, erased);
-  perform ops.replace_mentions(owner_id, mention, erased);
+  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
+    perform ops.rename_states(owner_id, mention, erased);
+  end if;
+  perform ops.replace_mentions(owner_id, mention, erased, counts);
 end;
 $$;
 comment on function ops.forget_agent(ops.pseudonym[], text, boolean) is

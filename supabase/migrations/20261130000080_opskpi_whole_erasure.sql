@@ -85,6 +85,15 @@ begin atomic
       and not attribute.attisdropped
       and attribute.attgenerated = ''
       and attribute.atttypid in ('text'::regtype, 'jsonb'::regtype, 'text[]'::regtype)
+      -- A column of a few fixed words names nobody; that of the rollups, the largest table, would be searched in vain.
+      and not exists (
+        select
+        from pg_catalog.pg_constraint as rule
+        where rule.conrelid = class.oid
+          and rule.contype = 'c'
+          and rule.conkey = array[attribute.attnum]
+          and pg_get_constraintdef(rule.oid) like 'CHECK ((' || attribute.attname || ' = ANY (ARRAY[%'
+      )
   ),
   judged as (
     select
@@ -156,7 +165,7 @@ return (
 );
 comment on function ops.table_name(regclass) is 'The name of a table with its schema.';
 
-create function ops.replace_mentions(owner_id uuid, mention text, erased text)
+create function ops.replace_mentions(owner_id uuid, mention text, erased text, counts jsonb)
 returns void
 language plpgsql
 volatile
@@ -166,7 +175,7 @@ declare
   found record;
   assignments text[];
 begin
-  for found in select tables.* from ops.tables_with_texts() as tables where cardinality(tables.erased_columns) > 0 loop
+  for found in select tables.* from ops.tables_with_texts() as tables where counts ? ops.table_name(tables.relation) loop
     -- The second way is for names that would be too long or twice the same.
     assignments := array(
       select string_agg(
@@ -209,8 +218,8 @@ begin
   end loop;
 end;
 $$;
-comment on function ops.replace_mentions(uuid, text, text) is
-  'Replaces what names an agent in every table beside the events, but where it stays by its meaning; only forget_agent calls it.';
+comment on function ops.replace_mentions(uuid, text, text, jsonb) is
+  'Replaces what names an agent in the tables in which count_mentions found it, but where it stays by its meaning; only forget_agent calls it.';
 
 create function ops.rename_rollups(owner_id uuid, mention text, erased text)
 returns ops.rollup_delta[]
@@ -610,8 +619,10 @@ begin
       -- Nothing asks about it any more.
       resolved_at = coalesce(alert.resolved_at, greatest(alert.evaluated_at, now()))
   where alert.org_id = owner_id and alert.subject ~* mention;
-  perform ops.rename_states(owner_id, mention, erased);
-  perform ops.replace_mentions(owner_id, mention, erased);
+  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
+    perform ops.rename_states(owner_id, mention, erased);
+  end if;
+  perform ops.replace_mentions(owner_id, mention, erased, counts);
 end;
 $$;
 comment on function ops.forget_agent(ops.pseudonym[], text, boolean) is
