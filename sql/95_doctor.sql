@@ -29,7 +29,7 @@ begin atomic
         hourly.events
       from (
         select event.event_type, date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
-        from public.telemetry_events as event
+        from ops.countable_events as event
         where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
           and event.id <= ops.cursor_id()
         group by 1, 2
@@ -187,6 +187,17 @@ begin atomic
   where event.id > ops.cursor_id()
     and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
     and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  union all
+  select 'uncountable events', count(*) = 0,
+    case when count(*) = 0 then 'every event could be counted'
+      else format(
+        '%s could not be counted, the first is %s (%s): %s; mend the cause and run select ops.count_again(), or delete it with select ops.drop_uncountable(%2$s); ops.uncountable_events lists them',
+        count(*),
+        min(aside.id),
+        (array_agg(aside.event_type order by aside.id))[1],
+        (array_agg(aside.reason order by aside.id))[1]
+      ) end
+  from ops.uncountable_events as aside
   union all
   select 'counts', count(difference.day_start) = 0,
     case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'

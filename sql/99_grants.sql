@@ -20,6 +20,7 @@ grant select on
   ops.series,
   ops.rollups,
   ops.removed_periods,
+  ops.countable_events,
   ops.histogram_groups,
   ops.labelled_events,
   ops.histograms,
@@ -73,8 +74,11 @@ grant select on ops.cursors to service_role;
 -- Not who held up the cursor, nor which ids were drawn since: that is of all tenants.
 grant select (name, last_id, moved_at) on ops.cursors to authenticated;
 grant select on ops.key_requests to authenticated;
+-- Not the reason, which is an error of the server.
+grant select (org_id, id, event_id, event_type, event_timestamp, set_aside_at) on ops.uncountable_events to authenticated;
 grant select on
   ops.job_runs,
+  ops.uncountable_events,
   ops.alert_channels,
   ops.alert_groups,
   ops.request_counts,
@@ -157,6 +161,7 @@ grant execute on function
   ops.collect_events,
   ops.known_events,
   ops.count_events,
+  ops.kept_spans,
   ops.rollup_deltas,
   ops.cursor_id,
   ops.histogram_deltas,

@@ -67,15 +67,19 @@ create table ops.cursors (
   fence_id bigint,
   fence_holders text[] not null default '{}',
   moved_at timestamptz not null default now(),
+  attempts bigint not null default 0,
+  most_events bigint,
   constraint cursors_pkey primary key (name)
 );
 comment on table ops.cursors is 'One row: how far the events have been aggregated.';
 comment on column ops.cursors.name is 'telemetry_events.';
-comment on column ops.cursors.last_id is 'Every committed event up to this id has been counted, and none beyond it.';
+comment on column ops.cursors.last_id is 'Every committed event up to this id has been counted or set aside, and none beyond it.';
 comment on column ops.cursors.safe_id is 'Every id up to this one has committed or never will.';
 comment on column ops.cursors.fence_id is 'A later id that becomes safe when the transactions of fence_holders have ended; null when there is none.';
 comment on column ops.cursors.fence_holders is 'The transactions (as pg_locks names them) that may still commit ids up to fence_id.';
 comment on column ops.cursors.moved_at is 'When the cursor last moved.';
+comment on column ops.cursors.attempts is 'The number of the last attempt to count events that ended well, see ops.refresh_attempts.';
+comment on column ops.cursors.most_events is 'How many events the next attempt takes at most, since one failed; null: as many as the call allows.';
 alter table ops.cursors enable row level security;
 create policy cursors_select_authenticated on ops.cursors for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
@@ -157,16 +161,24 @@ begin atomic
 
   -- The last audit of an hour may have moved to another.
   delete from ops.rollups as rollup
-  using unnest(add_rollups.deltas) as delta
-  join ops.series
-    on series.org_id = delta.org_id
-    and series.event_type = delta.event_type
-    and series.labels = delta.labels
-  where delta.event_count < 0
-    and rollup.event_count = 0
-    and rollup.org_id = delta.org_id
-    and rollup.period = delta.period
-    and rollup.period_start = delta.period_start
-    and rollup.series_id = series.series_id;
+  where rollup.ctid = any (array(
+    select found.ctid
+    from unnest(add_rollups.deltas) as delta
+    cross join lateral (
+      select stored.ctid
+      from ops.series
+      join ops.rollups as stored
+        on stored.org_id = series.org_id
+        and stored.period = delta.period
+        and stored.period_start = delta.period_start
+        and stored.series_id = series.series_id
+      where series.org_id = delta.org_id
+        and series.event_type = delta.event_type
+        and series.labels = delta.labels
+        and stored.event_count = 0
+      offset 0
+    ) as found
+    where delta.event_count < 0
+  ));
 end;
 comment on function ops.add_rollups(ops.rollup_delta[]) is 'Adds a delta to the rollups; only refresh and rebuild call it, once a delta.';

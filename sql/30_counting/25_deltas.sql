@@ -43,7 +43,7 @@ select
     else ceil(ln(measured.value::double precision * 1000) / ln(1.0198::double precision))::integer
   end as bin,
   agent.team
-from public.telemetry_events as event
+from ops.countable_events as event
 cross join (
   select setting.name, setting.name = 'UTC' as is_utc
   from (select ops.time_zone() as name offset 0) as setting
@@ -134,6 +134,29 @@ $$;
 comment on function ops.count_events(bigint, bigint, timestamptz, timestamptz) is
   'The events with after_id < id <= until_id and since <= event_timestamp < until, counted by series, hour and bin.';
 
+create function ops.kept_spans(hours timestamptz[])
+returns table (hour_start timestamptz, period text, period_start timestamptz)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select span.hour_start, span.period, span.period_start
+  from (
+    select
+      hour.hour_start,
+      period.name as period,
+      ops.period_start(period.name, hour.hour_start, ops.time_zone()) as period_start
+    from unnest(kept_spans.hours) as hour (hour_start)
+    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
+    offset 0
+  ) as span
+  left join ops.removed_periods as removed
+    on removed.period = span.period
+  where coalesce(span.period_start >= removed.removed_until, true);
+end;
+comment on function ops.kept_spans(timestamptz[]) is
+  'One row per given hour and period that holds it, but for periods that retention removed. Called with distinct hours, so that the calendar is asked once an hour and not once a row.';
+
 create function ops.rollup_deltas(events ops.event_delta[])
 returns setof ops.rollup_delta
 language sql
@@ -156,21 +179,10 @@ begin atomic
     from unnest(rollup_deltas.events) as event
     group by 1, 2, 3, 4
   ),
-  -- Materialized, so that the calendar is asked once an hour and not once a row.
   spans as materialized (
-    select span.hour_start, span.period, span.period_start
-    from (
-      select
-        distinct_hour.hour_start,
-        period.name as period,
-        ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
-      from (select distinct hours.hour_start from hours) as distinct_hour
-      cross join unnest(array['day', 'week', 'month']) as period (name)
-      offset 0
-    ) as span
-    left join ops.removed_periods as removed
-      on removed.period = span.period
-    where coalesce(span.period_start >= removed.removed_until, true)
+    select span.*
+    from ops.kept_spans(array(select distinct hours.hour_start from hours)) as span
+    where span.period <> 'hour'
   )
   select
     hours.org_id,

@@ -66,21 +66,8 @@ begin atomic
       or binned.labels ? breakdown.name
     group by 1, 2, 3, 4, 5, 6
   ),
-  -- Materialized, so that the calendar is asked once an hour and not once a row.
   spans as materialized (
-    select span.hour_start, span.period, span.period_start
-    from (
-      select
-        distinct_hour.hour_start,
-        period.name as period,
-        ops.period_start(period.name, distinct_hour.hour_start, ops.time_zone()) as period_start
-      from (select distinct grouped.hour_start from grouped) as distinct_hour
-      cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-      offset 0
-    ) as span
-    left join ops.removed_periods as removed
-      on removed.period = span.period
-    where coalesce(span.period_start >= removed.removed_until, true)
+    select span.* from ops.kept_spans(array(select distinct grouped.hour_start from grouped)) as span
   ),
   spanned as (
     select

@@ -16,7 +16,7 @@ comment on column ops.blocked_patterns.org_id is 'The tenant.';
 comment on column ops.blocked_patterns.period is 'hour, day, week (ISO, from Monday) or month.';
 comment on column ops.blocked_patterns.period_start is 'First instant of the period.';
 comment on column ops.blocked_patterns.hook_type is 'The hook; empty when the event names none.';
-comment on column ops.blocked_patterns.pattern is 'The pattern that blocked.';
+comment on column ops.blocked_patterns.pattern is 'The pattern that blocked; [further patterns] stands for all after the first 50 of an event.';
 comment on column ops.blocked_patterns.blocked_count is 'Blocked executions (count).';
 comment on column ops.blocked_patterns.team is 'The team of the agent; empty when it has none.';
 alter table ops.blocked_patterns enable row level security;
@@ -40,6 +40,8 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- The planner takes the periods for a few rows, and would loop over them for each pattern.
+set enable_nestloop = off
 -- Compiling these plans takes a hundred times as long as running them.
 set jit = off
 as $$
@@ -57,8 +59,10 @@ begin
     cross join lateral (
       select left(event.metadata #>> '{findings_summary,pattern}', 100) as pattern
       union
-      select left(listed.pattern #>> '{}', 100)
-      from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') as listed (pattern)
+      -- An event of 64 KiB may list thousands, each a row in four periods.
+      select case when listed.place <= 50 then left(listed.pattern #>> '{}', 100) else '[further patterns]' end
+      from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') with ordinality as listed (pattern, place)
+      where listed.place <= 51
     ) as found
     where event.id > after_id
       and event.id <= until_id
@@ -68,28 +72,26 @@ begin
       and event.metadata ->> 'result' = 'blocked'
       and found.pattern is not null
     group by 1, 2, 3, 4, 5
+  ),
+  spans as (
+    select span.* from ops.kept_spans(array(select distinct blocked.hour_start from blocked)) as span
   )
-  select span.org_id, span.hook_type, span.pattern, span.period, span.period_start, span.blocked_count, span.team
-  from (
-    select
-      blocked.org_id,
-      blocked.hook_type,
-      blocked.pattern,
-      period.name as period,
-      ops.period_start(period.name, blocked.hour_start, ops.time_zone()) as period_start,
-      sum(blocked.blocked_count)::bigint as blocked_count,
-      blocked.team
-    from blocked
-    cross join unnest(array['hour', 'day', 'week', 'month']) as period (name)
-    group by 1, 2, 3, 4, 5, 7
-  ) as span
-  left join ops.removed_periods as removed
-    on removed.period = span.period
-  where coalesce(span.period_start >= removed.removed_until, true);
+  select
+    blocked.org_id,
+    blocked.hook_type,
+    blocked.pattern,
+    spans.period,
+    spans.period_start,
+    sum(blocked.blocked_count)::bigint,
+    blocked.team
+  from blocked
+  join spans
+    on spans.hour_start = blocked.hour_start
+  group by 1, 2, 3, 4, 5, 7;
 end;
 $$;
 comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
-  'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and .patterns.';
+  'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and the first 50 of .patterns; an event that lists more counts once under [further patterns].';
 
 create view ops.blocked_pattern_parts
 with (security_invoker = true)

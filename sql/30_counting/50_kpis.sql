@@ -63,14 +63,23 @@ volatile
 set search_path = ''
 begin atomic
   -- A KPI without a denominator has no row: the last audit of an hour may have moved to another.
+  -- Looked up one by one: a join, planned before the table has statistics, compared all of its rows with all KPIs.
   delete from public.kpi_aggregations as stored
-  using unnest(write_kpis.kpis) as kpi
-  where kpi.metric_value is null
-    and stored.org_id = kpi.org_id
-    and stored.metric_name = kpi.metric_name
-    and stored.aggregation_period = kpi.period
-    and stored.period_start = kpi.period_start
-    and stored.labels = kpi.labels;
+  where stored.ctid = any (array(
+    select found.ctid
+    from unnest(write_kpis.kpis) as kpi
+    cross join lateral (
+      select known.ctid
+      from public.kpi_aggregations as known
+      where known.org_id = kpi.org_id
+        and known.metric_name = kpi.metric_name
+        and known.aggregation_period = kpi.period
+        and known.period_start = kpi.period_start
+        and known.labels = kpi.labels
+      offset 0
+    ) as found
+    where kpi.metric_value is null
+  ));
 
   -- Materialized, so that the calendar is asked once a period and not once a row.
   with spans as materialized (

@@ -1,6 +1,9 @@
 -- The formula of a KPI: the series that count towards it, and the value, unit, numerator, denominator and samples that follow.
 
-create function ops.kpi_groups(deltas ops.rollup_delta[])
+create type ops.series_kind as (event_type text, labels jsonb);
+comment on type ops.series_kind is 'The event type and labels that series of several orgs may share.';
+
+create function ops.kpi_groups(kinds ops.series_kind[])
 returns table (
   metric_name text,
   event_type text,
@@ -13,29 +16,24 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with kinds as (
-    select series.event_type, series.labels from ops.series
-    union
-    select delta.event_type, delta.labels from unnest(kpi_groups.deltas) as delta
-  ),
-  matched as (
+  with matched as (
     select
       definition.metric_name,
       definition.measure,
       definition.breakdowns,
       definition.breakdown_periods,
-      kinds.event_type,
-      kinds.labels,
+      kind.event_type,
+      kind.labels,
       not exists (
-        select from jsonb_each(definition.numerator) as wanted where not coalesce(wanted.value ? (kinds.labels ->> wanted.key), false)
+        select from jsonb_each(definition.numerator) as wanted where not coalesce(wanted.value ? (kind.labels ->> wanted.key), false)
       ) as fits_numerator,
       not exists (
-        select from jsonb_each(definition.denominator) as wanted where not coalesce(wanted.value ? (kinds.labels ->> wanted.key), false)
+        select from jsonb_each(definition.denominator) as wanted where not coalesce(wanted.value ? (kind.labels ->> wanted.key), false)
       ) as fits_denominator
-    from kinds
+    from unnest(kpi_groups.kinds) as kind
     join ops.kpi_definitions as definition
       on definition.event_type is null
-      or definition.event_type = kinds.event_type
+      or definition.event_type = kind.event_type
     where definition.measure <> 'percentile'
   )
   select
@@ -56,8 +54,8 @@ begin atomic
   where matched.fits_denominator
     and (matched.fits_numerator or matched.measure = 'ratio');
 end;
-comment on function ops.kpi_groups(ops.rollup_delta[]) is
-  'One row a label combination (stored or new) that counts towards a KPI, with the breakdown it counts in and the periods for which that is kept.';
+comment on function ops.kpi_groups(ops.series_kind[]) is
+  'One row per given label combination and KPI that it counts towards, with the breakdown it counts in and the periods for which that is kept.';
 
 create type ops.kpi_sum as (
   org_id uuid,

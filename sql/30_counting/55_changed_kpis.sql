@@ -54,14 +54,29 @@ begin atomic
     select changed.*
     from ops.changed_spans(changed_sums.deltas) as changed
   ),
+  found as materialized (
+    select stored.* from ops.span_rollups(array(select row(span.*)::ops.kpi_span from span)) as stored
+  ),
+  -- Only the series of these periods: matching all that ever were with the KPIs took seconds where one org had made many.
+  stored_series as materialized (
+    select series.series_id, series.event_type, series.labels
+    from ops.series
+    where series.series_id in (select found.series_id from found)
+  ),
   kpi_group as materialized (
     select kpi_group.*, dense_rank() over (order by kpi_group.metric_name, kpi_group.group_labels) as group_id
-    from ops.kpi_groups(changed_sums.deltas) as kpi_group
+    from ops.kpi_groups(array(
+      select row(kind.event_type, kind.labels)::ops.series_kind
+      from (
+        select stored_series.event_type, stored_series.labels from stored_series
+        union
+        select delta.event_type, delta.labels from unnest(changed_sums.deltas) as delta
+      ) as kind
+    )) as kpi_group
   ),
   added as materialized (
     select
       span.span_id,
-      span.org_id,
       kpi_group.group_id,
       kpi_group.in_numerator,
       delta.event_count,
@@ -78,19 +93,18 @@ begin atomic
       and delta.period = any (kpi_group.periods)
   ),
   member as materialized (
-    select series.org_id, series.series_id, kpi_group.group_id, kpi_group.in_numerator
+    select stored_series.series_id, kpi_group.group_id, kpi_group.in_numerator
     from kpi_group
-    join ops.series
-      on series.event_type = kpi_group.event_type
-      and series.labels = kpi_group.series_labels
+    join stored_series
+      on stored_series.event_type = kpi_group.event_type
+      and stored_series.labels = kpi_group.series_labels
   ),
-  -- The barrier keeps the order of the joins, and stores nothing.
-  wanted as (
-    select touched.span_id, touched.group_id, member.series_id, member.in_numerator
-    from (select distinct added.span_id, added.org_id, added.group_id from added) as touched
+  -- The barrier keeps the order of the joins: periods times all members of their KPIs would be quadratic.
+  counted as (
+    select found.span_id, member.group_id, member.in_numerator, found.event_count, found.value_count, found.value_sum
+    from found
     join member
-      on member.org_id = touched.org_id
-      and member.group_id = touched.group_id
+      on member.series_id = found.series_id
     offset 0
   ),
   summed as (
@@ -105,11 +119,11 @@ begin atomic
       select added.span_id, added.group_id, added.in_numerator, added.event_count, added.value_count, added.value_sum
       from added
       union all
-      select wanted.span_id, wanted.group_id, wanted.in_numerator, found.event_count, found.value_count, found.value_sum
-      from wanted
-      join ops.span_rollups(array(select row(span.*)::ops.kpi_span from span)) as found
-        on found.span_id = wanted.span_id
-        and found.series_id = wanted.series_id
+      select counted.span_id, counted.group_id, counted.in_numerator, counted.event_count, counted.value_count, counted.value_sum
+      from counted
+      join (select distinct added.span_id, added.group_id from added) as touched
+        on touched.span_id = counted.span_id
+        and touched.group_id = counted.group_id
     ) as part
     group by 1, 2
   )

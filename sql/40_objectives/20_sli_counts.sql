@@ -106,11 +106,19 @@ begin atomic
     and stored.bucket_start = delta.bucket_start;
 
   delete from ops.sli_counts as stored
-  using unnest(add_slis.deltas) as delta
-  where delta.total < 0
-    and stored.total = 0
-    and stored.org_id = delta.org_id
-    and stored.sli_id = delta.sli_id
-    and stored.bucket_start = delta.bucket_start;
+  where stored.ctid = any (array(
+    select found.ctid
+    from unnest(add_slis.deltas) as delta
+    cross join lateral (
+      select known.ctid
+      from ops.sli_counts as known
+      where known.org_id = delta.org_id
+        and known.sli_id = delta.sli_id
+        and known.bucket_start = delta.bucket_start
+        and known.total = 0
+      offset 0
+    ) as found
+    where delta.total < 0
+  ));
 end;
 comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts; only refresh and rebuild call it, once a delta.';

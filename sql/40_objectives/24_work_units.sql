@@ -61,7 +61,7 @@ select
   event.event_id,
   event.run_id,
   event.tag
-from public.telemetry_events as event
+from ops.countable_events as event
 where event.outcome in ('success', 'failure')
   and event.event_type in (select sli.event_type from ops.slis as sli);
 comment on view ops.attempts is 'One row an event that an SLI counts.';
@@ -173,16 +173,9 @@ begin atomic
   insert into ops.work_units (org_id, event_type, unit, first_attempt_at, succeeded)
   select change.org_id, change.event_type, change.unit, change.first_attempt_at, change.succeeded
   from unnest(write_units.changes) as change
-  where change.old_first_attempt_at is null;
-
-  update ops.work_units as stored
-  set first_attempt_at = change.first_attempt_at,
-      succeeded = change.succeeded
-  from unnest(write_units.changes) as change
-  where change.old_first_attempt_at is not null
-    and stored.org_id = change.org_id
-    and stored.event_type = change.event_type
-    and stored.unit = change.unit;
+  on conflict on constraint work_units_pkey do update set
+    first_attempt_at = excluded.first_attempt_at,
+    succeeded = excluded.succeeded;
 end;
 comment on function ops.write_units(ops.unit_change[]) is
   'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';

@@ -62,7 +62,7 @@ $$;
 comment on function ops.pass_end(bigint, bigint, bigint) is
   'The id up to which one pass counts: the safe one, or the id of the last of max_ids events after the cursor.';
 
-create function ops.report_refresh(events ops.event_delta[], kpi_rows jsonb, cursor_id bigint, safe_id bigint)
+create function ops.report_refresh(counted ops.counted_range, safe_id bigint)
 returns ops.refresh_report
 language plpgsql
 stable
@@ -71,27 +71,33 @@ as $$
 declare
   report ops.refresh_report;
 begin
-  report.events := coalesce((select sum(event.event_count) from unnest(events) as event where event.event_type <> 'slsa_audit_metrics'), 0);
-  report.cursor_id := cursor_id;
+  report.events := counted.events;
+  report.cursor_id := counted.until_id;
   report.behind := (select case when sequence.is_called then sequence.last_value else 0 end from public.telemetry_events_id_seq as sequence)
-    - cursor_id;
-  report.hour_rows := coalesce((kpi_rows ->> 'hour')::bigint, 0);
-  report.day_rows := coalesce((kpi_rows ->> 'day')::bigint, 0);
-  report.week_rows := coalesce((kpi_rows ->> 'week')::bigint, 0);
-  report.month_rows := coalesce((kpi_rows ->> 'month')::bigint, 0);
+    - counted.until_id;
+  report.hour_rows := coalesce((counted.kpi_rows ->> 'hour')::bigint, 0);
+  report.day_rows := coalesce((counted.kpi_rows ->> 'day')::bigint, 0);
+  report.week_rows := coalesce((counted.kpi_rows ->> 'week')::bigint, 0);
+  report.month_rows := coalesce((counted.kpi_rows ->> 'month')::bigint, 0);
   report.state := case
-    when cursor_id < safe_id then 'more'
+    when counted.until_id < safe_id then 'more'
     when exists (select from ops.cursors where cursors.name = 'telemetry_events' and cursors.fence_id is not null) then 'waiting'
     else 'done'
   end;
-  if report.state = 'waiting' then
-    report.message := 'a transaction that writes events stayed open; what it and later ones wrote is counted by a later run';
-  end if;
+  report.message := concat_ws(
+    '; ',
+    counted.message,
+    case
+      when report.state = 'waiting'
+        then 'a transaction that writes events stayed open; what it and later ones wrote is counted by a later run'
+    end
+  );
+  report.message := nullif(report.message, '');
   return report;
 end;
 $$;
-comment on function ops.report_refresh(ops.event_delta[], jsonb, bigint, bigint) is
-  'The report of a pass that counted up to cursor_id: events, KPI rows by period, and whether safe ids are left to count.';
+comment on function ops.report_refresh(ops.counted_range, bigint) is
+  'The report of a pass: events, KPI rows by period, and whether safe ids are left to count.';
 
 create function ops.refresh(max_wait interval default '5 seconds', max_ids bigint default 200000, as_of timestamptz default now())
 returns ops.refresh_report
@@ -108,10 +114,7 @@ declare
   started_at timestamptz := clock_timestamp();
   after_id bigint;
   safe_id bigint;
-  until_id bigint;
-  events ops.event_delta[] := '{}'::ops.event_delta[];
-  audits ops.event_delta[];
-  kpi_rows jsonb := '{}'::jsonb;
+  counted ops.counted_range;
 begin
   perform ops.require_refreshable(max_ids);
   if not pg_try_advisory_xact_lock(hashtextextended('ops.refresh', 0)) then
@@ -125,24 +128,16 @@ begin
   select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
   -- Deltas are exact only against counts that hold everything before them.
   perform ops.fill_slis();
-  until_id := ops.pass_end(after_id, safe_id, max_ids);
-
-  if until_id > after_id then
-    events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
-  end if;
-  audits := array(select audit from ops.take_audit_changes() as audit);
-  if cardinality(audits) > 0 then
-    events := events || audits;
-  end if;
-  if cardinality(events) > 0 then
-    kpi_rows := ops.apply_events(events, as_of);
-  end if;
-  if until_id > after_id then
-    perform ops.move_cursor(after_id, until_id);
-  end if;
+  -- Before the attempt, so that what is lost there was lost in counting.
   perform ops.close_periods(as_of);
+  if safe_id > after_id then
+    counted := ops.count_or_set_aside(after_id, safe_id, max_ids, as_of);
+  else
+    counted := ops.count_range(after_id, after_id, as_of);
+    counted.until_id := after_id;
+  end if;
 
-  report := ops.report_refresh(events, kpi_rows, greatest(after_id, until_id), safe_id);
+  report := ops.report_refresh(counted, safe_id);
   insert into ops.job_runs (job, started_at, finished_at, outcome, events, kpi_rows, message)
   values (
     'refresh',

@@ -88,6 +88,7 @@ begin
   delete from ops.job_runs as run
   where run.started_at < as_of - coalesce(ops.setting('job_runs_kept'), '30 days')::interval;
   perform ops.forget_requests(as_of);
+  perform ops.forget_uncountable();
   if made > 0 then
     insert into ops.job_runs (job, started_at, outcome, message)
     values ('maintain', started_at, 'success', format('%s partitions made', made));

@@ -32,10 +32,11 @@ create type ops.anonymisation_report as (
   last_id bigint,
   looked_at bigint,
   changed bigint,
-  counts jsonb
+  counts jsonb,
+  kept jsonb
 );
 comment on type ops.anonymisation_report is
-  'more: call again after last_id; done; busy: a refresh, a rebuild or another job has the lock, nothing was done. Events looked at and changed (count); counts as in ops.anonymisations.';
+  'more: call again after last_id; done; busy: a refresh, a rebuild or another job has the lock, nothing was done. Events looked at and changed (count); counts as in ops.anonymisations; kept are rows by column in which an erasure leaves a name, since it is part of a definition.';
 
 create function ops.begin_anonymisation(
   kind text,

@@ -7,7 +7,8 @@ create function ops.erase_agent(
   max_events integer default 2000,
   dry_run boolean default false,
   without_key boolean default false,
-  anonymisation_id bigint default null
+  anonymisation_id bigint default null,
+  also text[] default '{}'
 )
 returns ops.anonymisation_report
 language plpgsql
@@ -19,17 +20,18 @@ as $$
 declare
   report ops.anonymisation_report;
   pseudonyms ops.pseudonym[] := array(select pair from ops.erased_pseudonyms(erase_agent.org_id, erase_agent.agent_id, without_key) as pair);
-  mention text := (select string_agg(pair.agent, '|') from unnest(pseudonyms) as pair);
+  mention text := ops.agent_mention(pseudonyms, also);
   -- Wherever else it is written, in values and in keys.
   traces ops.anonymisation_rules[] := array[
-    row('erased-agent', '', '$.**', mention, 'remove', false, true, ops.anonymisation_pattern('$.**', false)),
-    row('erased-agent', '', '$.**', null, 'remove', false, true, '(?i)^.*"[^"]*(?:' || mention || ')[^"]*"$')
+    row('erased-agent', '', '$.**', '(?i)' || mention, 'remove', false, true, ops.anonymisation_pattern('$.**', false)),
+    row('erased-agent', '', '$.**', null, 'remove', false, true, '(?i)^.*"[^"]*' || mention || '[^"]*"$')
   ]::ops.anonymisation_rules[];
   rules ops.anonymisation_rules[] := array(select rule from ops.anonymisation_rules as rule where rule.is_enabled) || traces;
   own ops.anonymisable[];
   others ops.anonymisable[];
   written record;
   written_to_others record;
+  forgotten record;
 begin
   if max_events is null or max_events < 1 then
     raise exception 'a batch of % events would never end', max_events
@@ -54,30 +56,82 @@ begin
         row_number() over (), event.event_type, event.event_timestamp, event.run_id, event.tag, event.metadata, event.event_id, event.org_id,
         event.agent_id
       )::ops.anonymisable as event,
-      coalesce(event.agent_id::text ~ mention, false) or coalesce(event.metadata ->> 'agent_id' ~* mention, false) as is_own
+      coalesce(event.agent_id::text ~* mention, false) or coalesce(event.metadata ->> 'agent_id' ~* mention, false) as is_own
     from public.telemetry_events as event
     where event.id > after_id
       and event.id <= coalesce(report.last_id, 9223372036854775807)
       and event.org_id = erase_agent.org_id
-      and (event.agent_id::text ~ mention or event.metadata::text ~* mention)
+      and (event.agent_id::text ~* mention or event.tag ~* mention or event.metadata::text ~* mention)
   ) as named;
   if not dry_run and own is not null then
     perform ops.add_pseudonyms(pseudonyms);
   end if;
   select * into written from ops.write_anonymised(coalesce(own, '{}'), rules, pseudonyms, true, dry_run);
   select * into written_to_others from ops.write_anonymised(coalesce(others, '{}'), traces, '{}', true, dry_run);
+  if not dry_run then
+    perform ops.rename_in_events(coalesce(own, '{}') || coalesce(others, '{}'), mention, pseudonyms[1].pseudonym::text);
+  end if;
   report.looked_at := coalesce(cardinality(own), 0) + coalesce(cardinality(others), 0);
-  report.changed := written.changed + written_to_others.changed;
+  -- Each named the agent, and none does any more.
+  report.changed := report.looked_at;
   report.counts := ops.added_counts(written.counts, written_to_others.counts);
   if report.state = 'done' then
-    report.counts := ops.added_counts(report.counts, ops.forget_agent(pseudonyms, dry_run));
+    select * into forgotten from ops.forget_agent(pseudonyms, mention, dry_run);
+    report.counts := ops.added_counts(report.counts, forgotten.counts);
+    report.kept := forgotten.kept;
   end if;
   perform ops.note_anonymisation(anonymisation_id, report);
   return report;
 end;
 $$;
-comment on function ops.erase_agent(uuid, uuid, bigint, integer, boolean, boolean, bigint) is
-  'Turns one batch of the events of an agent, and of its pseudonym, into those of the erased agent of its team and applies all rules to them; call it again after last_id until it is done, when the agent is taken out of every other table. Events that were not committed by then are for another run.';
+comment on function ops.erase_agent(uuid, uuid, bigint, integer, boolean, boolean, bigint, text[]) is
+  'Turns one batch of the events of an agent, and of its pseudonym, into those of the erased agent of its team and applies all rules to them; its ids in any spelling, and what it is also called, are replaced wherever they are written. Call it again after last_id until it is done, when the agent is taken out of every other table. Events that were not committed by then are for another run.';
+
+create function ops.rename_in_events(events ops.anonymisable[], mention text, erased text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+-- A plan for the partitions between the two instants, and no others.
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+declare
+  since timestamptz := (select min(event.event_timestamp) from unnest(events) as event);
+  until timestamptz := (select max(event.event_timestamp) from unnest(events) as event);
+  tagged constant uuid[] := array(select event.event_id from unnest(events) as event where event.tag ~* mention);
+  units ops.unit_rename[];
+begin
+  -- Before the tags change: the unit of a long one is a hash of it.
+  units := array(
+    select row(attempt.org_id, attempt.event_type, attempt.unit, attempt.event_id::text)::ops.unit_rename
+    from ops.attempts as attempt
+    where attempt.event_id = any (tagged)
+      and attempt.event_timestamp between since and until
+  );
+  update public.telemetry_events as stored
+  set tag = regexp_replace(stored.tag, mention, erased, 'gi'),
+      metadata = ops.without_mention(stored.metadata, mention, erased)
+  from unnest(events) as event
+  where stored.org_id = event.org_id
+    and stored.event_timestamp = event.event_timestamp
+    and stored.event_id = event.event_id
+    and stored.event_timestamp between since and until
+    and (stored.tag ~* mention or stored.metadata::text ~* mention);
+  perform ops.rename_units(array(
+    select distinct row(old.org_id, old.event_type, old.old_unit, renamed.unit)::ops.unit_rename
+    from unnest(units) as old
+    join ops.attempts as renamed
+      on renamed.org_id = old.org_id
+      and renamed.event_id::text = old.new_unit
+    where renamed.event_id = any (tagged)
+      and renamed.event_timestamp between since and until
+      and renamed.unit <> old.old_unit
+  ));
+end;
+$$;
+comment on function ops.rename_in_events(ops.anonymisable[], text, text) is
+  'Replaces what still names an erased agent in events after the rules: tags and what is counted, which no rule touches. The units of work of the tags follow at once, all other states when the erasure is done. Only erase_agent calls it.';
 
 create function ops.erased_pseudonyms(org_id uuid, agent_id uuid, without_key boolean)
 returns setof ops.pseudonym
@@ -112,18 +166,6 @@ begin
     raise exception 'the organisation has pseudonyms, and which of them is this agent''s cannot be said without the anonymisation key'
       using errcode = 'OP003', hint = 'Set OPSKPI_ANONYMISATION_KEY; if the key is gone for good, pass --without-key.';
   end if;
-  if exists (
-    select
-    from ops.series
-    join ops.rollups as rollup
-      on rollup.org_id = series.org_id
-      and rollup.series_id = series.series_id
-    where series.org_id = erased_pseudonyms.org_id
-      and series.labels::text ~* concat_ws('|', erased_pseudonyms.agent_id, ops.agent_pseudonym(pads, erased_pseudonyms.org_id, erased_pseudonyms.agent_id::text))
-  ) then
-    raise exception 'the agent is a label, so what was counted names it'
-      using errcode = 'OP001', hint = 'Take that key out of label_keys in ops.event_types, run opskpi rebuild over all time, and erase it then.';
-  end if;
   return query
   with names as (
     select name.agent_id, agent.agent_id is not null as is_known, agent.team
@@ -155,20 +197,19 @@ $$;
 comment on function ops.erased_pseudonyms(uuid, uuid, boolean) is
   'What an agent, and its pseudonym where the key is set, are called when they are erased; refused where that would be half of it.';
 
-create function ops.forget_agent(pseudonyms ops.pseudonym[], dry_run boolean)
-returns jsonb
+create function ops.forget_agent(pseudonyms ops.pseudonym[], mention text, dry_run boolean, out counts jsonb, out kept jsonb)
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-  mention constant text := (select string_agg(pair.agent, '|') from unnest(pseudonyms) as pair);
   ids constant uuid[] := array(select pair.agent_id from unnest(pseudonyms) as pair);
   owner_id constant uuid := pseudonyms[1].org_id;
   erased constant text := pseudonyms[1].pseudonym::text;
-  counts jsonb;
+  of_kind bigint;
 begin
-  select jsonb_object_agg(found.name, found.rows)
+  select named.counts, named.kept into counts, kept from ops.count_mentions(owner_id, mention) as named;
+  select ops.added_counts(counts, coalesce(jsonb_object_agg(found.name, found.rows), '{}'))
   into counts
   from (
     select 'ops.agents' as name, count(*) as rows
@@ -178,58 +219,33 @@ begin
     select 'ops.request_counts', count(*)
     from ops.request_counts as stored
     where stored.org_id = owner_id and stored.agent_id = any (ids)
-    union all
-    select 'ops.alerts', count(*)
-    from ops.alerts as alert
-    where alert.org_id = owner_id and concat_ws(' ', alert.subject, alert.service, alert.description, alert.detail) ~* mention
-    union all
-    select 'ops.alert_deliveries', count(*)
-    from ops.alert_deliveries as delivery
-    where delivery.org_id = owner_id and concat_ws(' ', delivery.group_key, delivery.message, delivery.last_error) ~* mention
-    union all
-    select 'ops.alert_silences', count(*)
-    from ops.alert_silences as silence
-    where coalesce(silence.only_org_id, owner_id) = owner_id and concat_ws(' ', silence.matcher, silence.reason) ~* mention
-    union all
-    select 'ops.job_runs', count(*)
-    from ops.job_runs as run
-    where run.message ~* mention
-    union all
-    select 'ops.series', count(*)
-    from ops.series
-    where series.org_id = owner_id and series.labels::text ~* mention
   ) as found
   where found.rows > 0;
-  if dry_run or counts is null then
-    return coalesce(counts, '{}');
+  -- The kinds of counted events are few, so that only events of such a kind are read.
+  select count(*) into of_kind
+  from public.telemetry_events as event
+  where event.org_id = owner_id
+    and event.event_type in (select series.event_type from ops.series where series.org_id = owner_id and series.event_type ~* mention);
+  if of_kind > 0 then
+    kept := kept || jsonb_build_object('public.telemetry_events.event_type', of_kind);
+  end if;
+  if dry_run or counts = '{}' then
+    return;
   end if;
   -- First, since whoever sends for the agent at this moment holds it and waits for the next.
   delete from ops.request_counts as stored where stored.org_id = owner_id and stored.agent_id = any (ids);
   delete from ops.agents as agent where agent.org_id = owner_id and agent.agent_id = any (ids);
   delete from ops.alerts as alert where alert.org_id = owner_id and alert.state = 'pending' and alert.subject ~* mention;
   update ops.alerts as alert
-  set state = case when alert.subject ~* mention then 'resolved' else alert.state end,
+  set state = 'resolved',
       -- Nothing asks about it any more.
-      resolved_at = case when alert.subject ~* mention then coalesce(alert.resolved_at, greatest(alert.evaluated_at, now())) else alert.resolved_at end,
-      subject = regexp_replace(alert.subject, mention, erased, 'gi'),
-      service = regexp_replace(alert.service, mention, erased, 'gi'),
-      description = regexp_replace(alert.description, mention, erased, 'gi'),
-      detail = regexp_replace(alert.detail::text, mention, erased, 'gi')::jsonb
-  where alert.org_id = owner_id and concat_ws(' ', alert.subject, alert.service, alert.description, alert.detail) ~* mention;
-  update ops.alert_deliveries as delivery
-  set message = regexp_replace(delivery.message::text, mention, erased, 'gi')::jsonb,
-      group_key = regexp_replace(delivery.group_key, mention, erased, 'gi'),
-      last_error = regexp_replace(delivery.last_error, mention, erased, 'gi')
-  where delivery.org_id = owner_id and concat_ws(' ', delivery.group_key, delivery.message, delivery.last_error) ~* mention;
-  update ops.alert_silences as silence
-  set matcher = regexp_replace(silence.matcher, mention, erased, 'gi'),
-      reason = regexp_replace(silence.reason, mention, erased, 'gi')
-  where coalesce(silence.only_org_id, owner_id) = owner_id and concat_ws(' ', silence.matcher, silence.reason) ~* mention;
-  update ops.job_runs as run set message = regexp_replace(run.message, mention, erased, 'gi') where run.message ~* mention;
-  -- Of labels that were rebuilt away; erased_pseudonyms has refused all others.
-  delete from ops.series where series.org_id = owner_id and series.labels::text ~* mention;
-  return counts;
+      resolved_at = coalesce(alert.resolved_at, greatest(alert.evaluated_at, now()))
+  where alert.org_id = owner_id and alert.subject ~* mention;
+  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
+    perform ops.rename_states(owner_id, mention, erased);
+  end if;
+  perform ops.replace_mentions(owner_id, mention, erased, counts);
 end;
 $$;
-comment on function ops.forget_agent(ops.pseudonym[], boolean) is
-  'Takes an agent and its pseudonym out of every table but the events; returns the rows by table. Its open alerts are over. Only erase_agent calls it.';
+comment on function ops.forget_agent(ops.pseudonym[], text, boolean) is
+  'Takes an agent, its pseudonym and its other names out of every table but the events; returns the rows by table, and those in which a name stays by its meaning, by column. Its open alerts are over. Only erase_agent calls it.';

@@ -50,8 +50,17 @@ begin
   return query
   with members as materialized (
     select kpi_group.metric_name, kpi_group.event_type, kpi_group.series_labels, kpi_group.in_numerator
-    -- With the fresh ones, since labels that are new belong to no series yet.
-    from ops.kpi_groups(fresh) as kpi_group
+    from ops.kpi_groups(array(
+      select row(kind.event_type, kind.labels)::ops.series_kind
+      from (
+        select series.event_type, series.labels
+        from ops.series
+        where series.org_id = filtered_sums.org_id
+        union
+        -- Labels that are new belong to no series yet.
+        select delta.event_type, delta.labels from unnest(fresh) as delta
+      ) as kind
+    )) as kpi_group
     where kpi_group.group_labels = '{}'
       and kpi_group.series_labels @> filtered_sums.filters
       and (filtered_sums.only_event_type is null or kpi_group.event_type = filtered_sums.only_event_type)

@@ -264,7 +264,7 @@ begin
         ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms) as reason
       from (
         select stored.*
-        from public.telemetry_events as stored
+        from ops.countable_events as stored
         where stored.org_id = owner_id
           and stored.event_timestamp >= burned.bucket_start
           and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
@@ -333,7 +333,8 @@ returns table (
   is_stale boolean,
   events_waiting bigint,
   newest_event_at timestamptz,
-  alerts_evaluated_at timestamptz
+  alerts_evaluated_at timestamptz,
+  events_set_aside bigint
 )
 language sql
 stable
@@ -349,7 +350,8 @@ begin atomic
         and event.org_id = caller.org_id
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
-    (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation)
+    (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
+    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id)
   from (select ops.caller_org(freshness.org_id) as org_id offset 0) as caller
   cross join (
     select max(run.finished_at) as last_refresh_at
@@ -359,7 +361,7 @@ begin atomic
   ) as jobs;
 end;
 comment on function ops.freshness(uuid) is
-  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, and when the alerts were last evaluated.';
+  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, and how many of its events could not be counted.';
 
 create function ops.change_marker(org_id uuid default null)
 returns text

@@ -251,7 +251,10 @@ def test_a_second_refresh_while_one_runs_is_done_at_once(cli: Cli, database: psy
 
 def test_a_failed_refresh_is_in_the_journal(cli: Cli, database: psycopg.Connection) -> None:
     database.execute("insert into telemetry_events (event_type) values ('audit_complete')")
-    database.execute("alter table ops.rollups add constraint broken_for_a_test check (event_count < 0) not valid")
+    database.execute(
+        "create function ops.broken() returns trigger language plpgsql as $$ begin raise 'broken_for_a_test'; end; $$;"
+        " create trigger broken before insert on ops.rollups for each row execute function ops.broken()"
+    )
     answer = cli("run")
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -40,7 +41,8 @@ def test_each_source_answers_the_owner_with_rows_of_the_org_that_is_asked_for_an
     filled: psycopg.Connection,
 ) -> None:
     telling = set[str]()
-    for name, source in {**SOURCES, "burndowns": BURNDOWNS}.items():
+    sources: dict[str, LiteralString] = {**SOURCES, "burndowns": BURNDOWNS}
+    for name, source in sources.items():
         for org in (ORG_A, ORG_B):
             [answer] = filled.execute(query_of(source), PARAMETERS | {"org_id": org}).fetchone() or [""]
             assert marks_in(answer) <= {MARKS[org], org}, name

@@ -44,7 +44,6 @@ def test_a_function_tells_a_user_of_the_own_org_and_no_other(
         "ops.count_events(bigint,bigint,timestamp with time zone,timestamp with time zone)",
         "ops.count_units(bigint,bigint,timestamp with time zone,timestamp with time zone,bigint[])",
         "ops.count_audit_changes()",
-        "ops.kpi_groups(ops.rollup_delta[])",
         "ops.evaluate_slos(timestamp with time zone,boolean,text[])",
     } <= of_tenants
     assert {name: marks for name, text in told.items() if (marks := marks_in(text)) - {org}} == {}

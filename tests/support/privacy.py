@@ -44,6 +44,7 @@ class Batch:
     looked_at: int | None
     changed: int | None
     counts: dict[str, int] | None
+    kept: dict[str, int] | None = None
 
 
 @contextmanager
@@ -71,12 +72,12 @@ def anonymise(connection: Connection, key: str | None = KEY, **arguments: object
 
 def erase(connection: Connection, agent: UUID, key: str | None = KEY, **arguments: object) -> Batch:
     said = {"org_id": ORG_A, "agent_id": agent, "after_id": 0, "max_events": 2000, "dry_run": False}
-    said |= {"without_key": False} | arguments
+    said |= {"without_key": False, "also": []} | arguments
     with keyed(connection, key), connection.cursor(row_factory=class_row(Batch)) as cursor:
         found = cursor.execute(
-            "select state, last_id, looked_at, changed, counts from ops.erase_agent(org_id => %(org_id)s,"
+            "select state, last_id, looked_at, changed, counts, kept from ops.erase_agent(org_id => %(org_id)s,"
             " agent_id => %(agent_id)s, after_id => %(after_id)s, max_events => %(max_events)s,"
-            " dry_run => %(dry_run)s, without_key => %(without_key)s)",
+            " dry_run => %(dry_run)s, without_key => %(without_key)s, also => %(also)s)",
             said,
         ).fetchone()
     assert found is not None

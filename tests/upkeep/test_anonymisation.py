@@ -82,7 +82,7 @@ def test_the_command_counts_first_then_does_it_and_then_has_nothing_to_do(cli, d
     before = states(database)
     arguments = ("anonymise", "--before", "90d", "--json")
     counts = {"agent-ids": 2, "e-mail-addresses": 1, "files": 1, "override-reasons": 2}
-    expected = {"dry_run": True, "looked_at": 3, "changed": 3, "counts": counts}
+    expected = {"dry_run": True, "looked_at": 3, "changed": 3, "counts": counts, "kept": {}}
     old = ("anonymise", "--before", "2026-04-01", "--json")
     assert answered(cli(*old, "--dry-run", env=KEY)) == expected
     assert "secret reason" in stored_text(database)
@@ -162,6 +162,17 @@ def test_an_agent_is_erased_and_a_second_time_nothing_is_left(cli, database):
     assert cli("anonymise", "--agent", str(ANNA)).stdout == expected.replace("would be changed", "changed")
     assert cli("anonymise", "--agent", str(ANNA)).stdout.strip() == "nothing of this agent is left"
     assert states(database) == before
+
+
+def test_other_names_of_the_agent_are_erased_and_where_one_stays_is_said(cli, database):
+    add_event(database, "deploy", note="by anna@example.com", agent_id=ANNA)
+    database.execute("update ops.slos set description = 'Ask anna@example.com' where slo_name like '%availability'")
+    answer = cli("anonymise", "--agent", str(ANNA), "--also", "anna@example.com")
+    assert answer.returncode == 0
+    assert "stays in 3 row(s) of ops.slos.description" in answer.stdout
+    assert "anna" not in stored_text(database)
+    answer = cli("anonymise", "--before", "90d", "--also", "anna@example.com")
+    assert (answer.returncode, "--also" in answer.stderr) == (64, True)
 
 
 def test_the_log_says_what_was_done_and_neither_to_whom_nor_with_what(cli, database):

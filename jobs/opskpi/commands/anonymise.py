@@ -23,6 +23,7 @@ ACTIONS = ("remove", "hmac", "generalise")
 @click.option("--agent", "agent_id", type=click.UUID, help="Erase this agent: its events, and wherever else it is.")
 @click.option("--org", "org_id", type=click.UUID, help="The organisation; all for --before, the nil UUID for --agent.")
 @click.option("--dry-run", is_flag=True, help="Count what would change, and change nothing.")
+@click.option("--also", multiple=True, help="With --agent: another name of it to erase, such as an e-mail address.")
 @click.option("--without-key", is_flag=True, help="With --agent: the key is gone, leave its pseudonym alone.")
 def anonymise(
     options: Options,
@@ -32,6 +33,7 @@ def anonymise(
     agent_id: UUID | None,
     org_id: UUID | None,
     dry_run: bool,
+    also: tuple[str, ...],
     without_key: bool,
 ) -> None:
     """Take personal data out of stored events, or erase one agent; KPIs and SLOs stay the same.
@@ -41,15 +43,15 @@ def anonymise(
     \b
     Example:
       opskpi anonymise --before 90d --dry-run
-      opskpi anonymise --agent 5d0c1a7e-9f4b-4a55-8f0e-3c2b1a09f8e7
+      opskpi anonymise --agent 5d0c1a7e-9f4b-4a55-8f0e-3c2b1a09f8e7 --also anna@example.com
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
     if (before is None) == (agent_id is None):
         raise OpsKpiError("name --before or --agent, one of both", exit_code=ExitCode.BAD_ARGUMENT)
-    if (event_type is not None and agent_id) or (without_key and before):
+    if (event_type is not None and agent_id) or ((without_key or also) and before):
         raise OpsKpiError(
-            "--event-type goes with --before, --without-key with --agent", exit_code=ExitCode.BAD_ARGUMENT
+            "--event-type goes with --before, --also and --without-key with --agent", exit_code=ExitCode.BAD_ARGUMENT
         )
     with options.connect() as connection, console.progress("anonymising", None, quiet=options.as_json) as bar:
         if before is not None:
@@ -63,12 +65,15 @@ def anonymise(
                 agent_id,
                 dry_run=dry_run,
                 without_key=without_key,
+                also=also,
                 on_progress=bar.update,
             )
     if options.as_json:
         console.show_json(totals)
     else:
         console.show(_in_words(totals, erasing=agent_id is not None))
+        for column, rows in sorted(totals.kept.items()):
+            console.show(f"stays in {rows:,} row(s) of {column}, which is part of a definition: change that by hand")
 
 
 @anonymise.group(name="rule", invoke_without_command=True)

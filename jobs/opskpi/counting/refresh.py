@@ -11,6 +11,8 @@ from opskpi.errors import OpsKpiError
 from opskpi.postgres.journal import journalled
 
 MAX_WAIT = timedelta(seconds=5)
+# A batch of 200,000 events is halved down to one by the 18th cancelled pass, which is then tried three more times.
+MOST_CANCELLED = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,21 @@ def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], No
     """Count every committed event that is not counted yet, a transaction a batch.
 
     `on_progress` gets the events counted so far and the ids still ahead, after each batch. A failure is written to the
-    journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted.
+    journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted. After a statement timeout
+    the next pass takes half as many events, down to one, which the database sets aside.
     """
     totals = Totals("more", 0, {"hour": 0, "day": 0, "week": 0, "month": 0}, None)
+    cancelled = 0
     while totals.state == "more":
-        report = _refresh_once(connection)
-        totals.state, totals.message = report.state, report.message
+        try:
+            report = _refresh_once(connection)
+        except OpsKpiError as failure:
+            cancelled += 1
+            if not isinstance(failure.__cause__, psycopg.errors.QueryCanceled) or cancelled >= MOST_CANCELLED:
+                raise
+            continue
+        cancelled = 0
+        totals.state, totals.message = report.state, "; ".join(filter(None, [totals.message, report.message])) or None
         totals.events += report.events or 0
         for period in totals.rows:
             totals.rows[period] += getattr(report, f"{period}_rows") or 0

@@ -1,7 +1,7 @@
 """Takes personal data out of stored events by the rules of the database, batch by batch, and erases single agents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -27,19 +27,22 @@ class Report:
     looked_at: int | None
     changed: int | None
     counts: dict[str, int] | None
+    kept: dict[str, int] | None
 
 
 @dataclass(slots=True)
 class Totals:
     """What a run did in all: events looked at and changed, and values changed by rule (rows by table for an erasure).
 
-    `dry_run`: what it would have done.
+    `dry_run`: what it would have done. `kept`: rows by column in which an erasure leaves a name of the agent, since it
+    is part of a definition that holds for all organisations.
     """
 
     dry_run: bool
     looked_at: int = 0
     changed: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def anonymise(
     TRY_LATER while another job does not end, CONFIGURATION for a rule that needs the key when there is none.
     """
     query = (
-        "select state, last_id, looked_at, changed, counts from ops.anonymise_events(before => %(before)s,"
+        "select state, last_id, looked_at, changed, counts, kept from ops.anonymise_events(before => %(before)s,"
         " only_org_id => %(org_id)s, only_event_type => %(event_type)s, after_id => %(after_id)s,"
         " max_events => %(batch)s, dry_run => %(dry_run)s, anonymisation_id => %(run_id)s)"
     )
@@ -116,19 +119,21 @@ def erase(
     *,
     dry_run: bool = False,
     without_key: bool = False,
+    also: Sequence[str] = (),
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Totals:
     """Make the events of an agent those of the erased agent of its team, and take it out of every other table.
 
-    `without_key` allows it although pseudonyms cannot be told without the key. Else as `anonymise`.
+    `without_key` allows it although pseudonyms cannot be told without the key; `also` are other names of the agent,
+    such as an e-mail address. Else as `anonymise`.
     """
     run_id = None if dry_run else _begin(connection, "erasure", org_id=org_id)
     query = (
-        "select state, last_id, looked_at, changed, counts from ops.erase_agent(org_id => %(org_id)s,"
+        "select state, last_id, looked_at, changed, counts, kept from ops.erase_agent(org_id => %(org_id)s,"
         " agent_id => %(agent_id)s, after_id => %(after_id)s, max_events => %(batch)s, dry_run => %(dry_run)s,"
-        " without_key => %(without_key)s, anonymisation_id => %(run_id)s)"
+        " without_key => %(without_key)s, anonymisation_id => %(run_id)s, also => %(also)s)"
     )
-    arguments = {"org_id": org_id, "agent_id": agent_id, "without_key": without_key}
+    arguments = {"org_id": org_id, "agent_id": agent_id, "without_key": without_key, "also": list(also)}
     return _loop(connection, query, arguments | {"dry_run": dry_run, "run_id": run_id}, on_progress)
 
 
@@ -201,6 +206,7 @@ def _loop(
         totals.changed += report.changed or 0
         for name, count in (report.counts or {}).items():
             totals.counts[name] = totals.counts.get(name, 0) + count
+        totals.kept |= report.kept or {}
         on_progress(totals.looked_at)
     return totals
 

@@ -502,7 +502,9 @@ def test_a_fill_or_refresh_that_dies_is_taken_up_again(database, connect, seed):
         twins.happen(5)
         dying.execute("select ops.refresh(max_wait => '0', as_of => %s)", [AS_OF])
         dying.rollback()
-    refresh(database)
+    # After passes that were cut off the next ones take fewer events.
+    while refresh(database).state == "more":
+        pass
     assert twins.counted("new") == twins.counted("old")
 
 

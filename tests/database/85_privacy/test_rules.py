@@ -1,6 +1,5 @@
 """Rules: those that are there from the start, those that are refused, and that none touches what counts."""
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -176,8 +175,12 @@ def test_twice_is_once_and_what_counts_stays_whatever_the_rules_and_the_document
             )
         for document in said:
             add_event(database, "hook_execution", metadata=Jsonb(document), agent_id=ANNA)
-        refresh(database)
+        # Each example is rolled back, which a refresh takes for a pass that was cut off: the next ones take fewer events.
+        while refresh(database).state == "more":
+            pass
         before = sorted_states(database)
+        # What is counted under the name of the agent gets another name.
+        assume(not erasing or str(ANNA) not in str(before))
         query = "select id, metadata, agent_id from public.telemetry_events order by id"
 
         def step() -> int:
@@ -187,12 +190,7 @@ def test_twice_is_once_and_what_counts_stays_whatever_the_rules_and_the_document
                 return scalar(database, call, NIL, ANNA)
             return scalar(database, call, LATER)
 
-        try:
-            step()
-        except psycopg.errors.DatabaseError as error:
-            # A document that names the agent where labels are read.
-            assume(error.sqlstate != "OP001" or not erasing)
-            raise
+        step()
         once = rows(database, query)
         assert step() == 0
         assert rows(database, query) == once

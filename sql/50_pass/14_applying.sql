@@ -8,7 +8,7 @@ set search_path = ''
 begin atomic
   insert into ops.agents as agent (org_id, agent_id, last_event_at)
   select event.org_id, event.agent_id, max(event.event_timestamp)
-  from public.telemetry_events as event
+  from ops.countable_events as event
   where event.id > note_agents.after_id
     and event.id <= note_agents.until_id
     and event.agent_id is not null
@@ -94,21 +94,41 @@ end;
 $$;
 comment on function ops.apply_attempts(bigint, bigint) is 'Adds the attempts among new events to the SLI counts and the units of work.';
 
-create function ops.move_cursor(after_id bigint, until_id bigint)
-returns void
+create type ops.counted_range as (events bigint, kpi_rows jsonb, until_id bigint, message text);
+comment on type ops.counted_range is 'Events counted, KPI rows written by period, the id up to which that was done, and what a person should know of it.';
+
+create function ops.count_range(after_id bigint, until_id bigint, as_of timestamptz)
+returns ops.counted_range
 language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  counted ops.counted_range;
+  events ops.event_delta[] := '{}'::ops.event_delta[];
+  audits ops.event_delta[];
 begin
-  perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
-  perform ops.apply_attempts(after_id, until_id);
-  perform ops.note_agents(after_id, until_id);
-  update ops.cursors set last_id = until_id, moved_at = clock_timestamp() where cursors.name = 'telemetry_events';
+  if until_id > after_id then
+    events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
+  end if;
+  counted.events := coalesce((select sum(event.event_count) from unnest(events) as event), 0);
+  audits := array(select audit from ops.take_audit_changes() as audit);
+  if cardinality(audits) > 0 then
+    events := events || audits;
+  end if;
+  if cardinality(events) > 0 then
+    counted.kpi_rows := ops.apply_events(events, as_of);
+  end if;
+  if until_id > after_id then
+    perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
+    perform ops.apply_attempts(after_id, until_id);
+    perform ops.note_agents(after_id, until_id);
+  end if;
+  return counted;
 end;
 $$;
-comment on function ops.move_cursor(bigint, bigint) is
-  'Counts the blocked patterns, attempts and agents of new events and moves the cursor past the events; only refresh calls it.';
+comment on function ops.count_range(bigint, bigint, timestamptz) is
+  'Counts the events with after_id < id <= until_id, and the audits that changed, everywhere they count: rollups, histograms, KPIs, blocked patterns, SLIs, units of work, agents. Once per event; the cursor is the caller''s.';
 
 create function ops.fresh_kpis()
 returns setof ops.kpi_value
