@@ -1555,6 +1555,24 @@ begin atomic
       or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
     )
   union all
+  select 'bound logins', count(*) = 0,
+    coalesce(string_agg(watched.fault, '; '), 'each reads its own org only')
+  from (
+    select bound.login || ': ' || ops.login_fault(bound.login) as fault
+    from ops.bound_logins as bound
+    where ops.login_fault(bound.login) is not null
+    union all
+    select format('%s.%s has no policy for them; run opskpi migrate', unguarded.relation, unguarded.column_name)
+    from ops.unguarded_columns() as unguarded
+    where exists (select from ops.bound_logins)
+    union all
+    select distinct role.rolname || ': only policies of an earlier README hold it back; run select ops.bind_login(…)'
+    from pg_catalog.pg_policy as policy
+    join pg_catalog.pg_roles as role
+      on policy.polname = (role.rolname || '_only')::name
+    where not policy.polpermissive
+  ) as watched
+  union all
   select 'cursor', count(*) = 0,
     case when count(*) = 0 then 'no event waits'
       else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
