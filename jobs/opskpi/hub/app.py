@@ -221,6 +221,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
         components = document["components"]["schemas"]
         components |= schemas([Event, ProblemDetails])
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"] = {str(status): said for status, said in described(400, 431).items()} | operation[
+                "responses"
+            ]
             # Headers cannot be malformed.
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
@@ -236,7 +239,7 @@ async def _refuse_method(request: Request, error: Exception) -> Response:
     methods = request.app.openapi()["paths"].get(request.url.path)
     if methods:
         problem.headers = {"Allow": ", ".join(sorted(map(str.upper, methods)))}
-    return problems.render(request, problem)
+    return problems.render(request.url.path, problem)
 
 
 def _database(request: Request) -> Database:

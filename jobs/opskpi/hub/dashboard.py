@@ -21,7 +21,7 @@ from opskpi.dashboard.layout import PAGES
 from opskpi.dashboard.pages import Rendered
 from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
-from opskpi.hub import problems
+from opskpi.hub import bodies, problems
 from opskpi.hub.database import Database
 from opskpi.hub.live import Live
 from opskpi.hub.page_cache import Answers, PageCache, parsed
@@ -33,13 +33,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-store"}
 FORM_BYTES = 16 * 1024
 # A page changes once a second at most, and waits a moment for what comes together.
 CALM_S = 0.75
@@ -247,13 +241,9 @@ async def _own_form(request: Request) -> tuple[Session, Mapping[str, str]]:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    text = b""
-    async for chunk in request.stream():
-        text += chunk
-        if len(text) > FORM_BYTES:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
+    body = await bodies.read(request, FORM_BYTES)
     try:
-        said = dict(parse_qsl(text.decode("utf-8"), keep_blank_values=True, errors="strict"))
+        said = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict"))
     except ValueError:
         raise Problem(HTTPStatus.BAD_REQUEST, "the form cannot be read") from None
     if "\0" in "".join(said.values()):

@@ -84,7 +84,7 @@ def install(app: FastAPI) -> None:
     """Let every error that the app answers be a problem."""
 
     def answer(request: Request, error: Exception) -> Response:
-        return render(request, as_problem(error))
+        return render(request.url.path, as_problem(error))
 
     for kind in (Problem, psycopg.Error, TimeoutError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer)
@@ -112,14 +112,14 @@ def as_problem(error: Exception) -> Problem:
     return problem
 
 
-def render(request: Request, problem: Problem) -> Response:
-    """The answer that tells a problem."""
+def render(path: str, problem: Problem) -> Response:
+    """The answer that tells a problem of what was asked for at a path."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.url.path,
+        "instance": path,
     }
     if problem.hint:
         document["hint"] = problem.hint

@@ -192,17 +192,20 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # noqa: PLC0415 - the extra hub, which only this command needs
 
+    from opskpi.hub import connections  # noqa: PLC0415
     from opskpi.hub.app import create_app  # noqa: PLC0415
+    from opskpi.hub.boundary import Boundary  # noqa: PLC0415
     from opskpi.hub.github import Webhook  # noqa: PLC0415
 
     secret_env = settings.webhook_secret_env
+    app = create_app(
+        settings.dsn,
+        settings.connections,
+        _sessions(settings),
+        Webhook(settings.webhook_org, secret_env) if secret_env else None,
+    )
     config = uvicorn.Config(
-        create_app(
-            settings.dsn,
-            settings.connections,
-            _sessions(settings),
-            Webhook(settings.webhook_org, secret_env) if secret_env else None,
-        ),
+        Boundary(app),
         log_config=LOGGING,
         access_log=settings.access_log,
         server_header=False,
@@ -210,6 +213,7 @@ def _serve_alone(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_S,
         ws="websockets-sansio",
         ws_max_size=WEBSOCKET_BYTES,
+        **connections.bounds(settings.connections),
     )
     # uvicorn raises the signal again once it has drained, and then it means the end, not a failure.
     for number in (signal.SIGTERM, signal.SIGINT):
