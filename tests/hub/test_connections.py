@@ -33,7 +33,7 @@ def head(line: str = "GET /healthz HTTP/1.1", *headers: str) -> bytes:
     return "\r\n".join([line, "Host: hub", *headers, ""]).encode()
 
 
-def answer(stranger: socket.socket) -> str:
+def whole_answer(stranger: socket.socket) -> str:
     """All that comes until the connection ends."""
     parts: list[bytes] = []
     try:
@@ -44,7 +44,7 @@ def answer(stranger: socket.socket) -> str:
     return b"".join(parts).decode()
 
 
-def taken(stranger: socket.socket, piece: bytes, times: int) -> int:
+def pieces_taken(stranger: socket.socket, piece: bytes, times: int) -> int:
     """How many pieces could be sent until the connection was cut."""
     for number in range(times):
         try:
@@ -67,16 +67,16 @@ def taken(stranger: socket.socket, piece: bytes, times: int) -> int:
 )
 def test_a_head_of_any_size_is_cut_off_and_the_hub_goes_on(hub: Hub, begun: bytes, piece: bytes, times: int) -> None:
     with connected(hub, begun) as stranger, hub.client() as other:
-        assert taken(stranger, piece, times) < times
+        assert pieces_taken(stranger, piece, times) < times
         assert other.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("size", [20_000, 100_000])
 def test_a_head_that_is_too_large_is_refused_even_when_it_comes_at_once(hub: Hub, size: int) -> None:
     with connected(hub, head("GET /healthz HTTP/1.1", f"X: {'a' * size}") + b"\r\n") as stranger:
-        assert answer(stranger).startswith(("HTTP/1.1 400", ""))
+        assert whole_answer(stranger).startswith(("HTTP/1.1 400", ""))
     with connected(hub, head("GET /healthz HTTP/1.1", f"X: {'a' * 8000}", "Connection: close") + b"\r\n") as caller:
-        assert answer(caller).startswith("HTTP/1.1 200")
+        assert whole_answer(caller).startswith("HTTP/1.1 200")
 
 
 def test_more_than_a_hundred_headers_are_refused(hub: Hub) -> None:
@@ -137,7 +137,7 @@ def test_large_bodies_of_strangers_take_a_bounded_share_of_memory_and_small_ones
         strangers = [held.enter_context(connected(own, begun + b"\r\n" + b" " * (1024 * 1024 - 1))) for _ in range(160)]
         assert post(client, [hook_event(org)])["accepted"] == 1
         [refused, *_], _, _ = select.select(strangers, [], [], PATIENCE_S)
-        assert "503 Service Unavailable" in answer(refused)
+        assert "503 Service Unavailable" in whole_answer(refused)
         with open(f"/proc/{own.process.pid}/statm", encoding="ascii") as pages:  # noqa: PTH123
             assert int(pages.read().split()[1]) * 4096 < 512 * 1024 * 1024
 
@@ -167,7 +167,7 @@ def test_above_the_most_connections_the_silent_make_room(
 def test_requests_sent_in_one_go_are_answered_in_order(hub: Hub) -> None:
     requests = [head() + b"\r\n"] * 500 + [head("GET /healthz HTTP/1.1", "Connection: close") + b"\r\n"]
     with connected(hub, b"".join(requests)) as caller:
-        assert answer(caller).count("HTTP/1.1 200 OK") == 501
+        assert whole_answer(caller).count("HTTP/1.1 200 OK") == 501
 
 
 def test_who_asks_for_much_and_takes_nothing_is_given_up(hub: Hub) -> None:
@@ -200,7 +200,7 @@ def test_who_asks_for_much_and_takes_nothing_is_given_up(hub: Hub) -> None:
 )
 def test_without_a_host_or_with_two_nothing_is_answered(hub: Hub, request_: bytes) -> None:
     with connected(hub, request_) as stranger:
-        refused = answer(stranger)
+        refused = whole_answer(stranger)
     assert refused.startswith("HTTP/1.1 400"), refused
     assert "application/problem+json" in refused
     assert "x-content-type-options: nosniff" in refused.lower()

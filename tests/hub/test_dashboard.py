@@ -1,5 +1,6 @@
 """The dashboard over plain HTTP: the login, whose data is shown, forms, links, and what happens when something is wrong."""
 
+import base64
 import json
 import re
 import time
@@ -388,6 +389,14 @@ def test_a_token_is_read_with_the_keys_of_a_file_and_no_others(tmp_path: Path) -
     assert not speaks(str(public["x"]) * 2, "one", "HS256")
 
 
+def test_a_file_with_a_short_rsa_key_is_refused(tmp_path: Path) -> None:
+    modulus = base64.urlsafe_b64encode(b"\xc5" + bytes(range(126)) + b"\x01").decode()
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [{"kty": "RSA", "kid": "one", "alg": "RS256", "n": modulus, "e": "AQAB"}]}))
+    with pytest.raises(OpsKpiError, match="2048 bits"):
+        Tokens(None, file)
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"keys": []}', '{"keys": [{"kty": "EC"}]}'])
 def test_a_file_without_keys_is_refused_before_anything_is_served(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
@@ -419,7 +428,7 @@ def test_sessions_outlive_the_hub_where_the_environment_holds_their_secret(
     key = make_key(database, uuid4(), "read")
     cookies = httpx.Cookies()
     for attempt in range(3):
-        env = {"OPSKPI_COOKIE_SECRET": "a lasting secret"} if attempt < 2 else {}
+        env = {"OPSKPI_COOKIE_SECRET": "a lasting secret and as long as it must be"} if attempt < 2 else {}
         with running_hub(migrated_database.dsn, folder, env=env) as own, own.client(cookies=cookies) as browser:
             if attempt == 0:
                 log_in(browser, key)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -25,11 +25,11 @@ from support.postgres import Database, running_server
 from support.sessions import eventually
 
 
-def refused_start(dsn: str, *options: str, path: Path = JOBS) -> str:
+def refused_start(dsn: str, *options: str, path: Path = JOBS, env: Mapping[str, str] | None = None) -> str:
     """Start a hub that cannot be, and return what it says."""
     answer = subprocess.run(
         [sys.executable, "-m", "opskpi", "serve", "--port", "0", "--dsn", dsn, *options],
-        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{JOBS}"},
+        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{JOBS}"} | dict(env or {}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -150,6 +150,24 @@ def test_readiness_names_the_migration_that_the_program_does_not_know(
 
 def test_a_hub_does_not_start_where_migrations_are_missing(empty_database: Database) -> None:
     assert "opskpi migrate" in refused_start(empty_database.dsn)
+
+
+@pytest.mark.parametrize("secret", ["x", "0123456789abcdef0123456789abcde", "a" * 64])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("OPSKPI_COOKIE_SECRET", ()),
+        ("SUPABASE_JWT_SECRET", ("--token-secret-env", "SUPABASE_JWT_SECRET")),
+        ("WEBHOOK_SECRET", ("--github-secret-env", "WEBHOOK_SECRET")),
+    ],
+)
+def test_a_hub_does_not_start_with_a_secret_that_can_be_guessed(
+    empty_database: Database, name: str, options: tuple[str, ...], secret: str
+) -> None:
+    said = refused_start(empty_database.dsn, *options, env={name: secret})
+    assert f"environment variable {name} holds a secret of " in said
+    assert "`openssl rand -hex 32`" in said
+    assert len(secret) == 1 or secret not in said
 
 
 def test_a_port_that_is_taken_is_one_sentence(migrated_database: Database) -> None:

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection as processes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from psycopg import sql
 from opskpi import console
 from opskpi.access import keys, pseudonyms
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.outbound import secrets
 from opskpi.postgres import connecting, migrations
 
 PACKAGES = (
@@ -74,9 +75,7 @@ class Settings:
     token_secret_env: str | None = None
     token_keys: Path | None = None
     # Drawn once for all processes of the hub; its sessions end with it, unless the environment names a lasting one.
-    cookie_secret: str = field(
-        default_factory=lambda: os.environ.get(COOKIE_SECRET) or secrets.token_hex(32), repr=False
-    )
+    cookie_secret: str = field(default_factory=lambda: os.environ.get(COOKIE_SECRET) or token_hex(32), repr=False)
 
 
 class WithoutSecrets(logging.Filter):
@@ -98,8 +97,10 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     is missing, the database is not as it must be, or the port is taken.
     """
     _require_packages()
-    for name in (settings.webhook_secret_env, settings.token_secret_env):
-        _require_secret(name)
+    for name in (settings.webhook_secret_env, settings.token_secret_env, COOKIE_SECRET):
+        # Without a secret for cookies the hub draws one.
+        if name is not None and (name != COOKIE_SECRET or os.environ.get(name)):
+            secrets.require_strong(os.environ, name)
     _require_local(settings, host)
     _sessions(settings)
     pseudonyms.key()
@@ -123,11 +124,6 @@ def _require_packages() -> None:
             "Run: pip install 'opskpi[hub]'",
             ExitCode.CONFIGURATION,
         )
-
-
-def _require_secret(name: str | None) -> None:
-    if name is not None and not os.environ.get(name):
-        raise OpsKpiError(f"environment variable {name} is not set", "Put the secret there.", ExitCode.CONFIGURATION)
 
 
 def _require_local(settings: Settings, host: str) -> None:

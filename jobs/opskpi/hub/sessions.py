@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ SESSION_S = 12 * 3600
 FAILURES = 10
 FAILURES_S = 300
 LONGEST_KEPT_S = 10
+# NIST SP 800-131A allows no shorter one.
+SHORTEST_RSA_BITS = 2048
 # As a Supabase token without app_metadata.scopes, in ops.caller_has_scope.
 DEFAULT_SCOPES = ("ingest", "read")
 ASYMMETRIC = ["ES256", "RS256", "EdDSA"]
@@ -65,6 +67,7 @@ class Tokens:
             try:
                 document = json.loads(key_set.read_text("utf-8"))
                 self._keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(document).keys}
+                _require_long(self._keys.values())
             except (OSError, ValueError, jwt.PyJWTError) as error:
                 raise OpsKpiError(
                     f"{key_set} holds no JSON Web Key Set: {error}",
@@ -92,6 +95,11 @@ class Tokens:
             return jwt.decode(token, self._secret, algorithms=["HS256"], audience="authenticated", options=required)
         key = self._keys[jwt.get_unverified_header(token).get("kid")]
         return jwt.decode(token, key, algorithms=ASYMMETRIC, audience="authenticated", options=required)
+
+
+def _require_long(known: Iterable[jwt.PyJWK]) -> None:
+    if any(key.key_type == "RSA" and key.key.key_size < SHORTEST_RSA_BITS for key in known):
+        raise ValueError(f"an RSA key has fewer than {SHORTEST_RSA_BITS} bits")
 
 
 class Attempts:
