@@ -88,7 +88,7 @@ def test_the_cookie_is_signed_and_out_of_reach_of_scripts_and_other_sites(
     assert key.rpartition("_")[2] not in cookie
     value = visitor.cookies["opskpi_session"]
     assert visitor.get("/").status_code == 200
-    for forged in (value[:-1] + ("A" if value[-1] != "A" else "B"), "x" + value, ""):
+    for forged in (value[:-9] + ("A" if value[-9] != "A" else "B") + value[-8:], "x" + value, ""):
         assert visitor.get("/", headers={"Cookie": f"opskpi_session={forged}"}).status_code in {200, 303}
         with httpx.Client(base_url=str(visitor.base_url), cookies={"opskpi_session": forged}) as other:
             assert other.get("/").status_code == 303
@@ -315,6 +315,29 @@ def test_logging_out_needs_the_own_form_and_ends_the_session(
     assert visitor.post("/logout", data={"token": "wrong"}).status_code == 403
     assert visitor.post("/logout", data={"token": token}).status_code == 303
     assert visitor.get("/").status_code == 303
+
+
+@pytest.mark.parametrize("shows", ["a key", "a token"])
+def test_a_copy_of_the_cookie_is_no_session_after_the_logout_in_any_hub_however_often_they_start(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path, shows: str
+) -> None:
+    env = TOKEN_ENV | {"OPSKPI_COOKIE_SECRET": "a lasting secret that all of the hubs share"}
+    options = ("--token-secret-env", "SUPABASE_JWT_SECRET")
+    token = supabase_token(app_metadata={"org_id": str(org)})
+    key = make_key(hub_database, org, "read") if shows == "a key" else token
+    with running_hub(hub.dsn, folder, *options, env=env) as other:
+        with running_hub(hub.dsn, folder, *options, env=env) as one, one.client() as browser:
+            log_in(browser, key)
+            stolen = {"opskpi_session": browser.cookies["opskpi_session"]}
+            with other.client(cookies=stolen) as thief:
+                assert thief.get("/").status_code == 200
+                token = token_of(browser.get("/"))
+                assert browser.post("/logout", data={"token": token}).status_code == 303
+                assert thief.get("/").status_code == 303
+                log_in(browser, key)
+                assert browser.get("/").status_code == 200
+        with running_hub(hub.dsn, folder, *options, env=env) as again, again.client(cookies=stolen) as thief:
+            assert thief.get("/").status_code == 303
 
 
 def test_a_supabase_token_is_let_in_until_it_ends(

@@ -1,5 +1,6 @@
 """The HTTP API: each route takes a request apart, asks the database as the caller, and hands its answer on."""
 
+import asyncio
 import importlib.metadata
 import json
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from opskpi.hub import dashboard, etags, exports, github, metrics, openapi_page,
 from opskpi.hub.bearer import Key
 from opskpi.hub.bodies import read_json
 from opskpi.hub.database import Database
+from opskpi.hub.deadlines import ANSWER_S
 from opskpi.hub.live import Live
 from opskpi.hub.page_cache import PageCache
 from opskpi.hub.readiness import Readiness
@@ -86,7 +88,9 @@ async def post_telemetry(request: Request, key: Key) -> Response:
 async def get_hook_metrics(request: Request, query: Annotated[MetricsQuery, Query()], key: Key) -> Response:
     """Count the executions of a range of days, events of this moment included; scope read."""
     asked = [query.org_id, query.start_date, query.end_date, query.team, query.hook_type]
-    _, answer = await _database(request).call(key, ["read"], METRICS, asked)
+    database = _database(request)
+    async with asyncio.timeout(ANSWER_S), database.reading:
+        _, answer = await database.call(key, ["read"], METRICS, asked)
     return _json(answer)
 
 

@@ -5,7 +5,7 @@ import hashlib
 import importlib.resources
 import logging
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
 from opskpi.hub import bodies, problems
 from opskpi.hub.database import Database
+from opskpi.hub.deadlines import ANSWER_S
 from opskpi.hub.live import Live
 from opskpi.hub.page_cache import Answers, PageCache, parsed
 from opskpi.hub.problems import Problem
@@ -42,6 +43,9 @@ GATHER_S = 0.25
 STALL_S = 30
 # Pages of one key that are pushed at the same moment ask for it once.
 RECALL_S = 1
+# Everything moves on with the clock: the window, what is stale, and whether the key of a session still lives.
+QUIET_BEATS = 4
+AWAY = "the database does not answer"
 SESSION_ENDED = 4401
 SILENCE = "select public.silence_own_alerts(matcher => %s, until => %s, reason => %s)::text"
 
@@ -77,7 +81,8 @@ async def post_login(request: Request) -> Response:
     try:
         require_same_origin(request)
         said = await _form(request)
-        session = await sessions.begin(said.get("key", "").strip(), _database(request))
+        async with asyncio.timeout(ANSWER_S):
+            session = await sessions.begin(said.get("key", "").strip(), _database(request))
         if session is None:
             # Never a key that is right: behind a proxy all come from one address, and one of them fails on purpose.
             sessions.attempts.require_some_left(address)
@@ -96,9 +101,10 @@ async def post_login(request: Request) -> Response:
 
 @router.post("/logout")
 async def post_logout(request: Request) -> Response:
-    """End the session of this browser."""
+    """End the session, also for whoever holds a copy of its cookie."""
     try:
-        await _own_form(request)
+        session, _ = await _own_form(request)
+        await _sessions(request).end(session, _database(request))
     except (Problem, psycopg.Error, TimeoutError) as error:
         return _failed(error)
     answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER, HEADERS)
@@ -126,18 +132,22 @@ async def post_silence(request: Request) -> Response:
 
 async def get_page(request: Request) -> Response:
     """A page of the dashboard, as its URL says."""
-    page = request.url.path.strip("/") or "overview"
     try:
-        session = await _sessions(request).find(request, _database(request))
-        if session is None:
-            where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-            return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
-        view = parse(page, request.query_params)
-        answers, shown = await _page_cache(request).shown(session.caller, view)
-        # In a thread: whoever sends telemetry must not wait for a page.
-        text = await asyncio.to_thread(_page, view, answers, shown, session)
+        async with asyncio.timeout(ANSWER_S):
+            return await _page_of(request)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         return _failed(error)
+
+
+async def _page_of(request: Request) -> Response:
+    session = await _sessions(request).find(request, _database(request))
+    if session is None:
+        where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+        return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
+    view = parse(request.url.path.strip("/") or "overview", request.query_params)
+    answers, shown = await _page_cache(request).shown(session.caller, view)
+    # In a thread: whoever sends telemetry must not wait for a page.
+    text = await asyncio.to_thread(_page, view, answers, shown, session)
     return HTMLResponse(text, headers=HEADERS)
 
 
@@ -174,7 +184,7 @@ async def _push(socket: WebSocket, view: View, session: Session) -> None:
         async with _live(socket).subscribed(session.caller) as changed:
             while await _push_once(socket, view, session, sent):
                 await asyncio.sleep(CALM_S)
-                await changed()
+                await _quiet(socket, changed)
                 await asyncio.sleep(GATHER_S)
     except (WebSocketDisconnect, RuntimeError, TimeoutError):
         # It went away, or reads nothing.
@@ -189,6 +199,23 @@ async def _push(socket: WebSocket, view: View, session: Session) -> None:
         await socket.close(1011)
 
 
+async def _quiet(socket: WebSocket, changed: Callable[[], Coroutine[None, None, bool]]) -> None:
+    """Wait for a change, or a while; meanwhile the page hears that it is live, or why it is not."""
+    for _ in range(QUIET_BEATS):
+        has_changed = await changed()
+        if _live(socket).is_away:
+            await _tell(socket, fault=AWAY)
+        elif has_changed:
+            return
+        else:
+            await _tell(socket)
+
+
+async def _tell(socket: WebSocket, sections: Mapping[str, str] | None = None, fault: str | None = None) -> None:
+    async with asyncio.timeout(STALL_S):
+        await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": sections or {}, "fault": fault})
+
+
 async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict[str, int]) -> bool:
     """Send what is not sent yet; False when the session has ended."""
     try:
@@ -199,12 +226,11 @@ async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict
         _, shown = await _page_cache(socket).shown(session.caller, view)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         # The page stays as it is; what it shows says as of when.
-        problems.as_problem(error)
+        await _tell(socket, fault=problems.as_problem(error).detail)
         return True
     fresh = {section.id: section.html for section in shown if sent.get(section.id) != hash(section.html)}
     if fresh:
-        async with asyncio.timeout(STALL_S):
-            await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": fresh})
+        await _tell(socket, fresh)
         sent |= {name: hash(html) for name, html in fresh.items()}
     return True
 

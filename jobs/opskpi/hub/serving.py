@@ -148,6 +148,11 @@ def _require_rights(connection: psycopg.Connection) -> None:
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("select from ops.find_api_key(key_id => %s)", ["0" * 12])
+            connection.execute("select ops.session_has_ended(session_sha256 => %s)", [bytes(32)])
+            if connection.execute("show transaction_read_only").fetchone() != ("on",):
+                connection.execute(
+                    "select ops.end_session(session_sha256 => %s, cookie_lasts => interval '1 s')", [bytes(32)]
+                )
             connection.execute("select set_config('role', 'authenticated', true)")
             connection.execute("select public.current_policy()")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
@@ -156,9 +161,12 @@ def _require_rights(connection: psycopg.Connection) -> None:
             f"the login {connection.info.user} cannot look up API keys and act as authenticated:"
             f" {error.diag.message_primary}",
             f"Use the role that ran the migrations, or as that role: grant authenticated to {login};"
-            f" grant usage on schema ops to {login}; grant execute on function ops.find_api_key(text) to {login};"
+            f" grant usage on schema ops to {login}; grant execute on function ops.find_api_key(text),"
+            f" ops.end_session(bytea, interval), ops.session_has_ended(bytea) to {login};"
             f" grant select, update (last_used_at) on ops.api_keys to {login};"
-            f" create policy api_keys_hub on ops.api_keys to {login} using (true);",
+            f" grant select, insert, delete on ops.ended_sessions to {login};"
+            f" create policy api_keys_hub on ops.api_keys to {login} using (true);"
+            f" create policy ended_sessions_hub on ops.ended_sessions to {login} using (true);",
             ExitCode.CONFIGURATION,
         ) from error
 

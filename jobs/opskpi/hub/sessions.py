@@ -8,13 +8,16 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import jwt
+import psycopg
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from jwt.types import Options
 from starlette.requests import HTTPConnection
@@ -45,6 +48,7 @@ class Session:
     caller: Caller
     form_token: str
     can_leave: bool
+    digest: bytes = b""
 
     @property
     def reader(self) -> Mapping[str, Any]:
@@ -146,7 +150,9 @@ class Sessions:
         self._form_key = hashlib.sha256(f"opskpi forms {secret}".encode()).digest()
         self._tokens = tokens
         self._open_to = Caller("no-auth", open_to, ("read", "admin")) if open_to is not None else None
-        self._recalled: dict[tuple[str, str], tuple[float, asyncio.Task[Caller | None]]] = {}
+        self._recalled: dict[bytes, tuple[float, asyncio.Task[Caller | None]]] = {}
+        # On a replica they are known to this process only.
+        self._ended: dict[bytes, float] = {}
         self.attempts = Attempts()
 
     @property
@@ -160,17 +166,21 @@ class Sessions:
         return self._open_to is not None
 
     async def find(self, connection: HTTPConnection, database: Database, *, kept_s: float = 0) -> Session | None:
-        """The session of a request or WebSocket; None without a live one. A revoked key ends it after `kept_s`."""
+        """The session of a request or WebSocket; None without a live one.
+
+        A revoked key, or a logout anywhere, ends it after `kept_s`.
+        """
         if self._open_to is not None:
             return Session(self._open_to, self._form_token("no-auth"), can_leave=False)
         try:
             said = self._cookies.loads(connection.cookies.get(COOKIE, ""), max_age=SESSION_S)
         except BadSignature:
             return None
-        caller = await self._caller(said, database, kept_s)
+        digest = hashlib.sha256(said["id"].encode()).digest()
+        caller = await self._recall(digest, said, database, kept_s)
         if caller is None or "read" not in caller.scopes:
             return None
-        return Session(caller, self._form_token(said["id"]), can_leave=True)
+        return Session(caller, self._form_token(said["id"]), can_leave=True, digest=digest)
 
     async def begin(self, shown: str, database: Database) -> dict[str, Any] | None:
         """What the cookie is to say of a key or token; None when it is not live or lacks the scope read."""
@@ -189,6 +199,15 @@ class Sessions:
             "sub": caller.key_id, "org": str(caller.org_id), "scopes": list(caller.scopes), "ends_at": ends_at
         }  # fmt: skip
 
+    async def end(self, session: Session, database: Database) -> None:
+        """Let the cookie stand for nobody any more: here at once, in every other process with its next look."""
+        now = time.monotonic()
+        self._ended = {digest: until for digest, until in self._ended.items() if until > now}
+        self._ended[session.digest] = now + SESSION_S
+        self._recalled.pop(session.digest, None)
+        with suppress(psycopg.errors.ReadOnlySqlTransaction):
+            await database.end_session(session.digest, timedelta(seconds=SESSION_S))
+
     def remember(self, response: Response, said: Mapping[str, Any], *, secure: bool) -> None:
         """Put a session into the cookie of a response."""
         response.set_cookie(
@@ -206,20 +225,22 @@ class Sessions:
         if not hmac.compare_digest(session.form_token.encode(), token.encode()):
             raise Problem(403, "the form is not of this session", hint="Load the page again and repeat it.")
 
-    async def _caller(self, said: Mapping[str, Any], database: Database, kept_s: float) -> Caller | None:
+    async def _recall(self, digest: bytes, said: Mapping[str, Any], database: Database, kept_s: float) -> Caller | None:
+        now = time.monotonic()
+        kept = self._recalled.get(digest)
+        if kept is None or kept[0] + kept_s <= now or (kept[1].done() and kept[1].exception() is not None):
+            self._recalled = {known: one for known, one in self._recalled.items() if one[0] + LONGEST_KEPT_S > now}
+            kept = self._recalled[digest] = (now, asyncio.create_task(self._caller(digest, said, database)))
+        return await asyncio.shield(kept[1])
+
+    async def _caller(self, digest: bytes, said: Mapping[str, Any], database: Database) -> Caller | None:
+        if digest in self._ended or await database.session_has_ended(digest):
+            return None
         if "key" in said:
-            return await self._recall(said["key"], said["mark"], database, kept_s)
+            return await database.recall(said["key"], said["mark"])
         if self._tokens is None or said["ends_at"] <= time.time():
             return None
         return Caller(said["sub"], UUID(said["org"]), tuple(said["scopes"]))
-
-    async def _recall(self, key_id: str, mark: str, database: Database, kept_s: float) -> Caller | None:
-        now = time.monotonic()
-        kept = self._recalled.get((key_id, mark))
-        if kept is None or kept[0] + kept_s <= now or (kept[1].done() and kept[1].exception() is not None):
-            self._recalled = {known: one for known, one in self._recalled.items() if one[0] + LONGEST_KEPT_S > now}
-            kept = self._recalled[key_id, mark] = (now, asyncio.create_task(database.recall(key_id, mark)))
-        return await asyncio.shield(kept[1])
 
     def _form_token(self, session_id: str) -> str:
         return hmac.new(self._form_key, session_id.encode(), hashlib.sha256).hexdigest()
