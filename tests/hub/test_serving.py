@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -17,11 +17,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from opskpi.postgres import migrations
 from opskpi.postgres.cluster import Cluster
-from opskpi.postgres.installation import unprivileged_user
 from support.hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
-from support.postgres import Database, running_server
+from support.postgres import Database
 from support.sessions import eventually
 
 
@@ -97,15 +95,6 @@ def test_a_process_of_the_hub_that_dies_is_replaced_and_none_outlives_the_hub(
         assert client.get("/healthz").status_code == 200
         hub.process.kill()
         eventually(lambda: not Path(f"/proc/{second}").exists())
-
-
-@pytest.fixture
-def mortal_server(pytestconfig: pytest.Config) -> Iterator[tuple[str, Cluster, int]]:
-    """Run a server that a test may stop: its DSN, its cluster, and its port."""
-    with running_server(str(pytestconfig.getoption("--postgres"))) as server:
-        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-            migrations.migrate(connection)
-        yield server.dsn("postgres"), Cluster(server.bin_dir, server.data_dir, unprivileged_user()), server.port
 
 
 def test_without_the_database_requests_are_503_until_it_is_back(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -188,7 +189,9 @@ class Sessions:
         if (key := keys.parse(shown)) is not None:
             try:
                 await database.recognise(key, ["read"])
-            except Problem:
+            except Problem as problem:
+                if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
                 return None
             return said | {"key": key.key_id, "mark": key.mark}
         known = self._tokens.caller(shown) if self._tokens is not None else None
