@@ -1,0 +1,107 @@
+"""A standby: it streams from its primary and takes no writes, and whatever only reads works there."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from opskpi.postgres import migrations
+from support import forks
+from support.hubs import METRICS, POLICY, TELEMETRY, TODAY, hook_event, make_key, problem, running_hub
+from support.postgres import Server, running_server, unavailable
+from support.sessions import eventually
+from support.standbys import follow, streaming_standby
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def primary(pytestconfig: pytest.Config) -> Iterator[Server]:
+    """Run a server with some counted events."""
+    with running_server(str(pytestconfig.getoption("--postgres"))) as server:
+        if not (server.bin_dir / "pg_basebackup").is_file():
+            unavailable(f"Postgres {server.version} has no pg_basebackup here")
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+            migrations.migrate(connection)
+            connection.execute(
+                "insert into public.telemetry_events (event_type, metadata)"
+                """ select 'slsa_provenance', '{"outcome": "success", "duration_ms": 5}' from generate_series(1, 50)"""
+            )
+        forks.run("run", "--dsn", server.dsn("postgres"), cwd=Path.cwd(), env={}, stdin="", timeout=60)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def standby(primary: Server) -> Iterator[Server]:
+    """Run its standby."""
+    with streaming_standby(primary) as server:
+        yield server
+
+
+@pytest.fixture
+def run(standby: Server, tmp_path: Path) -> Run:
+    """Run a command on the standby."""
+
+    def command(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return forks.run(
+            *arguments, "--dsn", standby.dsn("postgres"), cwd=tmp_path, env={"COLUMNS": "200"}, stdin=stdin, timeout=60
+        )
+
+    return command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("kpi", "slo", "slo export", "slo explain provenance_generation_availability", "report --out report.html"),
+        *("export events", "export kpis", "export audits", "export slo", "alert", "alert list --channels", "key"),
+        *("agent", "retention", "migrate"),
+    ],
+)
+def test_what_reads_works_on_a_standby(run: Run, command: str) -> None:
+    finished = run(*command.split())
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "aggregate", "key create x", "rebuild --since 2026-01-01 --until 2026-01-02"]
+)
+def test_what_writes_says_on_a_standby_that_it_needs_the_primary(run: Run, command: str) -> None:
+    finished = run(*command.split())
+    assert finished.returncode == 78, finished.stdout + finished.stderr
+    assert "point --dsn at the primary" in finished.stderr
+
+
+def test_a_hub_over_a_standby_shows_what_is_there_and_stores_nothing(
+    primary: Server, standby: Server, tmp_path: Path
+) -> None:
+    org = uuid4()
+    with psycopg.connect(primary.dsn("postgres"), autocommit=True) as connection:
+        key = make_key(connection, org)
+    follow(primary, standby)
+    with (
+        running_hub(standby.dsn("postgres"), tmp_path, forked=False) as hub,
+        hub.client(key) as client,
+        hub.client() as browser,
+    ):
+        assert client.get("/readyz").status_code == 200
+        for path in ("/metrics", POLICY, "/api/v1/export/events", "/api/v1/export/kpis"):
+            assert client.get(path).status_code == 200, path
+        assert client.get(METRICS, params={"org_id": str(org), "start_date": TODAY}).json()["total_executions"] == 0
+        refused = client.post(TELEMETRY, json=[hook_event(org)])
+        assert refused.status_code == 503
+        assert "replica" in problem(refused)["detail"]
+        assert browser.post("/login", data={"key": key}).status_code == 303
+        assert browser.get("/").status_code == 200
+        with running_hub(primary.dsn("postgres"), tmp_path) as writer, writer.client(key) as sender:
+            assert sender.post(TELEMETRY, json=[hook_event(org)]).json()["accepted"] == 1
+        eventually(lambda: "n = 1 " in browser.get("/hooks?range=24h").text)
+        stolen = {"opskpi_session": browser.cookies["opskpi_session"]}
+        token = browser.get("/").text.partition('name="token" value="')[2].partition('"')[0]
+        assert browser.post("/logout", data={"token": token}).status_code == 303
+        with hub.client(cookies=stolen) as thief:
+            assert thief.get("/").status_code == 303
+    assert "Traceback" not in hub.log.read_text("utf-8")
