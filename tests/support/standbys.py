@@ -23,7 +23,9 @@ def streaming_standby(primary: Server) -> Iterator[Server]:
         if os_user is not None:
             shutil.chown(folder, os_user)
         source = primary.dsn("postgres")
-        copied = run_as(os_user, [str(primary.bin_dir / "pg_basebackup"), "-d", source, "-D", str(data_dir), "-R"])
+        copied = run_as(
+            os_user, [str(primary.bin_dir / "pg_basebackup"), "-d", source, "-D", str(data_dir), "-R", "-c", "fast"]
+        )
         assert copied.returncode == 0, copied.stderr
         for left in ("postmaster.pid", "server.log"):
             (data_dir / left).unlink(missing_ok=True)
