@@ -15,7 +15,7 @@ from support.postgres import Server, running_server, unavailable
 from support.sessions import eventually
 from support.standbys import follow, streaming_standby
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+OnStandby = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def standby(primary: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def run(standby: Server, tmp_path: Path) -> Run:
+def on_standby(standby: Server, tmp_path: Path) -> OnStandby:
     """Run a command on the standby."""
 
     def command(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -61,14 +61,14 @@ def run(standby: Server, tmp_path: Path) -> Run:
         *("agent", "retention", "migrate"),
     ],
 )
-def test_what_reads_works_on_a_standby(run: Run, command: str) -> None:
-    finished = run(*command.split())
+def test_what_reads_works_on_a_standby(on_standby: OnStandby, command: str) -> None:
+    finished = on_standby(*command.split())
     assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "aggregate", "key create wall --scope read"])
-def test_what_writes_says_on_a_standby_that_it_needs_the_primary(run: Run, command: str) -> None:
-    finished = run(*command.split())
+def test_what_writes_says_on_a_standby_that_it_needs_the_primary(on_standby: OnStandby, command: str) -> None:
+    finished = on_standby(*command.split())
     assert finished.returncode == 78, finished.stdout + finished.stderr
     assert "point --dsn at the primary" in finished.stderr
 

@@ -68,7 +68,7 @@ def signed_in(hub: Hub, key: str) -> Iterator[tuple[httpx.Client, httpx.Client]]
 
 
 @contextmanager
-def open_page(hub: Hub, browser: httpx.Client) -> Iterator[Connection]:
+def watched_page(hub: Hub, browser: httpx.Client) -> Iterator[Connection]:
     """The WebSocket of a page, after its first sections."""
     cookie = f"opskpi_session={browser.cookies['opskpi_session']}"
     with connect(
@@ -97,7 +97,7 @@ def test_without_the_database_every_request_is_answered_in_two_seconds_and_open_
     with (
         running_hub(dsn, folder, forked=False) as hub,
         signed_in(hub, key) as (sender, browser),
-        open_page(hub, browser) as page,
+        watched_page(hub, browser) as page,
     ):
         post(sender, [hook_event(org)])
         cluster.stop()
@@ -126,7 +126,7 @@ def test_with_a_frozen_database_every_request_is_answered_in_five_seconds(
     with (
         running_hub(dsn, folder, forked=False) as hub,
         signed_in(hub, key) as (sender, browser),
-        open_page(hub, browser) as page,
+        watched_page(hub, browser) as page,
     ):
         post(sender, [hook_event(org)])
         frozen = processes_of(cluster)
