@@ -1,7 +1,9 @@
 """A standby: it streams from its primary and takes no writes, and whatever only reads works there."""
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ import pytest
 from opskpi.postgres import migrations
 from support import forks
 from support.hubs import METRICS, POLICY, TELEMETRY, TODAY, hook_event, make_key, problem, running_hub
-from support.postgres import Server, running_server, unavailable
+from support.postgres import Server, running_server, temporary_folder, unavailable
 from support.sessions import eventually
 from support.standbys import follow, streaming_standby
 
@@ -27,8 +29,10 @@ def primary(pytestconfig: pytest.Config) -> Iterator[Server]:
         with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
             migrations.migrate(connection)
             connection.execute(
-                "insert into public.telemetry_events (event_type, metadata)"
-                """ select 'slsa_provenance', '{"outcome": "success", "duration_ms": 5}' from generate_series(1, 50)"""
+                "insert into public.telemetry_events (event_type, event_timestamp, metadata)"
+                """ select 'slsa_provenance', now() - interval '1 day' - number * interval '1 minute',"""
+                " jsonb_build_object('outcome', case when number < 30 then 'failure' else 'success' end, 'duration_ms', 5)"
+                " from generate_series(1, 60) as number"
             )
         forks.run("run", "--dsn", server.dsn("postgres"), cwd=Path.cwd(), env={}, stdin="", timeout=60)
         yield server
@@ -64,6 +68,33 @@ def on_standby(standby: Server, tmp_path: Path) -> OnStandby:
 def test_what_reads_works_on_a_standby(on_standby: OnStandby, command: str) -> None:
     finished = on_standby(*command.split())
     assert finished.returncode == 0, finished.stderr
+
+
+def test_definitions_are_tried_on_a_standby_as_on_its_primary(primary: Server, standby: Server, tmp_path: Path) -> None:
+    follow(primary, standby)
+    until = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    with temporary_folder(None) as home:
+        env = {"COLUMNS": "200", "OPSKPI_HOME": str(home / "data")}
+
+        def answers(server: Server, *arguments: str) -> str:
+            asked = (*arguments, "--dsn", server.dsn("postgres"))
+            finished = forks.run(*asked, cwd=tmp_path, env=env, stdin="", timeout=120)
+            assert finished.returncode == 0, finished.stderr
+            return finished.stdout
+
+        (tmp_path / "slos.yaml").write_text(answers(standby, "slo", "export"))
+        try:
+            for command in (
+                ["slo", "simulate", "slos.yaml", "--days", "2", "--until", until, "--json"],
+                ["slo", "apply", "--dry-run", "slos.yaml", "--json"],
+            ):
+                there = json.loads(answers(standby, *command))
+                assert there
+                assert there == json.loads(answers(primary, *command))
+            left = forks.run("slo", "--json", cwd=tmp_path, env=env, stdin="", timeout=60)
+            assert left.returncode == 78, "the copy is gone, and nothing else was made"
+        finally:
+            forks.run("stop", cwd=tmp_path, env=env, stdin="", timeout=60)
 
 
 @pytest.mark.parametrize("command", ["run", "aggregate", "key create wall --scope read"])
