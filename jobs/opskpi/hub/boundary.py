@@ -2,7 +2,6 @@
 
 from http import HTTPStatus
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from opskpi.hub.problems import Problem, render
@@ -15,6 +14,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+ENCODED = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Boundary:
@@ -77,7 +78,6 @@ class _Refusing:
 
 
 def _add(message: Message) -> None:
-    headers = MutableHeaders(raw=list(message.get("headers", [])))
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
-    message["headers"] = headers.raw
+    headers = list(message.get("headers", ()))
+    said = {name for name, _ in headers}
+    message["headers"] = headers + [header for header in ENCODED if header[0] not in said]

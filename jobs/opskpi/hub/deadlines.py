@@ -20,13 +20,23 @@ async def within(seconds: float, work: Coroutine[Any, Any, Answer]) -> Answer:
     `asyncio.timeout` waits for the end of what it cancels, and psycopg tries for 10 s to cancel a statement on a server
     that does not answer. The work ends in the background.
     """
-    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    task, ended = loop.create_task(work), loop.create_future()
+
+    def wake(*_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    # What `asyncio.wait` does for one task, in half the time.
+    task.add_done_callback(wake)
+    timer = loop.call_later(seconds, wake)
     try:
-        done, _ = await asyncio.wait((task,), timeout=seconds)
-        if not done:
+        await ended
+        if not task.done():
             raise TimeoutError
         return task.result()
     finally:
+        timer.cancel()
         if not task.done():
             task.cancel()
             task.add_done_callback(_forget)

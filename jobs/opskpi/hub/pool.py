@@ -1,6 +1,5 @@
 """The hub's connections to the database: whose turn it is, and how soon everybody learns that the database is away."""
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -31,11 +30,12 @@ class Pool:
 
     def __init__(self, dsn: str, connections: int) -> None:
         self.connections = connections
-        self._pool = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             min_size=1,
             max_size=connections,
             timeout=CONNECT_S,
+            max_waiting=MOST_WAITING,
             reconnect_timeout=RECONNECT_S,
             open=False,
             name="hub",
@@ -48,9 +48,7 @@ class Pool:
                 **KEEPALIVES,
             },
         )
-        # Whoever has a place waits for a connection only while one is made.
-        self._places = asyncio.Semaphore(connections)
-        self._waiting = 0
+        self._held = 0
         self._answered_at = self._away_until = -math.inf
 
     async def open(self) -> None:
@@ -72,31 +70,28 @@ class Pool:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool, once it is this request's turn. Raises Problem, 503, while the database is away."""
-        self._require_present()
-        if self._waiting >= MOST_WAITING:
-            raise unavailable("too many requests wait for the database")
-        self._waiting += 1
+        connection = await self._next()
+        self._held += 1
         try:
-            await self._places.acquire()
+            async with connection:
+                yield connection
         finally:
-            self._waiting -= 1
-        try:
-            self._require_present()
-            async with self._pool.connection() as connection:
-                try:
-                    yield connection
-                finally:
-                    if not connection.closed and connection.info.transaction_status != TransactionStatus.ACTIVE:
-                        self._answered_at = time.monotonic()
-        except PoolTimeout:
-            self._note_silence()
-            raise
-        finally:
-            self._places.release()
+            self._held -= 1
+            if not connection.closed and connection.info.transaction_status != TransactionStatus.ACTIVE:
+                self._answered_at = time.monotonic()
+            await self._pool.putconn(connection)
 
-    def _require_present(self) -> None:
-        if time.monotonic() < self._away_until:
-            raise unavailable("the database cannot answer now")
+    async def _next(self) -> Connection:
+        while True:
+            if time.monotonic() < self._away_until:
+                raise unavailable("the database cannot answer now")
+            try:
+                return await self._pool.getconn()
+            except PoolTimeout:
+                # While others hold connections, the turn has just not come; the time of all is limited.
+                if not self._held:
+                    self._note_silence()
+                    raise
 
     def _note_silence(self) -> None:
         # A server that answered others meanwhile is busy, not away.
