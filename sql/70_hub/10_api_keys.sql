@@ -71,25 +71,31 @@ comment on function ops.revoke_api_key(text) is 'Ends a key with the next reques
 
 create function ops.find_api_key(key_id text)
 returns table (org_id uuid, key_sha256 bytea, scopes text[])
-language sql
+language plpgsql
 volatile
 set search_path = ''
-begin atomic
-  -- Once a minute, and by whoever gets the row first: no request waits for another to note the same.
-  update ops.api_keys as used
-  set last_used_at = now()
-  where used.key_id in (
-    select stale.key_id
-    from ops.api_keys as stale
-    where stale.key_id = find_api_key.key_id
-      and coalesce(stale.last_used_at, '-infinity') < now() - interval '1 minute'
-    for no key update skip locked
-  );
-  select api_key.org_id, api_key.key_sha256, api_key.scopes
-  from ops.api_keys as api_key
-  where api_key.key_id = find_api_key.key_id
-    and api_key.revoked_at is null
-    and coalesce(api_key.expires_at, 'infinity') > now();
+as $$
+begin
+  -- A replica knows the keys and notes no use of them.
+  if not current_setting('transaction_read_only')::boolean then
+    -- Once a minute, and by whoever gets the row first: no request waits for another to note the same.
+    update ops.api_keys as used
+    set last_used_at = now()
+    where used.key_id in (
+      select stale.key_id
+      from ops.api_keys as stale
+      where stale.key_id = find_api_key.key_id
+        and coalesce(stale.last_used_at, '-infinity') < now() - interval '1 minute'
+      for no key update skip locked
+    );
+  end if;
+  return query
+    select api_key.org_id, api_key.key_sha256, api_key.scopes
+    from ops.api_keys as api_key
+    where api_key.key_id = find_api_key.key_id
+      and api_key.revoked_at is null
+      and coalesce(api_key.expires_at, 'infinity') > now();
 end;
+$$;
 comment on function ops.find_api_key(text) is
-  'Whom a key speaks for and the digest to compare its secret with; no row when it is unknown, revoked or expired. Called before the caller''s role is taken.';
+  'Whom a key speaks for and the digest to compare its secret with; no row when it is unknown, revoked or expired. Called before the caller''s role is taken; notes the use of the key unless the transaction is read-only.';

@@ -147,6 +147,16 @@ def test_a_webhook_whose_signing_secret_is_missing_or_broken_waits_unsent(http):
     assert http.requests == []
 
 
+@pytest.mark.parametrize("weak", ["whsec_", "whsec_" + base64.b64encode(b"short").decode(), "short", "a" * 64])
+def test_a_webhook_whose_signing_secret_can_be_guessed_waits_unsent(http, weak):
+    outcome = send_to(http.url, "webhook", {"KEY": weak}, settings={"signing_env": "KEY"})
+    assert isinstance(outcome, Retry)
+    assert outcome.channel_wide
+    assert outcome.reason.startswith("environment variable KEY holds a secret of ")
+    assert outcome.reason.endswith("; make one: echo whsec_$(openssl rand -base64 32)")
+    assert http.requests == []
+
+
 @pytest.mark.parametrize("status", [200, 201, 204])
 def test_any_2xx_is_delivered(http, status):
     http.status = status

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
+from psycopg import sql
 
 from opskpi.access import keys
 from support.browsers import SCREENSHOTS, OpenPage
 from support.events import scalar
 from support.hubs import JOBS, Hub, hook_event, make_key, post, running_hub
-from support.postgres import Database, free_port
+from support.postgres import Database, Server, free_port
 
 PAGES = {
     "overview": "/?range=30d",
@@ -141,6 +143,41 @@ def test_a_page_finds_a_hub_again_that_was_away(
         post(client, [hook_event(NIL)])
         expect(watched.page.locator("#live")).to_have_text("live", timeout=40_000)
         expect(watched.page.locator('[data-metric="hook_executions_total"] .value')).not_to_have_text(before)
+
+
+def test_a_page_says_that_the_database_is_away_and_that_it_is_back(
+    migrated_database: Database, server: Server, open_page: OpenPage, tmp_path: Path
+) -> None:
+    watched = open_page()
+    name = sql.Identifier(migrated_database.name)
+    with (
+        running_hub(migrated_database.dsn, tmp_path, "--no-auth") as hub,
+        psycopg.connect(server.dsn("postgres"), autocommit=True) as elsewhere,
+    ):
+        watched.go(f"{hub.url}/hooks?range=24h")
+        expect(watched.page.locator("#live")).to_have_text("live")
+        elsewhere.execute(sql.SQL("alter database {} allow_connections false").format(name))
+        elsewhere.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [migrated_database.name]
+        )
+        expect(watched.page.locator("#live")).to_have_text("not live: the database does not answer", timeout=10_000)
+        elsewhere.execute(sql.SQL("alter database {} allow_connections true").format(name))
+        expect(watched.page.locator("#live")).to_have_text("live", timeout=60_000)
+
+
+def test_a_page_says_within_ten_seconds_that_its_hub_says_nothing(
+    month: Database, open_page: OpenPage, tmp_path: Path
+) -> None:
+    watched = open_page()
+    with running_hub(month.dsn, tmp_path, "--no-auth") as hub:
+        watched.go(f"{hub.url}/hooks?range=24h")
+        expect(watched.page.locator("#live")).to_have_text("live")
+        hub.process.send_signal(signal.SIGSTOP)
+        try:
+            expect(watched.page.locator("#live")).to_have_text("not live, connecting again", timeout=10_000)
+        finally:
+            hub.process.send_signal(signal.SIGCONT)
+        expect(watched.page.locator("#live")).to_have_text("live", timeout=60_000)
 
 
 def test_a_reader_logs_in_sees_the_own_org_and_leaves(

@@ -9,8 +9,11 @@ import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from opskpi.postgres import migrations
+from opskpi.postgres.cluster import Cluster
+from opskpi.postgres.installation import unprivileged_user
 from support.hubs import Hub, make_key, running_hub
-from support.postgres import Database, Server
+from support.postgres import Database, Server, running_server
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +50,12 @@ def client(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> Iterator[ht
     """Call the hub with a key of the organisation for everything."""
     with hub.client(make_key(hub_database, org)) as opened:
         yield opened
+
+
+@pytest.fixture
+def mortal_server(pytestconfig: pytest.Config) -> Iterator[tuple[str, Cluster, int]]:
+    """Run a server that a test may stop: its DSN, its cluster, and its port."""
+    with running_server(str(pytestconfig.getoption("--postgres"))) as server:
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+            migrations.migrate(connection)
+        yield server.dsn("postgres"), Cluster(server.bin_dir, server.data_dir, unprivileged_user()), server.port

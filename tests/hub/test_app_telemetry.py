@@ -137,6 +137,8 @@ def test_a_body_that_is_no_json_array_is_a_problem_of_the_caller(
     answer = post_raw(client, body)
     assert answer.status_code == status
     problem(answer)
+    for internal in ("stack", "configuration", "json_", "function", "syntax"):
+        assert internal not in answer.text
 
 
 @pytest.mark.parametrize(

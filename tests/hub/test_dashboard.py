@@ -1,5 +1,6 @@
 """The dashboard over plain HTTP: the login, whose data is shown, forms, links, and what happens when something is wrong."""
 
+import base64
 import json
 import re
 import time
@@ -87,7 +88,7 @@ def test_the_cookie_is_signed_and_out_of_reach_of_scripts_and_other_sites(
     assert key.rpartition("_")[2] not in cookie
     value = visitor.cookies["opskpi_session"]
     assert visitor.get("/").status_code == 200
-    for forged in (value[:-1] + ("A" if value[-1] != "A" else "B"), "x" + value, ""):
+    for forged in (value[:-9] + ("A" if value[-9] != "A" else "B") + value[-8:], "x" + value, ""):
         assert visitor.get("/", headers={"Cookie": f"opskpi_session={forged}"}).status_code in {200, 303}
         with httpx.Client(base_url=str(visitor.base_url), cookies={"opskpi_session": forged}) as other:
             assert other.get("/").status_code == 303
@@ -316,6 +317,29 @@ def test_logging_out_needs_the_own_form_and_ends_the_session(
     assert visitor.get("/").status_code == 303
 
 
+@pytest.mark.parametrize("shows", ["a key", "a token"])
+def test_a_copy_of_the_cookie_is_no_session_after_the_logout_in_any_hub_however_often_they_start(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path, shows: str
+) -> None:
+    env = TOKEN_ENV | {"OPSKPI_COOKIE_SECRET": "a lasting secret that all of the hubs share"}
+    options = ("--token-secret-env", "SUPABASE_JWT_SECRET")
+    token = supabase_token(app_metadata={"org_id": str(org)})
+    key = make_key(hub_database, org, "read") if shows == "a key" else token
+    with running_hub(hub.dsn, folder, *options, env=env) as other:
+        with running_hub(hub.dsn, folder, *options, env=env) as one, one.client() as browser:
+            log_in(browser, key)
+            stolen = {"opskpi_session": browser.cookies["opskpi_session"]}
+            with other.client(cookies=stolen) as thief:
+                assert thief.get("/").status_code == 200
+                token = token_of(browser.get("/"))
+                assert browser.post("/logout", data={"token": token}).status_code == 303
+                assert thief.get("/").status_code == 303
+                log_in(browser, key)
+                assert browser.get("/").status_code == 200
+        with running_hub(hub.dsn, folder, *options, env=env) as again, again.client(cookies=stolen) as thief:
+            assert thief.get("/").status_code == 303
+
+
 def test_a_supabase_token_is_let_in_until_it_ends(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
@@ -391,6 +415,14 @@ def test_a_token_is_read_with_the_keys_of_a_file_and_no_others(tmp_path: Path) -
     assert not speaks(str(public["x"]) * 2, "one", "HS256")
 
 
+def test_a_file_with_a_short_rsa_key_is_refused(tmp_path: Path) -> None:
+    modulus = base64.urlsafe_b64encode(b"\xc5" + bytes(range(126)) + b"\x01").decode()
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [{"kty": "RSA", "kid": "one", "alg": "RS256", "n": modulus, "e": "AQAB"}]}))
+    with pytest.raises(OpsKpiError, match="2048 bits"):
+        Tokens(None, file)
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"keys": []}', '{"keys": [{"kty": "EC"}]}'])
 def test_a_file_without_keys_is_refused_before_anything_is_served(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
@@ -422,7 +454,7 @@ def test_sessions_outlive_the_hub_where_the_environment_holds_their_secret(
     key = make_key(database, uuid4(), "read")
     cookies = httpx.Cookies()
     for attempt in range(3):
-        env = {"OPSKPI_COOKIE_SECRET": "a lasting secret"} if attempt < 2 else {}
+        env = {"OPSKPI_COOKIE_SECRET": "a lasting secret and as long as it must be"} if attempt < 2 else {}
         with running_hub(migrated_database.dsn, folder, env=env) as own, own.client(cookies=cookies) as browser:
             if attempt == 0:
                 log_in(browser, key)

@@ -16,7 +16,7 @@ from support.hubs import Hub, problem, running_hub
 from support.rest_api import REPOSITORY, Json, workflow_run
 
 GITHUB = "/api/v1/github"
-SECRET = "a secret of two"  # noqa: S105
+SECRET = "a secret of two, long and not guessed"  # noqa: S105
 ORG = UUID("33333333-0000-4000-8000-000000000003")
 
 

@@ -69,7 +69,7 @@ def test_an_event_posted_to_the_hub_is_on_the_open_page_within_two_seconds(
 def test_an_event_posted_to_one_process_is_on_a_page_of_another(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
-    secret = {"OPSKPI_COOKIE_SECRET": "shared by both"}
+    secret = {"OPSKPI_COOKIE_SECRET": "shared by both and as long as it must be"}
     with (
         running_hub(hub.dsn, folder, env=secret) as one,
         running_hub(hub.dsn, folder, "--workers", "2", env=secret) as other,
@@ -118,7 +118,7 @@ def test_an_event_that_commits_after_a_later_one_is_shown(
 def test_a_page_of_another_hub_is_no_older_than_a_moment(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, folder: Path
 ) -> None:
-    secret = {"OPSKPI_COOKIE_SECRET": "shared by both"}
+    secret = {"OPSKPI_COOKIE_SECRET": "shared by both and as long as it must be"}
     with running_hub(hub.dsn, folder, env=secret) as other, other.client(make_key(hub_database, org)) as reader:
         reader.cookies.set(
             "opskpi_session", cookie_of_session(other, make_key(hub_database, org, "read")).partition("=")[2]

@@ -322,6 +322,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.asked: list[asyncio.Future[str]] = []
+        self.reading = asyncio.Semaphore(10)
 
     async def ask_as(self, *_: object) -> str:
         """Wait for the next answer."""

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -17,19 +17,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from opskpi.postgres import migrations
 from opskpi.postgres.cluster import Cluster
-from opskpi.postgres.installation import unprivileged_user
 from support.hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
-from support.postgres import Database, running_server
+from support.postgres import Database
 from support.sessions import eventually
 
 
-def refused_start(dsn: str, *options: str, path: Path = JOBS) -> str:
+def refused_start(dsn: str, *options: str, path: Path = JOBS, env: Mapping[str, str] | None = None) -> str:
     """Start a hub that cannot be, and return what it says."""
     answer = subprocess.run(
         [sys.executable, "-m", "opskpi", "serve", "--port", "0", "--dsn", dsn, *options],
-        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{JOBS}"},
+        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{JOBS}"} | dict(env or {}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -99,15 +97,6 @@ def test_a_process_of_the_hub_that_dies_is_replaced_and_none_outlives_the_hub(
         eventually(lambda: not Path(f"/proc/{second}").exists())
 
 
-@pytest.fixture
-def mortal_server(pytestconfig: pytest.Config) -> Iterator[tuple[str, Cluster, int]]:
-    """Run a server that a test may stop: its DSN, its cluster, and its port."""
-    with running_server(str(pytestconfig.getoption("--postgres"))) as server:
-        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-            migrations.migrate(connection)
-        yield server.dsn("postgres"), Cluster(server.bin_dir, server.data_dir, unprivileged_user()), server.port
-
-
 def test_without_the_database_requests_are_503_until_it_is_back(
     mortal_server: tuple[str, Cluster, int], org: UUID, folder: Path
 ) -> None:
@@ -150,6 +139,24 @@ def test_readiness_names_the_migration_that_the_program_does_not_know(
 
 def test_a_hub_does_not_start_where_migrations_are_missing(empty_database: Database) -> None:
     assert "opskpi migrate" in refused_start(empty_database.dsn)
+
+
+@pytest.mark.parametrize("secret", ["x", "0123456789abcdef0123456789abcde", "a" * 64])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("OPSKPI_COOKIE_SECRET", ()),
+        ("SUPABASE_JWT_SECRET", ("--token-secret-env", "SUPABASE_JWT_SECRET")),
+        ("WEBHOOK_SECRET", ("--github-secret-env", "WEBHOOK_SECRET")),
+    ],
+)
+def test_a_hub_does_not_start_with_a_secret_that_can_be_guessed(
+    empty_database: Database, name: str, options: tuple[str, ...], secret: str
+) -> None:
+    said = refused_start(empty_database.dsn, *options, env={name: secret})
+    assert f"environment variable {name} holds a secret of " in said
+    assert "`openssl rand -hex 32`" in said
+    assert len(secret) == 1 or secret not in said
 
 
 def test_a_port_that_is_taken_is_one_sentence(migrated_database: Database) -> None:

@@ -44,11 +44,12 @@ class Hub:
 
 @contextmanager
 def running_hub(
-    dsn: str, folder: Path, *options: str, env: Mapping[str, str] | None = None, forked: bool = True
+    dsn: str, folder: Path, *options: str, env: Mapping[str, str] | None = None, forked: bool = True, files: int = 0
 ) -> Iterator[Hub]:
     """Run `opskpi serve` on a free port, and end it however the test ends.
 
-    It is forked from a process that has its imports done, unless `forked` says that it starts as a user's does.
+    It is forked from a process that has its imports done, unless `forked` says that it starts as a user's does. Such a
+    one may be allowed only so many open `files`.
     """
     log = folder / f"hub-{uuid4().hex[:8]}.log"
     arguments = ["serve", "--port", "0", "--json", "--dsn", dsn, *options]
@@ -59,7 +60,8 @@ def running_hub(
             process = forks.Process(arguments, cwd=Path.cwd(), env=environment, stdout=writing, stderr=stderr)
         else:
             command = [sys.executable, "-m", "opskpi", *arguments]
-            process = subprocess.Popen(command, env=environment, stdout=writing, stderr=stderr)
+            within = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"] if files else []
+            process = subprocess.Popen([*within, *command], env=environment, stdout=writing, stderr=stderr)
         os.close(writing)
         try:
             announced = "".join(stdout.readline() for _ in range(3))

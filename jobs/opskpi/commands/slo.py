@@ -16,6 +16,7 @@ from opskpi.files import write_whole
 from opskpi.objectives import reporting
 from opskpi.openslo import applying, simulating
 from opskpi.orgs import NIL_ORG
+from opskpi.postgres import scratch
 from opskpi.status import reading, showing
 
 
@@ -54,8 +55,11 @@ def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
     """
     with options.connect() as connection:
         definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
-        changes = applying.apply(connection, definitions, dry_run=dry_run)
-        if not dry_run:
+        if dry_run:
+            with scratch.writable(connection, console.notice) as tried:
+                changes = applying.apply(tried, definitions, dry_run=True)
+        else:
+            changes = applying.apply(connection, definitions)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
     if options.as_json:
@@ -158,7 +162,8 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
         console.progress("trying days", days, quiet=options.as_json) as bar,
     ):
         definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
-        fired = simulating.simulate(connection, definitions, since, until, bar.update)
+        with scratch.writable(connection, console.notice) as tried:
+            fired = simulating.simulate(tried, definitions, since, until, bar.update)
     untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]
     if untried:
         console.notice(f"not tried, since they are about no objective: {', '.join(untried)}")

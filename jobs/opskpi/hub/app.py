@@ -1,5 +1,6 @@
 """The HTTP API: each route takes a request apart, asks the database as the caller, and hands its answer on."""
 
+import asyncio
 import importlib.metadata
 import json
 from collections.abc import AsyncIterator
@@ -13,10 +14,13 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from opskpi.hub import dashboard, etags, exports, github, metrics, openapi_page, problems
+from opskpi.access.keys import ApiKey
+from opskpi.hub import dashboard, etags, exports, github, metrics, openapi_page, problems, pushing
+from opskpi.hub.app_state import database_of
 from opskpi.hub.bearer import Key
 from opskpi.hub.bodies import read_json
 from opskpi.hub.database import Database
+from opskpi.hub.deadlines import ANSWER_S
 from opskpi.hub.live import Live
 from opskpi.hub.page_cache import PageCache
 from opskpi.hub.readiness import Readiness
@@ -72,7 +76,7 @@ router = APIRouter()
 async def post_telemetry(request: Request, key: Key) -> Response:
     """Store the events of a batch, each once. What is malformed is refused by itself, with the reason; scope ingest."""
     events = await read_json(request, TELEMETRY_BYTES)
-    caller, answer = await _database(request).call(key, ["ingest"], INGEST, [events])
+    caller, answer = await database_of(request).call(key, ["ingest"], INGEST, [events])
     request.app.state.live.stored(caller.org_id)
     return _json(answer)
 
@@ -86,7 +90,9 @@ async def post_telemetry(request: Request, key: Key) -> Response:
 async def get_hook_metrics(request: Request, query: Annotated[MetricsQuery, Query()], key: Key) -> Response:
     """Count the executions of a range of days, events of this moment included; scope read."""
     asked = [query.org_id, query.start_date, query.end_date, query.team, query.hook_type]
-    _, answer = await _database(request).call(key, ["read"], METRICS, asked)
+    database = database_of(request)
+    async with asyncio.timeout(ANSWER_S), database.reading:
+        _, answer = await database.call(key, ["read"], METRICS, asked)
     return _json(answer)
 
 
@@ -106,7 +112,7 @@ async def get_policy(
     if_none_match: Annotated[str | None, Header(description="ETags that the caller has.")] = None,
 ) -> Response:
     """The policy of the key's organisation, with an ETag to ask again by; scope ingest or read."""
-    caller, answer = await _database(request).call(key, ["ingest", "read"], CURRENT_POLICY, [])
+    caller, answer = await database_of(request).call(key, ["ingest", "read"], CURRENT_POLICY, [])
     tag = etags.entity_tag(caller.org_id, answer)
     if if_none_match is not None and etags.is_named(tag, if_none_match):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_tagged(tag))
@@ -129,14 +135,19 @@ async def put_policy(
 ) -> Response:
     """Set a new version of the policy, only over the one that If-Match names, if it names one; scope admin."""
     policy = await read_json(request, POLICY_BYTES)
+    async with asyncio.timeout(ANSWER_S):
+        return await _set_policy(database_of(request), key, policy, if_match)
+
+
+async def _set_policy(database: Database, key: ApiKey, policy: str, if_match: str | None) -> Response:
     expected_version = None
     if if_match is not None and if_match.strip() != "*":
-        caller, standing = await _database(request).call(key, ["admin"], CURRENT_POLICY, [])
+        caller, standing = await database.call(key, ["admin"], CURRENT_POLICY, [])
         named = etags.is_strongly_named(etags.entity_tag(caller.org_id, standing), if_match)
         # Only the database knows whether the body is a policy at all, which comes before any condition.
         expected_version = json.loads(standing)["version"] if named else NO_VERSION
     try:
-        caller, answer = await _database(request).call(key, ["admin"], SET_POLICY, [policy, expected_version])
+        caller, answer = await database.call(key, ["admin"], SET_POLICY, [policy, expected_version])
     except psycopg.Error as error:
         if error.sqlstate == VERSION_PASSED:
             raise problems.Problem(
@@ -202,6 +213,7 @@ def create_app(dsn: str, connections: int, sessions: Sessions, webhook: github.W
     app.include_router(router)
     app.include_router(github.router)
     app.include_router(dashboard.router)
+    app.include_router(pushing.router)
     if sessions.is_open:
         # A page of another site could otherwise reach this one under a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
@@ -221,6 +233,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
         components = document["components"]["schemas"]
         components |= schemas([Event, ProblemDetails])
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"] = {str(status): said for status, said in described(400, 431).items()} | operation[
+                "responses"
+            ]
             # Headers cannot be malformed.
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
@@ -236,11 +251,7 @@ async def _refuse_method(request: Request, error: Exception) -> Response:
     methods = request.app.openapi()["paths"].get(request.url.path)
     if methods:
         problem.headers = {"Allow": ", ".join(sorted(map(str.upper, methods)))}
-    return problems.render(request, problem)
-
-
-def _database(request: Request) -> Database:
-    return request.app.state.database
+    return problems.render(request.url.path, problem)
 
 
 def _json(text: str, headers: dict[str, str] | None = None) -> Response:

@@ -1,16 +1,19 @@
-"""Request bodies: JSON as text, bounded while it arrives, read by nobody here but the database."""
+"""Request bodies: bounded in size, time and memory while they arrive; JSON is read by nobody here but the database."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from http import HTTPStatus
-from typing import NoReturn
+from typing import ClassVar, NoReturn, Self
 
 from fastapi import Request
 
-from opskpi.hub.problems import Problem
+from opskpi.hub.problems import Problem, unavailable
 
-RECEIVE_S = 30
+RECEIVE_S = 20
+# Of one process. Strangers may send bodies too: a key is looked up with the body, in one transaction.
+LARGE_BODIES_BYTES = 128 * 1024 * 1024
+SMALL_BYTES = 128 * 1024
 # Who sends too much is heard out so far: a connection closed on unread bytes would take the answer along.
 DISCARDED_BYTES = 8 * 1024 * 1024
 DISCARD_S = 5
@@ -19,36 +22,72 @@ DISCARD_S = 5
 async def read_json(request: Request, limit: int) -> str:
     """The body as text, of at most `limit` bytes.
 
-    Raises Problem: 415 when it is no plain JSON, 413 when it is larger, 408 when it takes too long to arrive,
-    400 when it is no UTF-8 or holds a NUL. Whether it is valid JSON is not looked at.
+    Raises Problem: 415 unless it is plain JSON, 400 when it is not UTF-8 or holds a NUL, and what `read` raises. The
+    syntax of the JSON is not checked.
     """
     _require_json(request)
-    stream = request.stream()
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
-        await _refuse(request, stream, limit, int(announced))
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(RECEIVE_S):
-            async for chunk in stream:
-                size += len(chunk)
-                if size > limit:
-                    break
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Problem(
-            HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {RECEIVE_S} s", headers={"Connection": "close"}
-        ) from None
-    if size > limit:
-        await _refuse(request, stream, limit, size)
-    body = b"".join(chunks)
+    body = await read(request, limit)
     if b"\0" in body:
         raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON: it holds a NUL byte")
     try:
         return body.decode()
     except UnicodeDecodeError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8 at byte {error.start}") from None
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """The body, of at most `limit` bytes.
+
+    Raises Problem: 413 when it is larger, 408 when it takes too long to arrive, 503 while other large bodies take all
+    the memory that there is for them.
+    """
+    stream = request.stream()
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        await _refuse(request, stream, limit, int(announced))
+    chunks: list[bytes] = []
+    size = 0
+    with _Share() as share:
+        try:
+            async with asyncio.timeout(RECEIVE_S):
+                async for chunk in stream:
+                    size += len(chunk)
+                    if size > limit:
+                        break
+                    share.take(size)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the body did not arrive within {RECEIVE_S} s",
+                headers={"Connection": "close"},
+            ) from None
+        if size > limit:
+            await _refuse(request, stream, limit, size)
+        return b"".join(chunks)
+
+
+class _Share:
+    """What one body takes of the memory for large bodies while it arrives; small ones always find room."""
+
+    _taken: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        self._own = 0
+
+    def take(self, size: int) -> None:
+        """Grow with the body. Raises Problem, 503, when there is no more."""
+        own = size if size > SMALL_BYTES else 0
+        _Share._taken += own - self._own
+        self._own = own
+        if own and _Share._taken > LARGE_BODIES_BYTES:
+            raise unavailable("too many large bodies arrive at once")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _Share._taken -= self._own
 
 
 def _require_json(request: Request) -> None:

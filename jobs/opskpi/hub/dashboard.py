@@ -1,19 +1,16 @@
-"""The dashboard: pages made on the server, what changed pushed over a WebSocket, and the login before both."""
+"""The dashboard: pages made on the server, their forms, and the login before both."""
 
 import asyncio
 import hashlib
 import importlib.resources
-import logging
 import mimetypes
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import psycopg
-from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from opskpi.dashboard import pages
@@ -21,37 +18,22 @@ from opskpi.dashboard.layout import PAGES
 from opskpi.dashboard.pages import Rendered
 from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
-from opskpi.hub import problems
-from opskpi.hub.database import Database
-from opskpi.hub.live import Live
-from opskpi.hub.page_cache import Answers, PageCache, parsed
+from opskpi.hub import bodies, problems
+from opskpi.hub.app_state import database_of, live_of, page_cache_of, sessions_of
+from opskpi.hub.deadlines import ANSWER_S
+from opskpi.hub.page_cache import Answers, parsed
 from opskpi.hub.problems import Problem
-from opskpi.hub.sessions import Session, Sessions, require_same_origin
+from opskpi.hub.sessions import Session, require_same_origin
 
 # Nothing but our own files: no inline script or style, no other host.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-store"}
 FORM_BYTES = 16 * 1024
-# A page changes once a second at most, and waits a moment for what comes together.
-CALM_S = 0.75
-GATHER_S = 0.25
-# Who takes nothing for so long is gone.
-STALL_S = 30
-# Pages of one key that are pushed at the same moment ask for it once.
-RECALL_S = 1
-SESSION_ENDED = 4401
 SILENCE = "select public.silence_own_alerts(matcher => %s, until => %s, reason => %s)::text"
 
-log = logging.getLogger("opskpi.hub")
 router = APIRouter(include_in_schema=False)
 
 
@@ -79,11 +61,12 @@ async def get_login(request: Request) -> Response:
 @router.post("/login")
 async def post_login(request: Request) -> Response:
     """Take a key or token and start a session."""
-    sessions, address = _sessions(request), request.client.host if request.client else ""
+    sessions, address = sessions_of(request), request.client.host if request.client else ""
     try:
         require_same_origin(request)
         said = await _form(request)
-        session = await sessions.begin(said.get("key", "").strip(), _database(request))
+        async with asyncio.timeout(ANSWER_S):
+            session = await sessions.begin(said.get("key", "").strip(), database_of(request))
         if session is None:
             # Never a key that is right: behind a proxy all come from one address, and one of them fails on purpose.
             sessions.attempts.require_some_left(address)
@@ -102,9 +85,13 @@ async def post_login(request: Request) -> Response:
 
 @router.post("/logout")
 async def post_logout(request: Request) -> Response:
-    """End the session of this browser."""
+    """End the session, also for whoever holds a copy of its cookie."""
     try:
-        await _own_form(request)
+        require_same_origin(request)
+        said = await _form(request)
+        async with asyncio.timeout(ANSWER_S):
+            session = await _own_session(request, said)
+            await sessions_of(request).end(session, database_of(request))
     except (Problem, psycopg.Error, TimeoutError) as error:
         return _failed(error)
     answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER, HEADERS)
@@ -116,103 +103,46 @@ async def post_logout(request: Request) -> Response:
 async def post_silence(request: Request) -> Response:
     """Silence alerts of the reader's org, as `opskpi alert silence` does."""
     try:
-        session, said = await _own_form(request)
-        zone = parse("alerts", {"tz": said.get("tz", "UTC")}).clock
-        until = datetime.fromisoformat(said.get("until", "")).replace(tzinfo=zone)
-        await _database(request).ask_as(
-            session.caller, SILENCE, [said.get("matcher", ""), until, said.get("reason", "")]
-        )
+        require_same_origin(request)
+        said = await _form(request)
+        async with asyncio.timeout(ANSWER_S):
+            session = await _own_session(request, said)
+            zone = parse("alerts", {"tz": said.get("tz", "UTC")}).clock
+            until = datetime.fromisoformat(said.get("until", "")).replace(tzinfo=zone)
+            await database_of(request).ask_as(
+                session.caller, SILENCE, [said.get("matcher", ""), until, said.get("reason", "")]
+            )
     except ValueError:
         return _failed(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "until is no instant", hint="Choose a day and a time."))
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         return _failed(error)
-    _live(request).stored(session.caller.org_id)
+    live_of(request).stored(session.caller.org_id)
     return RedirectResponse("/alerts", HTTPStatus.SEE_OTHER, HEADERS)
 
 
 async def get_page(request: Request) -> Response:
     """A page of the dashboard, as its URL says."""
-    page = request.url.path.strip("/") or "overview"
     try:
-        session = await _sessions(request).find(request, _database(request))
-        if session is None:
-            where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-            return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
-        view = parse(page, request.query_params)
-        answers, shown = await _page_cache(request).shown(session.caller, view)
-        # In a thread: whoever sends telemetry must not wait for a page.
-        text = await asyncio.to_thread(_page, view, answers, shown, session)
+        async with asyncio.timeout(ANSWER_S):
+            return await _page_of(request)
     except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
         return _failed(error)
+
+
+async def _page_of(request: Request) -> Response:
+    session = await sessions_of(request).find(request, database_of(request))
+    if session is None:
+        where_to = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+        return RedirectResponse(f"/login?{urlencode({'next': where_to})}", HTTPStatus.SEE_OTHER, HEADERS)
+    view = parse(request.url.path.strip("/") or "overview", request.query_params)
+    answers, shown = await page_cache_of(request).shown(session.caller, view)
+    # In a thread: whoever sends telemetry must not wait for a page.
+    text = await asyncio.to_thread(_page, view, answers, shown, session)
     return HTMLResponse(text, headers=HEADERS)
 
 
 for name in PAGES:
     router.add_api_route("/" if name == "overview" else f"/{name}", get_page, include_in_schema=False)
-
-
-@router.websocket("/live/{page}")
-async def push(socket: WebSocket, page: str) -> None:
-    """Send the sections of a page whenever they change, each once."""
-    try:
-        require_same_origin(socket)
-        session = await _sessions(socket).find(socket, _database(socket))
-        view = parse(page, socket.query_params) if page in PAGES else None
-    except (Problem, OpsKpiError, psycopg.Error, TimeoutError):
-        await socket.close(1008)
-        return
-    if session is None or view is None:
-        await socket.accept()
-        await socket.close(SESSION_ENDED if view else 1008)
-        return
-    await socket.accept()
-    pushing = asyncio.create_task(_push(socket, view, session))
-    try:
-        while True:
-            await socket.receive_text()
-    except (WebSocketDisconnect, RuntimeError, KeyError):
-        pushing.cancel()
-
-
-async def _push(socket: WebSocket, view: View, session: Session) -> None:
-    sent: dict[str, int] = {}
-    try:
-        async with _live(socket).subscribed(session.caller) as changed:
-            while await _push_once(socket, view, session, sent):
-                await asyncio.sleep(CALM_S)
-                await changed()
-                await asyncio.sleep(GATHER_S)
-    except (WebSocketDisconnect, RuntimeError, TimeoutError):
-        # It went away, or reads nothing.
-        with suppress(RuntimeError, TimeoutError):
-            async with asyncio.timeout(1):
-                await socket.close(1008)
-    except Problem:
-        await socket.close(1013)
-    except Exception:
-        # The page connects again; were the socket left open, it would look alive and hear nothing.
-        log.exception("a page cannot be kept up to date")
-        await socket.close(1011)
-
-
-async def _push_once(socket: WebSocket, view: View, session: Session, sent: dict[str, int]) -> bool:
-    """Send what is not sent yet; False when the session has ended."""
-    try:
-        # Looked up again each time: a revoked key sees nothing new.
-        if await _sessions(socket).find(socket, _database(socket), kept_s=RECALL_S) is None:
-            await socket.close(SESSION_ENDED)
-            return False
-        _, shown = await _page_cache(socket).shown(session.caller, view)
-    except (Problem, OpsKpiError, psycopg.Error, TimeoutError) as error:
-        # The page stays as it is; what it shows says as of when.
-        problems.as_problem(error)
-        return True
-    fresh = {section.id: section.html for section in shown if sent.get(section.id) != hash(section.html)}
-    if fresh:
-        async with asyncio.timeout(STALL_S):
-            await socket.send_json({"at": datetime.now(UTC).isoformat(), "sections": fresh})
-        sent |= {name: hash(html) for name, html in fresh.items()}
-    return True
 
 
 def _page(view: View, answers: Answers, shown: list[Rendered], session: Session) -> str:
@@ -231,29 +161,25 @@ def _failed(error: Exception) -> Response:
 
 
 def _login_page(request: Request, where_to: str, fault: str, status: int = HTTPStatus.OK) -> Response:
-    text = pages.login(View(), fault=fault, where_to=_own_path(where_to), takes_tokens=_sessions(request).takes_tokens)
+    text = pages.login(
+        View(), fault=fault, where_to=_own_path(where_to), takes_tokens=sessions_of(request).takes_tokens
+    )
     return HTMLResponse(text, status, HEADERS)
 
 
-async def _own_form(request: Request) -> tuple[Session, Mapping[str, str]]:
-    """The session and the fields of a form of ours. Raises Problem for any other."""
-    require_same_origin(request)
-    session = await _sessions(request).find(request, _database(request))
+async def _own_session(request: Request, said: Mapping[str, str]) -> Session:
+    """The session whose form was filled in so. Raises Problem for the form of another."""
+    session = await sessions_of(request).find(request, database_of(request))
     if session is None:
         raise Problem(HTTPStatus.UNAUTHORIZED, "the session has ended", hint="Log in again and repeat it.")
-    said = await _form(request)
-    _sessions(request).require_own_form(session, said.get("token", ""))
-    return session, said
+    sessions_of(request).require_own_form(session, said.get("token", ""))
+    return session
 
 
 async def _form(request: Request) -> dict[str, str]:
-    text = b""
-    async for chunk in request.stream():
-        text += chunk
-        if len(text) > FORM_BYTES:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too large")
+    body = await bodies.read(request, FORM_BYTES)
     try:
-        said = dict(parse_qsl(text.decode("utf-8"), keep_blank_values=True, errors="strict"))
+        said = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict"))
     except ValueError:
         raise Problem(HTTPStatus.BAD_REQUEST, "the form cannot be read") from None
     if "\0" in "".join(said.values()):
@@ -265,19 +191,3 @@ def _own_path(text: str) -> str:
     """A path of ours, whatever a link asked for."""
     is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable()
     return text if is_own else "/"
-
-
-def _database(connection: Any) -> Database:
-    return connection.app.state.database
-
-
-def _sessions(connection: Any) -> Sessions:
-    return connection.app.state.sessions
-
-
-def _live(connection: Any) -> Live:
-    return connection.app.state.live
-
-
-def _page_cache(connection: Any) -> PageCache:
-    return connection.app.state.page_cache

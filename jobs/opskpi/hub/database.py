@@ -1,4 +1,4 @@
-"""The hub's way to the database: a pool, the look-up of API keys, and calls in the role of the caller."""
+"""The hub's questions to the database: the look-up of API keys, and calls in the role of the caller."""
 
 import asyncio
 import hmac
@@ -6,31 +6,24 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from http import HTTPStatus
 from typing import LiteralString
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import TupleRow, class_row, scalar_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg.rows import class_row, scalar_row
 
 from opskpi.access import pseudonyms
 from opskpi.access.keys import ApiKey, mark_of
+from opskpi.hub.pool import Connection, Pool
 from opskpi.hub.problems import Problem, unavailable
-from opskpi.postgres import connecting
 
-# Hook clients give up after 5 s: whoever waits longer for a connection waits for nothing.
-POOL_WAIT_S = 4
-POOL_QUEUE = 1000
-RECONNECT_S = 10
-CALL_S = 10
-# As Supabase has it for the role authenticated.
-STATEMENT_TIMEOUT = "8s"
+# Shorter than a request may take, so that the server ends what is given up.
+STATEMENT_TIMEOUT = "4s"
 # An export of tens of millions of rows; longer, its snapshot would keep too much from being cleaned up.
 EXPORT_S = 600
-# A server that vanished without a word is noticed within half a minute.
-KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
 FIND_KEY = "select org_id, key_sha256, scopes from ops.find_api_key(key_id => %s)"
 BECOME_CALLER = (
@@ -38,13 +31,13 @@ BECOME_CALLER = (
     " set_config('statement_timeout', %s, true)"
 )
 BECOME_CALLER_WITH_KEY = BECOME_CALLER + ", set_config('opskpi.anonymisation_key', %s, true)"
+ALL_LOST = "every connection of the pool was lost"
 IN_UTC = "select set_config('timezone', 'UTC', true)"
+END_SESSION = "select ops.end_session(session_sha256 => %s, cookie_lasts => %s)"
+SESSION_HAS_ENDED = "select ops.session_has_ended(session_sha256 => %s)"
 OWN_ORG = "select ops.caller_org(wanted_org_id => %s)::text"
 
 Parameters = Sequence[object] | Mapping[str, object]
-
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +74,18 @@ def unauthorized() -> Problem:
 
 
 class Database:
-    """A pool of at most `connections` connections as the hub's own login."""
+    """The database, asked over at most `connections` connections as the hub's own login."""
 
     def __init__(self, dsn: str, connections: int) -> None:
-        self._pool = AsyncConnectionPool(
-            dsn,
-            min_size=1,
-            max_size=connections,
-            timeout=POOL_WAIT_S,
-            max_waiting=POOL_QUEUE,
-            reconnect_timeout=RECONNECT_S,
-            open=False,
-            name="hub",
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": None,
-                "application_name": "opskpi hub",
-                "client_encoding": "utf8",
-                "connect_timeout": connecting.CONNECT_TIMEOUT_S,
-                **KEEPALIVES,
-            },
-        )
-        # They hold a connection for long, and whoever sends telemetry must always find one.
+        self._pool = Pool(dsn, connections)
+        # What reads may take long, and whoever sends telemetry must always find a connection.
+        self.reading = asyncio.Semaphore(max(1, connections // 2))
         self._exports_left = min(connections - 1, max(1, connections // 4))
 
     @property
     def connections(self) -> int:
         """How many connections there are at most."""
-        return self._pool.max_size
+        return self._pool.connections
 
     async def open(self) -> None:
         """Begin to connect; a database that is away is waited for by whoever asks."""
@@ -120,7 +97,10 @@ class Database:
 
     async def ask_as(self, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
         """The single text that a query answers, asked in one transaction as a caller who was recognised elsewhere."""
-        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
+        return await self._pool.within(self._ask_as(caller, query, parameters))
+
+    async def _ask_as(self, caller: Caller, query: LiteralString, parameters: Parameters) -> str:
+        async with self._pool.connection() as connection:
             return await _ask(connection, caller, query, parameters)
 
     async def call(
@@ -130,36 +110,67 @@ class Database:
 
         Raises Problem: 401 unless the key is live, 403 unless it has one of the scopes.
         """
+        return await self._pool.within(self._call(key, scopes, query, parameters))
+
+    async def _call(
+        self, key: ApiKey, scopes: Sequence[str], query: LiteralString, parameters: Sequence[object]
+    ) -> tuple[Caller, str]:
         async with self._found(key.key_id) as (connection, known):
             caller = _recognise(key, known, scopes)
             return caller, await _ask(connection, caller, query, parameters)
 
     async def recognise(self, key: ApiKey, scopes: Sequence[str]) -> Caller:
         """Who presents the key. Raises Problem as `call` does."""
-        async with self._found(key.key_id) as (_, known):
-            return _recognise(key, known, scopes)
+        return _recognise(key, await self._pool.within(self._find(key.key_id)), scopes)
+
+    async def _find(self, key_id: str) -> KnownKey | None:
+        async with self._found(key_id) as (_, known):
+            return known
+
+    async def tell(self, query: LiteralString, parameters: Sequence[object]) -> None:
+        """Do something as the hub's own login."""
+        await self._pool.within(self._as_own_login(query, parameters))
+
+    async def _as_own_login(self, query: LiteralString, parameters: Sequence[object]) -> object:
+        for _ in range(self._pool.connections + 1):
+            async with self._pool.connection() as connection:
+                try:
+                    async with connection.cursor(row_factory=scalar_row) as cursor:
+                        await cursor.execute(query, parameters)
+                        return await cursor.fetchone()
+                except psycopg.OperationalError:
+                    # What the hub does as itself may be done twice.
+                    if not connection.closed:
+                        raise
+        raise psycopg.OperationalError(ALL_LOST)
 
     @asynccontextmanager
     async def _found(self, key_id: str) -> AsyncIterator[tuple[Connection, KnownKey | None]]:
         """A connection, and what the database tells about the key of that id."""
-        async with asyncio.timeout(POOL_WAIT_S + CALL_S):
-            for _ in range(self._pool.max_size + 1):
-                async with self._pool.connection() as connection:
-                    try:
-                        known = await _find(connection, key_id)
-                    except psycopg.OperationalError:
-                        # After a restart every idle connection is dead; nothing was asked yet, so take the next.
-                        if connection.closed:
-                            continue
-                        raise
-                    yield connection, known
-                    return
-        raise psycopg.OperationalError("every connection of the pool was lost")
+        for _ in range(self._pool.connections + 1):
+            async with self._pool.connection() as connection:
+                try:
+                    known = await _find(connection, key_id)
+                except psycopg.OperationalError:
+                    # After a restart every idle connection is dead; nothing was asked yet, so take the next.
+                    if connection.closed:
+                        continue
+                    raise
+                yield connection, known
+                return
+        raise psycopg.OperationalError(ALL_LOST)
+
+    async def end_session(self, digest: bytes, lasts: timedelta) -> None:
+        """Let no hub of this database take the session's cookie again."""
+        await self._pool.within(self._as_own_login(END_SESSION, [digest, lasts]))
+
+    async def session_has_ended(self, digest: bytes) -> bool:
+        """Whether somebody logged out of the session."""
+        return bool(await self._pool.within(self._as_own_login(SESSION_HAS_ENDED, [digest])))
 
     async def recall(self, key_id: str, mark: str) -> Caller | None:
         """The caller who logged in with a key of that id and mark; None once it is revoked, expired or another."""
-        async with self._found(key_id) as (_, known):
-            pass
+        known = await self._pool.within(self._find(key_id))
         if known is None or not hmac.compare_digest(mark_of(known.key_sha256), mark):
             return None
         return Caller(key_id, known.org_id, tuple(known.scopes))
@@ -193,9 +204,9 @@ class Database:
             self._exports_left += 1
 
     @asynccontextmanager
-    async def _begun(self, caller: Caller) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    async def _begun(self, caller: Caller) -> AsyncIterator[Connection]:
         """A connection in a transaction of the caller's, with the time that exports have, and UTC."""
-        for _ in range(self._pool.max_size + 1):
+        for _ in range(self._pool.connections + 1):
             async with self._pool.connection() as connection:
                 try:
                     async with connection.pipeline():
@@ -208,12 +219,7 @@ class Database:
                     raise
                 yield connection
                 return
-        raise psycopg.OperationalError("every connection of the pool was lost")
-
-    async def tell(self, query: LiteralString, parameters: Sequence[object]) -> None:
-        """Do something as the hub's own login."""
-        async with asyncio.timeout(POOL_WAIT_S + CALL_S), self._pool.connection() as connection:
-            await connection.execute(query, parameters)
+        raise psycopg.OperationalError(ALL_LOST)
 
 
 async def _find(connection: Connection, key_id: str) -> KnownKey | None:

@@ -1,5 +1,6 @@
 """GitHub's webhooks as the hub takes them: signed, where others have an API key, and for one org."""
 
+import asyncio
 import json
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from opskpi.github.rules import SETTINGS, Rules, rules_of
 from opskpi.github.signatures import is_signed
 from opskpi.hub.bodies import read_json
 from opskpi.hub.database import Caller, Database
+from opskpi.hub.deadlines import ANSWER_S
 from opskpi.hub.problems import Problem
 from opskpi.hub.schemas import Collected, body
 from opskpi.hub.schemas import problems as described
@@ -66,7 +68,8 @@ async def post_github(request: Request) -> Response:
         )
     if request.headers.get(EVENT, EVENTS_TAKEN[0]) not in EVENTS_TAKEN:
         return _answer(Collected())
-    collected = await _collect(request.app.state.database, webhook, text)
+    async with asyncio.timeout(ANSWER_S):
+        collected = await _collect(request.app.state.database, webhook, text)
     if collected.accepted:
         request.app.state.live.stored(webhook.org_id)
     return _answer(collected)

@@ -9,24 +9,26 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from uuid import UUID, uuid4
 
 import psycopg
 
 from opskpi.hub.database import Caller, Database
-from opskpi.hub.problems import unavailable
+from opskpi.hub.problems import Problem, unavailable
 from opskpi.postgres import connecting
 
 CHANNEL = "opskpi"
 ANNOUNCE_S = 0.5
 LOOK_S = 1.5
-LOOK_BESIDE_NOTIFICATIONS_S = 5
+LOOK_BESIDE_NOTIFICATIONS_S = 3
 LISTEN_TEST_S = 3
 RECONNECT_S = 2
 MOST_PAGES = 500
-# Everything moves on with the clock: the window, what is stale, and whether the key of a session still lives.
-LONGEST_QUIET_S = 15
+# A page takes a silence of 10 s for a hub that is gone.
+BEAT_S = 4
 
+IS_REPLICA = "select pg_is_in_recovery()"
 MARKER = "select coalesce(ops.change_marker(), '')"
 ANNOUNCE = "select pg_notify(%s, sign) from unnest(%s::text[]) as sign"
 
@@ -48,6 +50,7 @@ class Live:
         self._announcing = False
         self._watching = False
         self._is_listening = False
+        self.is_away = False
 
     def version(self, org_id: UUID) -> int:
         """A number that is another one after each change that this process knows of."""
@@ -66,8 +69,10 @@ class Live:
             self._start(self._announce)
 
     @asynccontextmanager
-    async def subscribed(self, caller: Caller) -> AsyncIterator[Callable[[], Coroutine[None, None, None]]]:
-        """Within it, a function that returns after the next change of the caller's org, or a while without one.
+    async def subscribed(self, caller: Caller) -> AsyncIterator[Callable[[], Coroutine[None, None, bool]]]:
+        """Within it, a function that tells soon, or after a beat, whether something of the caller's org has changed.
+
+        So it does when the database goes away (`is_away`) or comes back.
 
         Raises Problem, 503, while as many pages of the org are open as there may be.
         """
@@ -87,11 +92,13 @@ class Live:
                 self._start(self._look_now_and_then)
                 self._start(self._listen)
 
-            async def changed() -> None:
+            async def changed() -> bool:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LONGEST_QUIET_S):
+                    async with asyncio.timeout(BEAT_S):
                         await event.wait()
+                has_changed = event.is_set()
                 event.clear()
+                return has_changed
 
             yield changed
         finally:
@@ -123,24 +130,35 @@ class Live:
         orgs, self._unannounced = self._unannounced, set()
         try:
             await self._database.tell(ANNOUNCE, [CHANNEL, [_sign_of(org) for org in orgs]])
-        except (psycopg.Error, TimeoutError) as error:
+        except (Problem, psycopg.Error, TimeoutError) as error:
             log.warning("other hubs were not told of new events: %s", error)
 
     async def _look_now_and_then(self) -> None:
         # Until the process ends: to stop it with the last page and start it with the next would be two races.
         while True:
-            for caller in list(self._readers.values()):
-                await self._look(caller)
+            await self._look_for_all()
             await asyncio.sleep(LOOK_BESIDE_NOTIFICATIONS_S if self._is_listening else LOOK_S)
+
+    async def _look_for_all(self) -> None:
+        for caller in list(self._readers.values()):
+            await self._look(caller)
 
     async def _look(self, caller: Caller) -> None:
         try:
             marker = await self._database.ask_as(caller, MARKER, [])
-        except (psycopg.Error, TimeoutError):
+        except (Problem, psycopg.Error, TimeoutError):
+            self._note(is_away=True)
             return
+        self._note(is_away=False)
         if caller.org_id in self._waiting and self._markers.setdefault(caller.org_id, marker) != marker:
             self._markers[caller.org_id] = marker
             self._changed(caller.org_id)
+
+    def _note(self, *, is_away: bool) -> None:
+        if is_away != self.is_away:
+            self.is_away = is_away
+            for event in chain.from_iterable(self._waiting.values()):
+                event.set()
 
     async def _listen(self) -> None:
         while True:
@@ -149,6 +167,8 @@ class Live:
                     await self._take_notifications()
                 except (psycopg.Error, OSError) as error:
                     log.warning("no notifications for now, the pages are kept fresh by looking: %s", error)
+                    self._is_listening = False
+                    await self._look_for_all()
                 finally:
                     self._is_listening = False
             await asyncio.sleep(RECONNECT_S)
@@ -159,7 +179,6 @@ class Live:
             connect_timeout=connecting.CONNECT_TIMEOUT_S,
         )  # fmt: skip
         async with connection:
-            await connection.execute("listen opskpi")
             if not await _hears(connection):
                 log.warning("this connection passes no notifications on; the pages are kept fresh by looking")
                 while self._waiting:
@@ -181,8 +200,12 @@ def _sign_of(org_id: UUID) -> str:
 
 
 async def _hears(connection: psycopg.AsyncConnection) -> bool:
-    """Whether a notification comes back: a transaction pooler takes LISTEN and delivers nothing."""
+    """Whether a notification comes back: a transaction pooler delivers none, a replica takes no LISTEN."""
     word = f"test {uuid4()}"
+    [is_replica] = await (await connection.execute(IS_REPLICA)).fetchone() or [True]
+    if is_replica:
+        return False
+    await connection.execute("listen opskpi")
     try:
         await connection.execute("select pg_notify(%s, %s)", [CHANNEL, word])
         async for notification in connection.notifies(timeout=LISTEN_TEST_S):

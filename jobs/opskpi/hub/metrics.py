@@ -76,7 +76,8 @@ class Scrapes:
         return not task.cancelled() and task.exception() is None and now < asked_at + self._shared_s
 
     async def _ask(self, caller: Caller) -> Json:
-        return json.loads(await self._database.ask_as(caller, SCRAPE, []))
+        async with self._database.reading:
+            return json.loads(await self._database.ask_as(caller, SCRAPE, []))
 
 
 class _Gauges(Collector):

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg_pool import PoolTimeout
 
 from opskpi.dashboard import pages, pieces
 from opskpi.dashboard.pages import Rendered
@@ -44,8 +45,6 @@ class PageCache:
         self._kept: OrderedDict[tuple[object, ...], _Kept] = OrderedDict()
         self._size = 0
         self._waiting = 0
-        # Whoever sends telemetry must always find a connection.
-        self._places = asyncio.Semaphore(max(1, connections // 2))
         self._most_of_one = max(1, connections // 4)
         self._places_of: dict[UUID, asyncio.Semaphore] = {}
 
@@ -117,7 +116,7 @@ class PageCache:
         own = self._places_of.setdefault(caller.org_id, asyncio.Semaphore(self._most_of_one))
         self._waiting += 1
         try:
-            async with own, self._places:
+            async with own, self._database.reading:
                 return await self._asked(caller, piece)
         finally:
             self._waiting -= 1
@@ -127,6 +126,8 @@ class PageCache:
         for _ in range(self._database.connections):
             try:
                 return await self._database.ask_as(caller, piece.query, piece.parameters)
+            except PoolTimeout:
+                raise
             except psycopg.OperationalError as error:
                 # Only a server that answers says which error it is.
                 if error.sqlstate is not None and not error.sqlstate.startswith("57P"):

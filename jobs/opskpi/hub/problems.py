@@ -16,8 +16,13 @@ from opskpi.access import keys
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
-# Malformed values and what exceeds a limit of Postgres, such as nesting deeper than its stack.
-MALFORMED = ("OP", "22", "54")
+OURS = "OP"
+# Malformed values, and requests that exceed a limit of Postgres, such as the depth of its stack. Its own words name
+# types, functions and settings of the server, which a caller need not know.
+MALFORMED = {
+    "22": "a value is malformed or out of range",
+    "54": "the request is too large or nested too deeply",
+}
 JSON_UNREADABLE = "22P02"
 
 log = logging.getLogger("opskpi.hub")
@@ -56,15 +61,22 @@ def of_database(error: psycopg.Error) -> Problem:
         return Problem(int(state[2:]), message, hint=hint)
     if state == JSON_UNREADABLE:
         return Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON")
-    if state.startswith(MALFORMED):
+    if state.startswith(OURS):
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, message, hint=hint)
+    if state[:2] in MALFORMED:
+        log.info("%s %s: %s", type(error).__name__, state, message)
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, MALFORMED[state[:2]])
     return _of_server(error, message)
 
 
 def _of_server(error: psycopg.Error, message: str) -> Problem:
     log.error("%s %s: %s", type(error).__name__, error.sqlstate, message or _first_line(error))
-    # Connections, none free in time, resources, locks, time-outs, serialization, and a primary that became a replica.
-    if isinstance(error, psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction):
+    # Connections, none free in time, resources, locks, serialization.
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return unavailable("this hub reads a replica, which stores nothing")
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return unavailable("the database took too long for this")
+    if isinstance(error, psycopg.OperationalError):
         return unavailable("the database cannot answer now")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return Problem(HTTPStatus.FORBIDDEN, "the database refuses this to API keys")
@@ -84,7 +96,7 @@ def install(app: FastAPI) -> None:
     """Let every error that the app answers be a problem."""
 
     def answer(request: Request, error: Exception) -> Response:
-        return render(request, as_problem(error))
+        return render(request.url.path, as_problem(error))
 
     for kind in (Problem, psycopg.Error, TimeoutError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer)
@@ -112,14 +124,14 @@ def as_problem(error: Exception) -> Problem:
     return problem
 
 
-def render(request: Request, problem: Problem) -> Response:
-    """The answer that tells a problem."""
+def render(path: str, problem: Problem) -> Response:
+    """The answer that tells a problem of what was asked for at a path."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
         "detail": problem.detail,
-        "instance": request.url.path,
+        "instance": path,
     }
     if problem.hint:
         document["hint"] = problem.hint
@@ -141,11 +153,15 @@ def _as_postgrest(message: str, detail: str) -> Problem:
 
 
 def _of_validation(error: RequestValidationError) -> Problem:
-    errors = [
-        {"field": ".".join(map(str, fault["loc"][1:])), "reason": str(fault["msg"]).removeprefix("Value error, ")}
-        for fault in error.errors()
-    ]
+    errors = [{"field": ".".join(map(str, fault["loc"][1:])), "reason": _reason(fault)} for fault in error.errors()]
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the request has faults", errors=errors)
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "string_pattern_mismatch":
+        # A pattern is written for programs.
+        return "has a form that is not allowed"
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -140,7 +140,7 @@ HEADERS: dict[int, Json] = {
     503: {"Retry-After": {"required": True, "description": "Seconds.", "schema": {"type": "integer"}}},
 }
 MEANINGS = {
-    400: "The body is no JSON in UTF-8.",
+    400: "The body is not JSON in UTF-8, or the head is malformed or longer than 16 KiB.",
     401: "The API key is missing, malformed, unknown, revoked or expired.",
     403: "The API key lacks the scope, or belongs to another organisation.",
     406: "No format that is offered is acceptable.",
@@ -150,6 +150,7 @@ MEANINGS = {
     415: "The body is no plain application/json.",
     422: "A value is refused, and why.",
     429: "The agent sent too many requests in a minute; nothing was stored.",
+    431: "The request has more than 100 headers.",
     500: "A fault of the hub; its log says why.",
     503: "The database cannot answer now.",
 }

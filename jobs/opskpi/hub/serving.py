@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection as processes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from psycopg import sql
 from opskpi import console
 from opskpi.access import keys, pseudonyms
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.outbound import secrets
 from opskpi.postgres import connecting, migrations
 
 PACKAGES = (
@@ -74,9 +75,7 @@ class Settings:
     token_secret_env: str | None = None
     token_keys: Path | None = None
     # Drawn once for all processes of the hub; its sessions end with it, unless the environment names a lasting one.
-    cookie_secret: str = field(
-        default_factory=lambda: os.environ.get(COOKIE_SECRET) or secrets.token_hex(32), repr=False
-    )
+    cookie_secret: str = field(default_factory=lambda: os.environ.get(COOKIE_SECRET) or token_hex(32), repr=False)
 
 
 class WithoutSecrets(logging.Filter):
@@ -98,8 +97,10 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     is missing, the database is not as it must be, or the port is taken.
     """
     _require_packages()
-    for name in (settings.webhook_secret_env, settings.token_secret_env):
-        _require_secret(name)
+    for name in (settings.webhook_secret_env, settings.token_secret_env, COOKIE_SECRET):
+        # Without a secret for cookies the hub draws one.
+        if name is not None and (name != COOKIE_SECRET or os.environ.get(name)):
+            secrets.require_strong(os.environ, name)
     _require_local(settings, host)
     _sessions(settings)
     pseudonyms.key()
@@ -125,11 +126,6 @@ def _require_packages() -> None:
         )
 
 
-def _require_secret(name: str | None) -> None:
-    if name is not None and not os.environ.get(name):
-        raise OpsKpiError(f"environment variable {name} is not set", "Put the secret there.", ExitCode.CONFIGURATION)
-
-
 def _require_local(settings: Settings, host: str) -> None:
     if settings.open_to is not None and host not in LOCAL_HOSTS:
         raise OpsKpiError(
@@ -152,6 +148,11 @@ def _require_rights(connection: psycopg.Connection) -> None:
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("select from ops.find_api_key(key_id => %s)", ["0" * 12])
+            connection.execute("select ops.session_has_ended(session_sha256 => %s)", [bytes(32)])
+            if connection.execute("show transaction_read_only").fetchone() != ("on",):
+                connection.execute(
+                    "select ops.end_session(session_sha256 => %s, cookie_lasts => interval '1 s')", [bytes(32)]
+                )
             connection.execute("select set_config('role', 'authenticated', true)")
             connection.execute("select public.current_policy()")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
@@ -160,9 +161,12 @@ def _require_rights(connection: psycopg.Connection) -> None:
             f"the login {connection.info.user} cannot look up API keys and act as authenticated:"
             f" {error.diag.message_primary}",
             f"Use the role that ran the migrations, or as that role: grant authenticated to {login};"
-            f" grant usage on schema ops to {login}; grant execute on function ops.find_api_key(text) to {login};"
+            f" grant usage on schema ops to {login}; grant execute on function ops.find_api_key(text),"
+            f" ops.end_session(bytea, interval), ops.session_has_ended(bytea) to {login};"
             f" grant select, update (last_used_at) on ops.api_keys to {login};"
-            f" create policy api_keys_hub on ops.api_keys to {login} using (true);",
+            f" grant select, insert, delete on ops.ended_sessions to {login};"
+            f" create policy api_keys_hub on ops.api_keys to {login} using (true);"
+            f" create policy ended_sessions_hub on ops.ended_sessions to {login} using (true);",
             ExitCode.CONFIGURATION,
         ) from error
 
@@ -192,17 +196,20 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # noqa: PLC0415 - the extra hub, which only this command needs
 
+    from opskpi.hub import connections  # noqa: PLC0415
     from opskpi.hub.app import create_app  # noqa: PLC0415
+    from opskpi.hub.boundary import Boundary  # noqa: PLC0415
     from opskpi.hub.github import Webhook  # noqa: PLC0415
 
     secret_env = settings.webhook_secret_env
+    app = create_app(
+        settings.dsn,
+        settings.connections,
+        _sessions(settings),
+        Webhook(settings.webhook_org, secret_env) if secret_env else None,
+    )
     config = uvicorn.Config(
-        create_app(
-            settings.dsn,
-            settings.connections,
-            _sessions(settings),
-            Webhook(settings.webhook_org, secret_env) if secret_env else None,
-        ),
+        Boundary(app),
         log_config=LOGGING,
         access_log=settings.access_log,
         server_header=False,
@@ -210,6 +217,7 @@ def _serve_alone(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_S,
         ws="websockets-sansio",
         ws_max_size=WEBSOCKET_BYTES,
+        **connections.bounds(settings.connections),
     )
     # uvicorn raises the signal again once it has drained, and then it means the end, not a failure.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,14 +7,18 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import jwt
+import psycopg
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from jwt.types import Options
 from starlette.requests import HTTPConnection
@@ -31,6 +35,8 @@ SESSION_S = 12 * 3600
 FAILURES = 10
 FAILURES_S = 300
 LONGEST_KEPT_S = 10
+# NIST SP 800-131A allows no shorter one.
+SHORTEST_RSA_BITS = 2048
 # As a Supabase token without app_metadata.scopes, in ops.caller_may.
 DEFAULT_SCOPES = ("ingest", "read")
 ASYMMETRIC = ["ES256", "RS256", "EdDSA"]
@@ -43,6 +49,7 @@ class Session:
     caller: Caller
     form_token: str
     can_leave: bool
+    digest: bytes = b""
 
     @property
     def reader(self) -> Mapping[str, Any]:
@@ -65,6 +72,7 @@ class Tokens:
             try:
                 document = json.loads(key_set.read_text("utf-8"))
                 self._keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(document).keys}
+                _require_long(self._keys.values())
             except (OSError, ValueError, jwt.PyJWTError) as error:
                 raise OpsKpiError(
                     f"{key_set} holds no JSON Web Key Set: {error}",
@@ -95,6 +103,11 @@ class Tokens:
             return jwt.decode(token, self._secret, algorithms=["HS256"], audience="authenticated", options=required)
         key = self._keys[jwt.get_unverified_header(token).get("kid")]
         return jwt.decode(token, key, algorithms=ASYMMETRIC, audience="authenticated", options=required)
+
+
+def _require_long(known: Iterable[jwt.PyJWK]) -> None:
+    if any(key.key_type == "RSA" and key.key.key_size < SHORTEST_RSA_BITS for key in known):
+        raise ValueError(f"an RSA key has fewer than {SHORTEST_RSA_BITS} bits")
 
 
 class Attempts:
@@ -141,7 +154,9 @@ class Sessions:
         self._form_key = hashlib.sha256(f"opskpi forms {secret}".encode()).digest()
         self._tokens = tokens
         self._open_to = Caller("no-auth", open_to, ("read", "admin")) if open_to is not None else None
-        self._recalled: dict[tuple[str, str], tuple[float, asyncio.Task[Caller | None]]] = {}
+        self._recalled: dict[bytes, tuple[float, asyncio.Task[Caller | None]]] = {}
+        # On a replica they are known to this process only.
+        self._ended: dict[bytes, float] = {}
         self.attempts = Attempts()
 
     @property
@@ -155,17 +170,21 @@ class Sessions:
         return self._open_to is not None
 
     async def find(self, connection: HTTPConnection, database: Database, *, kept_s: float = 0) -> Session | None:
-        """The session of a request or WebSocket; None without a live one. A revoked key ends it after `kept_s`."""
+        """The session of a request or WebSocket; None without a live one.
+
+        A revoked key, or a logout anywhere, ends it after `kept_s`.
+        """
         if self._open_to is not None:
             return Session(self._open_to, self._form_token("no-auth"), can_leave=False)
         try:
             said = self._cookies.loads(connection.cookies.get(COOKIE, ""), max_age=SESSION_S)
         except BadSignature:
             return None
-        caller = await self._caller(said, database, kept_s)
+        digest = hashlib.sha256(said["id"].encode()).digest()
+        caller = await self._recall(digest, said, database, kept_s)
         if caller is None or "read" not in caller.scopes:
             return None
-        return Session(caller, self._form_token(said["id"]), can_leave=True)
+        return Session(caller, self._form_token(said["id"]), can_leave=True, digest=digest)
 
     async def begin(self, shown: str, database: Database) -> dict[str, Any] | None:
         """What the cookie is to say of a key or token; None when it is not live or lacks the scope read."""
@@ -173,7 +192,9 @@ class Sessions:
         if (key := keys.parse(shown)) is not None:
             try:
                 await database.recognise(key, ["read"])
-            except Problem:
+            except Problem as problem:
+                if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
                 return None
             return said | {"key": key.key_id, "mark": key.mark}
         known = self._tokens.caller(shown) if self._tokens is not None else None
@@ -183,6 +204,15 @@ class Sessions:
         return said | {
             "sub": caller.key_id, "org": str(caller.org_id), "scopes": list(caller.scopes), "ends_at": ends_at
         }  # fmt: skip
+
+    async def end(self, session: Session, database: Database) -> None:
+        """Let the cookie stand for nobody any more: here at once, in every other process with its next look."""
+        now = time.monotonic()
+        self._ended = {digest: until for digest, until in self._ended.items() if until > now}
+        self._ended[session.digest] = now + SESSION_S
+        self._recalled.pop(session.digest, None)
+        with suppress(psycopg.errors.ReadOnlySqlTransaction):
+            await database.end_session(session.digest, timedelta(seconds=SESSION_S))
 
     def remember(self, response: Response, said: Mapping[str, Any], *, secure: bool) -> None:
         """Put a session into the cookie of a response."""
@@ -201,20 +231,22 @@ class Sessions:
         if not hmac.compare_digest(session.form_token.encode(), token.encode()):
             raise Problem(403, "the form is not of this session", hint="Load the page again and repeat it.")
 
-    async def _caller(self, said: Mapping[str, Any], database: Database, kept_s: float) -> Caller | None:
+    async def _recall(self, digest: bytes, said: Mapping[str, Any], database: Database, kept_s: float) -> Caller | None:
+        now = time.monotonic()
+        kept = self._recalled.get(digest)
+        if kept is None or kept[0] + kept_s <= now or (kept[1].done() and kept[1].exception() is not None):
+            self._recalled = {known: one for known, one in self._recalled.items() if one[0] + LONGEST_KEPT_S > now}
+            kept = self._recalled[digest] = (now, asyncio.create_task(self._caller(digest, said, database)))
+        return await asyncio.shield(kept[1])
+
+    async def _caller(self, digest: bytes, said: Mapping[str, Any], database: Database) -> Caller | None:
+        if digest in self._ended or await database.session_has_ended(digest):
+            return None
         if "key" in said:
-            return await self._recall(said["key"], said["mark"], database, kept_s)
+            return await database.recall(said["key"], said["mark"])
         if self._tokens is None or said["ends_at"] <= time.time():
             return None
         return Caller(said["sub"], UUID(said["org"]), tuple(said["scopes"]))
-
-    async def _recall(self, key_id: str, mark: str, database: Database, kept_s: float) -> Caller | None:
-        now = time.monotonic()
-        kept = self._recalled.get((key_id, mark))
-        if kept is None or kept[0] + kept_s <= now or (kept[1].done() and kept[1].exception() is not None):
-            self._recalled = {known: one for known, one in self._recalled.items() if one[0] + LONGEST_KEPT_S > now}
-            kept = self._recalled[key_id, mark] = (now, asyncio.create_task(database.recall(key_id, mark)))
-        return await asyncio.shield(kept[1])
 
     def _form_token(self, session_id: str) -> str:
         return hmac.new(self._form_key, session_id.encode(), hashlib.sha256).hexdigest()

@@ -4,6 +4,8 @@ const status = document.getElementById("live");
 const main = document.getElementById("main");
 const filters = document.getElementById("filters");
 const LONGEST_WAIT_MS = 30000;
+// The hub sends something every 4 s.
+const LONGEST_SILENCE_MS = 9000;
 const SESSION_ENDED = 4401;
 let attempts = 0;
 
@@ -51,25 +53,44 @@ function connect() {
   const url = new URL(`/live${location.pathname === "/" ? "/overview" : location.pathname}${location.search}`, location.href);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(url);
+  let silence;
+  const hear = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => {
+      // A hub that is cut off sends no end either.
+      socket.onmessage = socket.onclose = null;
+      socket.close();
+      connectLater();
+    }, LONGEST_SILENCE_MS);
+  };
+  hear();
   socket.onopen = () => {
     attempts = 0;
     say("live", "live");
   };
   socket.onmessage = (message) => {
+    hear();
     const pushed = JSON.parse(message.data);
+    if (pushed.fault) say(`not live: ${pushed.fault}`, "waiting");
+    else say("live", "live");
     for (const [id, html] of Object.entries(pushed.sections)) replace(id, html);
     document.documentElement.dataset.pushed = pushed.at;
   };
   socket.onclose = (event) => {
+    clearTimeout(silence);
     if (event.code === SESSION_ENDED) {
       location.reload();
       return;
     }
-    const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** attempts) * (0.5 + Math.random() / 2);
-    attempts += 1;
-    say("not live, connecting again", "waiting");
-    setTimeout(connect, wait);
+    connectLater();
   };
+}
+
+function connectLater() {
+  const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** attempts) * (0.5 + Math.random() / 2);
+  attempts += 1;
+  say("not live, connecting again", "waiting");
+  setTimeout(connect, wait);
 }
 
 function offerLocalTime() {
