@@ -18,11 +18,11 @@ def key(*scopes: str) -> dict[str, Any]:
     return {"sub": "0123456789ab", "app_metadata": {"org_id": str(ORG), "scopes": scopes}}
 
 
-def send(database: psycopg.Connection, *events: dict[str, Any]) -> dict[str, Any]:
+def ingest_as_caller(database: psycopg.Connection, *events: dict[str, Any]) -> dict[str, Any]:
     return scalar(database, "select public.ingest_events(%s)", Json(events))
 
 
-def hook_run(agent: UUID | None = None) -> dict[str, Any]:
+def run_of_agent(agent: UUID | None = None) -> dict[str, Any]:
     agent_id = str(agent or uuid4())
     payload = {
         "agent_id": agent_id,
@@ -40,11 +40,11 @@ def hook_run(agent: UUID | None = None) -> dict[str, Any]:
 def test_a_key_that_may_only_ingest_sends_and_resends_good_events_and_bad_ones(
     database: psycopg.Connection, acting_as: ActingAs
 ) -> None:
-    sent = hook_run()
+    sent = run_of_agent()
     with acting_as(database, "authenticated", commit=True, **key("ingest")):
-        assert send(database, sent)["accepted"] == 1
-        assert send(database, sent)["duplicate"] == 1
-        mixed = send(database, sent, hook_run(), {"event_type": "no such kind"})
+        assert ingest_as_caller(database, sent)["accepted"] == 1
+        assert ingest_as_caller(database, sent)["duplicate"] == 1
+        mixed = ingest_as_caller(database, sent, run_of_agent(), {"event_type": "no such kind"})
         assert (mixed["accepted"], mixed["duplicate"], len(mixed["refused"])) == (1, 1, 1)
         collected = {
             "event_type": "audit_complete",
@@ -65,7 +65,7 @@ def test_a_key_that_may_only_ingest_sends_events_that_get_pseudonyms(
     with acting_as(database, "authenticated", commit=True, **key("ingest")):
         database.execute("select set_config('opskpi.anonymisation_key', 'long enough for a test', true)")
         for _ in range(2):
-            assert send(database, hook_run(agent))["accepted"] == 1
+            assert ingest_as_caller(database, run_of_agent(agent))["accepted"] == 1
     assert scalar(database, "select count(distinct agent_id) from public.telemetry_events") == 1
     assert str(agent) not in str(rows(database, "select agent_id, metadata from public.telemetry_events"))
 

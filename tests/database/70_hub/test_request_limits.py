@@ -18,7 +18,7 @@ ORG = uuid4()
 
 
 @contextmanager
-def refused(wait_s: int) -> Iterator[None]:
+def told_to_wait(wait_s: int) -> Iterator[None]:
     with pytest.raises(psycopg.Error) as caught:
         yield
     assert caught.value.sqlstate == "PGRST"
@@ -30,7 +30,7 @@ def limit_keys(database: psycopg.Connection, per_minute: int) -> None:
     database.execute("update ops.settings set value = %s where name = 'requests_per_minute_per_key'", [str(per_minute)])
 
 
-def send(database: psycopg.Connection, acting_as: ActingAs, sub: str, **claims: object) -> None:
+def send_as(database: psycopg.Connection, acting_as: ActingAs, sub: str, **claims: object) -> None:
     """Send an event of an agent that nobody has heard of."""
     event = {"event_type": "audit_complete", "agent_id": str(uuid4())}
     with acting_as(database, "authenticated", commit=True, sub=sub, **claims):
@@ -45,31 +45,31 @@ def count(database: psycopg.Connection, acting_as: ActingAs, after_s: float, org
 def test_new_agent_ids_open_no_new_limits_for_a_key(database: psycopg.Connection, acting_as: ActingAs) -> None:
     limit_keys(database, 3)
     for _ in range(3):
-        send(database, acting_as, "one")
+        send_as(database, acting_as, "one")
     with pytest.raises(psycopg.Error) as refusal:
-        send(database, acting_as, "one")
+        send_as(database, acting_as, "one")
     assert json.loads(str(refusal.value.diag.message_primary))["code"] == "OP429"
     assert "one key" in str(refusal.value.diag.message_primary)
     assert scalar(database, "select count(*) from telemetry_events") == 3
-    send(database, acting_as, "another key")
+    send_as(database, acting_as, "another key")
 
 
 def test_a_user_has_one_limit_whatever_the_session(database: psycopg.Connection, acting_as: ActingAs) -> None:
     limit_keys(database, 2)
     for session in ("first", "second"):
-        send(database, acting_as, "user", session_id=session)
+        send_as(database, acting_as, "user", session_id=session)
     with pytest.raises(psycopg.Error):
-        send(database, acting_as, "user", session_id="third")
+        send_as(database, acting_as, "user", session_id="third")
 
 
 def test_all_anonymous_sign_ins_have_one_limit_together(database: psycopg.Connection, acting_as: ActingAs) -> None:
     limit_keys(database, 2)
     database.execute("update ops.settings set value = 'allow' where name = 'anonymous_sign_ins'")
     for sub in ("first", "second"):
-        send(database, acting_as, sub, is_anonymous=True)
+        send_as(database, acting_as, sub, is_anonymous=True)
     with pytest.raises(psycopg.Error):
-        send(database, acting_as, "third", is_anonymous=True)
-    send(database, acting_as, "a user")
+        send_as(database, acting_as, "third", is_anonymous=True)
+    send_as(database, acting_as, "a user")
 
 
 def test_a_key_is_told_when_the_first_of_its_requests_is_a_minute_ago(
@@ -78,12 +78,12 @@ def test_a_key_is_told_when_the_first_of_its_requests_is_a_minute_ago(
     limit_keys(database, 3)
     for after_s in (0, 10, 20):
         count(database, acting_as, after_s)
-    with refused(30):
+    with told_to_wait(30):
         count(database, acting_as, 30)
-    with refused(1):
+    with told_to_wait(1):
         count(database, acting_as, 59.5)
     count(database, acting_as, 60)
-    with refused(10):
+    with told_to_wait(10):
         count(database, acting_as, 60)
     count(database, acting_as, 30, org=uuid4())
     count(database, acting_as, 30, sub="two")
