@@ -374,7 +374,7 @@ def test_a_good_token_speaks_for_its_org_and_scopes() -> None:
         {"role": "service_role"},
         {"role": "anon"},
         {"is_anonymous": True},
-        {"is_anonymous": True, "app_metadata": {"org_id": str(uuid4()), "scopes": ["read", "admin"]}},
+        {"is_anonymous": True, "app_metadata": {"org_id": str(UUID(int=7)), "scopes": ["read", "admin"]}},
         {"is_anonymous": "true"},
         {"aud": "someone-else"},
         {"app_metadata": {"org_id": "not-a-uuid"}},

@@ -102,7 +102,7 @@ def test_a_key_that_may_not_ingest_stores_nothing_by_function_or_by_insert(
         ({"is_anonymous": False}, NIL_ORG, {"ingest", "read"}),
         ({"is_anonymous": None}, NIL_ORG, {"ingest", "read"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_what_the_claims_say_is_who_is_asking(
     database: psycopg.Connection, acting_as: ActingAs, claims: dict[str, Any], org: UUID | None, may: set[str]
