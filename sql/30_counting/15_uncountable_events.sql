@@ -21,7 +21,7 @@ comment on column ops.uncountable_events.reason is 'The error and its SQLSTATE, 
 comment on column ops.uncountable_events.set_aside_at is 'When it was set aside, or last failed to be counted again.';
 alter table ops.uncountable_events enable row level security;
 create policy uncountable_events_select_own_org on ops.uncountable_events for select to authenticated
-  using (org_id = (select ops.current_org_id()));
+  using (org_id = (select ops.org_for('{read}')));
 
 create view ops.countable_events
 with (security_invoker = true)

@@ -1635,7 +1635,7 @@ begin
     return;
   end if;
   create policy uncountable_events_select_own_org on ops.uncountable_events for select to authenticated
-    using (org_id = (select ops.current_org_id()));
+    using (org_id = (select ops.org_for('{read}')));
   revoke execute on function
     ops.begin_attempt,
     ops.kpi_groups,

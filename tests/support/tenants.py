@@ -251,6 +251,12 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
             "insert into ops.collected_events (org_id, event_id, event_timestamp) values (%s, gen_random_uuid(), now())",
             [org],
         )
+        # An id that no event has, so that nothing of the counts changes.
+        connection.execute(
+            "insert into ops.uncountable_events (org_id, id, event_id, event_type, event_timestamp, reason)"
+            " values (%s, -1, gen_random_uuid(), %s, '2026-01-01Z', %s)",
+            [org, f"{mark}-type", f"{mark}-reason"],
+        )
         connection.execute("select ops.record_collection(%s, %s, now(), now(), null)", [org, f"github.com/{mark}/shop"])
         connection.execute(
             "insert into ops.summaries (org_id, channel_name, week, written_at) values (%s, %s, '2026-W01', now())",
