@@ -245,18 +245,21 @@ def test_what_a_draft_cannot_do_is_named(drafted_from: Callable[[dict[str, Edit]
                 "\n  value text not null,", "\n  unit text,\n  value text not null,", 1
             ),
             "10_ground/20_callers.sql": lambda script: script.replace(
-                "function ops.org_for(scopes text[])\n",
-                "function ops.org_for(scopes text[], unused text default null)\n",
-            ).replace("function ops.org_for(text[])", "function ops.org_for(text[], text)"),
+                "function ops.caller_may(scopes text[])\n",
+                "function ops.caller_may(scopes text[], unused text default null)\n",
+            ).replace("function ops.caller_may(text[])", "function ops.caller_may(text[], text)"),
             "10_ground/40_job_runs.sql": lambda script: script.replace("  message text,", "  message text not null,"),
+            "70_hub/50_bound_logins.sql": lambda script: script.replace(
+                "ops.caller_may(text[])", "ops.caller_may(text[], text)"
+            ),
         }
     )
     assert drafted.notes == [
-        "function ops.org_for: cannot drop function ops.org_for(text[]) because other objects depend on it",
+        "function ops.caller_may: cannot drop function ops.caller_may(text[]) because other objects depend on it",
         "table ops.job_runs: message differs",
         "table ops.settings: new columns stand last",
     ]
-    assert "org_for" not in drafted.script
+    assert "caller_may" not in drafted.script
     assert "alter table ops.settings add column unit text;" in drafted.script
 
 
