@@ -249,9 +249,6 @@ def test_what_a_draft_cannot_do_is_named(drafted_from: Callable[[dict[str, Edit]
                 "function ops.caller_may(scopes text[], unused text default null)\n",
             ).replace("function ops.caller_may(text[])", "function ops.caller_may(text[], text)"),
             "10_ground/40_job_runs.sql": lambda script: script.replace("  message text,", "  message text not null,"),
-            "70_hub/50_bound_logins.sql": lambda script: script.replace(
-                "ops.caller_may(text[])", "ops.caller_may(text[], text)"
-            ),
         }
     )
     assert drafted.notes == [
