@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from opskpi.hub.problems import Problem, render
 
 MOST_HEADERS = 100
-# An answer that is no page needs nothing, and no page of another site may frame it or read its type from its bytes.
+# An answer other than a page needs nothing; another site may not frame it, nor a browser guess its type.
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

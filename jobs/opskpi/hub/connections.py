@@ -34,8 +34,8 @@ MALFORMED = (
 class BoundedProtocol(H11Protocol):
     """HTTP/1.1 of one connection, ended when the next head is not whole in time.
 
-    Above `most` connections the one that has owed a head for longest makes room: who asks at once is answered however
-    many connect and send nothing.
+    Above `most` connections the one that has owed a head for longest makes room, so that a client that asks at once is
+    answered, however many connect and send nothing.
     """
 
     most: ClassVar[int] = MOST_CONNECTIONS

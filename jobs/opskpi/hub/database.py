@@ -78,7 +78,7 @@ class Database:
 
     def __init__(self, dsn: str, connections: int) -> None:
         self._pool = Pool(dsn, connections)
-        # What reads may take long, and whoever sends telemetry must always find a connection.
+        # Reads may take long, and senders of telemetry must always find a connection.
         self.reading = asyncio.Semaphore(max(1, connections // 2))
         self._exports_left = min(connections - 1, max(1, connections // 4))
 

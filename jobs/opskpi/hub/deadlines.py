@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-# A hook client gives up after 5 s: what is answered later is answered to nobody.
+# A hook client gives up after 5 s: a later answer reaches nobody.
 ANSWER_S = 4.5
 # Of that, one call of the database.
 CALL_S = 4.2
-# How long a connection to the database may take to come about: whoever asks while it is away waits no longer.
+# How long a connection to the database may take to come about; a request waits no longer while the database is away.
 CONNECT_S = 1.5
 
 Answer = TypeVar("Answer")
@@ -27,7 +27,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, Answer]) -> Answer:
         if not ended.done():
             ended.set_result(None)
 
-    # What `asyncio.wait` does for one task, in half the time.
+    # `asyncio.wait` would do the same for one task in twice the time.
     task.add_done_callback(wake)
     timer = loop.call_later(seconds, wake)
     try:
@@ -43,6 +43,6 @@ async def within(seconds: float, work: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
-    # An exception that nobody looks at would be logged.
+    # An exception that nobody retrieves would be logged.
     if not task.cancelled():
         task.exception()

@@ -10,7 +10,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 REASON_LIMIT = 300
 # As many as the digest of an HMAC-SHA-256 has; a key of fewer can be guessed from one signature, without the hub.
 SHORTEST_BYTES = 32
-# Of random bytes in hexadecimal, 64 digits with fewer different ones do not occur.
+# 64 random hexadecimal digits practically always have more different ones.
 FEWEST_DIFFERENT = 8
 HOW_TO_MAKE = "openssl rand -hex 32"
 

@@ -1,4 +1,4 @@
-"""A database for what is rolled back anyway, where the given one takes no writes: a copy of it, dropped afterwards."""
+"""A copy of a replica, dropped afterwards: it takes the writes of commands that roll them back."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from opskpi.postgres import connecting, embedded, migrations
 
 PREFIX = "opskpi_scratch_"
 FORGOTTEN_S = 24 * 3600
-# Secrets and traces of requests, and what objectives never read.
+# Secrets, traces of requests, and KPIs, which objectives never read.
 LEFT_OUT = ["ops.api_keys", "ops.ended_sessions", "ops.request_counts", "public.kpi_aggregations"]
 TABLES = """
   select
