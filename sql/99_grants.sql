@@ -155,6 +155,7 @@ grant execute on function
   ops.metadata_fault,
   ops.check_events,
   ops.readable_events,
+  ops.batch_spread,
   ops.admit_batch,
   ops.store_valid_events,
   public.ingest_events,

@@ -185,7 +185,7 @@ $$;
 comment on function ops.count_request(uuid, uuid[], timestamptz) is
   'Counts a request against its agents; over the limit of any minute it raises PGRST with status 429 and Retry-After, and, with the transaction, counts nothing.';
 
-create function ops.count_key_request(org_id uuid, as_of timestamptz default clock_timestamp())
+create function ops.count_key_request(org_id uuid, as_of timestamptz default clock_timestamp(), weight integer default 1)
 returns void
 language plpgsql
 volatile
@@ -196,7 +196,7 @@ as $$
 declare
   per_minute constant integer := coalesce(ops.setting('requests_per_minute_per_key')::integer, 300);
   own_id constant uuid := ops.token_id();
-  -- As many requests ago as are allowed in a minute.
+  -- As many requests ago as are allowed in a minute beside this one.
   earlier_at constant timestamptz := (
     select counted.requested_at
     from ops.key_requests as counted
@@ -205,7 +205,7 @@ declare
       and counted.requested_at > as_of - interval '1 minute'
       and counted.requested_at <= as_of
     order by counted.requested_at desc
-    offset per_minute - 1
+    offset greatest(per_minute - weight, 0)
     limit 1
   );
 begin
@@ -213,11 +213,12 @@ begin
     perform ops.refuse_request(per_minute, 'key', ceil(extract(epoch from earlier_at + interval '1 minute' - as_of))::integer);
   end if;
   insert into ops.key_requests (org_id, token_id, requested_at)
-  values (count_key_request.org_id, own_id, as_of);
+  select count_key_request.org_id, own_id, as_of
+  from generate_series(1, weight);
 end;
 $$;
-comment on function ops.count_key_request(uuid, timestamptz) is
-  'Counts a request against the key or token of the caller, whatever agents its events name; over the limit of the last minute it raises PGRST with status 429 and Retry-After. Requests that are under way at the same moment do not see each other, so a few more may pass.';
+comment on function ops.count_key_request(uuid, timestamptz, integer) is
+  'Counts a request against the key or token of the caller, whatever agents its events name, as often as its weight says; over the limit of the last minute it raises PGRST with status 429 and Retry-After. Requests that are under way at the same moment do not see each other, so a few more may pass.';
 
 create function ops.forget_requests(as_of timestamptz)
 returns void

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from support import hostile
@@ -56,6 +57,21 @@ def test_the_worst_batch_that_the_hub_accepts_costs_at_most_five_ordinary_ones(d
 def test_a_batch_that_is_odd_inside_costs_at_most_five_ordinary_ones(database, name):
     normal = quickest(database, hostile.ordinary)
     assert quickest(database, hostile.BOUNDED[name]).seconds < 5 * normal.seconds
+
+
+@pytest.mark.parametrize("name", hostile.ROWS_OF_ITS_OWN)
+def test_a_batch_of_as_many_hours_and_labels_as_the_hub_accepts_costs_at_most_five_ordinary_ones(
+    database, acting_as, name
+):
+    make = hostile.ROWS_OF_ITS_OWN[name]
+    widest = hostile.within_the_spread(make)
+    with acting_as(database, "authenticated"), pytest.raises(psycopg.Error) as refused:
+        ingest(database, *hostile.batch_of(make, 0))
+    assert refused.value.sqlstate == "PT413"
+    with acting_as(database, "authenticated"):
+        assert ingest(database, *hostile.batch_of(widest, 0, hostile.LARGEST))["refused"] == []
+    normal = quickest(database, hostile.ordinary, hostile.LARGEST)
+    assert quickest(database, widest, hostile.LARGEST).seconds < 5 * normal.seconds
 
 
 @pytest.mark.parametrize("name", hostile.ROWS_OF_ITS_OWN)

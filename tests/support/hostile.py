@@ -77,6 +77,15 @@ def ordinary(chance: random.Random, number: int) -> Event:
     )
 
 
+# How many hours with labels of their own a caller of the API may send at once, less those of the ordinary events beside them.
+SPREAD = 100
+
+
+def within_the_spread(make: Make) -> Make:
+    """As many events of its own kind as a batch may have, then ordinary ones."""
+    return lambda chance, number: make(chance, number) if number < SPREAD else ordinary(chance, number)
+
+
 # Each costs no more than five ordinary batches of the same bytes.
 BOUNDED: dict[str, Make] = {
     "patterns": lambda chance, number: execution(

@@ -86,7 +86,7 @@ WRITING_FUNCTIONS = {
         "ops.collect_events(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
-        "ops.count_key_request(uuid,timestamp with time zone)",
+        "ops.count_key_request(uuid,timestamp with time zone,integer)",
         "ops.refuse_request(integer,text,integer)",
         # These two ask for the scope admin, as the policy of the silences does.
         "ops.silence_alerts(text,timestamp with time zone,text,text,uuid,timestamp with time zone)",

@@ -1,7 +1,7 @@
 """The limit of requests per key, beside that per agent."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -134,3 +134,76 @@ def test_a_key_counts_no_request_against_another_org(database: psycopg.Connectio
 def test_a_limit_of_keys_that_is_no_number_is_refused(database: psycopg.Connection, value: str) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         database.execute("update ops.settings set value = %s where name = 'requests_per_minute_per_key'", [value])
+
+
+def spread_batch(count: int, spread: int, **said: object) -> list[dict[str, object]]:
+    """Return so many events, of so many hours in turn."""
+    return [
+        {
+            "event_type": "audit_complete",
+            "payload": {"timestamp": (NOON - timedelta(hours=n % spread)).isoformat()} | said,
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("spread", "weight"), [(1, 1), (49, 1), (50, 2), (150, 4)])
+def test_a_batch_counts_against_its_key_by_the_hours_and_labels_that_it_is_counted_in(
+    database: psycopg.Connection, acting_as: ActingAs, spread: int, weight: int
+) -> None:
+    with acting_as(database, "authenticated", ORG, commit=True, sub="one"):
+        told = scalar(database, "select public.ingest_events(%s)", Json(spread_batch(160, spread)))
+    assert told["accepted"] == 160
+    assert scalar(database, "select count(*) from ops.key_requests") == weight
+
+
+def test_a_batch_of_more_hours_than_a_key_may_send_in_a_minute_waits_for_a_quiet_one(
+    database: psycopg.Connection, acting_as: ActingAs
+) -> None:
+    limit_keys(database, 2)
+    with acting_as(database, "authenticated", ORG, commit=True, sub="one"):
+        scalar(database, "select public.ingest_events(%s)", Json(spread_batch(160, 150)))
+    with acting_as(database, "authenticated", ORG, sub="one"), pytest.raises(psycopg.Error) as caught:
+        scalar(database, "select public.ingest_events(%s)", Json(spread_batch(160, 150)))
+    assert caught.value.sqlstate == "PGRST"
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda text: text,
+        lambda text: text.replace("audit_complete", "\\u0061udit_complete"),
+        lambda text: text.replace("timestamp", "\\u0074imestamp"),
+        lambda text: text.replace('"2026', '"\\u0032026'),
+        lambda text: text.replace('"2025', '"2025').replace("+00:00", "Z"),
+        lambda text: text[:-1] + ', {"event_type": "x\\u0000"}]',
+    ],
+    ids=["as it is", "a kind with escapes", "a key with escapes", "times with escapes", "Z", "one that is unreadable"],
+)
+def test_a_batch_of_too_many_hours_is_refused_however_it_is_written(
+    database: psycopg.Connection, acting_as: ActingAs, disguise: Callable[[str], str]
+) -> None:
+    text = disguise(json.dumps(spread_batch(151, 151)))
+    with acting_as(database, "authenticated", ORG, sub="one"), pytest.raises(psycopg.Error) as caught:
+        database.execute("select public.ingest_events(%s::json)", [text])
+    assert (caught.value.sqlstate, "at most 150" in str(caught.value.diag.message_hint)) == ("PT413", True)
+    # The owner, whom nobody limits, loads what it likes.
+    assert scalar(database, "select public.ingest_events(%s::json)", text)["accepted"] == 151
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda n: {"timestamp": f"2026-01-05T12:00:00{'+' if n % 2 else '-'}{n % 15:02}:{n % 60:02}"},
+        lambda n: {"timestamp": "2026-01-05T12:00:00Z", "outcome": ["success", "failure"][n % 2], "endpoint": str(n)},
+    ],
+    ids=["by the zone of its time", "by its labels"],
+)
+def test_each_hour_and_each_label_is_told_apart(
+    database: psycopg.Connection, said: Callable[[int], dict[str, object]]
+) -> None:
+    events = [
+        {"event_type": "api_request", "payload": {"outcome": "success", "duration_ms": 1} | said(n)} for n in range(60)
+    ]
+    assert scalar(database, "select ops.batch_spread(%s)", Json(events)) == 60
+    assert scalar(database, "select ops.batch_spread(%s)", Json([*events, *events])) == 60
