@@ -127,6 +127,8 @@ def test_events_come_from_standard_input_too(cli: Cli) -> None:
         ("ingest", "no-such-file.jsonl"),
         ("kpi", "--unknown"),
         ("slo", "apply", "no-such-file.yaml"),
+        ("slo", "validate"),
+        ("slo", "validate", "no-such-file.yaml"),
         ("slo", "explain", "no_such_slo"),
         ("slo", "explain", "audit_observer_latency", "--since", "2026-02-01", "--until", "2026-01-01"),
         ("slo", "exclude", "no_such_slo", "--since", "2026-01-01", "--until", "2026-01-02", "--reason", "why"),

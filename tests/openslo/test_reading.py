@@ -1,10 +1,13 @@
 """OpenSLO files as a whole: objects that refer to each other, and a complete example."""
 
+import json
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from opskpi import openslo
 from opskpi.openslo import Channel, Definitions, Rule, Service, Slo
+from support.fixtures import Cli
 from support.openslo_texts import EXAMPLE, POLICY, SLI, SLO, TARGET, joined
 
 
@@ -166,3 +169,27 @@ def test_a_complete_example_is_understood(reading):
             ),
         ),
     )
+
+
+NOWHERE = {"OPSKPI_DSN": "postgresql://nowhere:1/none"}
+
+
+def test_files_are_validated_without_a_database(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "slo.yaml").write_text(EXAMPLE)
+    for arguments in (("slo", "validate", "slo.yaml"), ("slo", "validate", "-")):
+        answer = cli(*arguments, stdin=EXAMPLE, env=NOWHERE)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        assert answer.stdout.startswith("valid: ")
+    # A channel that stands in a database may be named by itself.
+    (tmp_path / "slo.yaml").write_text(joined(SLO, POLICY))
+    answer = cli("slo", "validate", "slo.yaml", "--json", env=NOWHERE)
+    assert answer.returncode == 0, answer.stderr
+    assert len(json.loads(answer.stdout)["slos"]) == 1
+
+
+def test_every_fault_of_a_file_is_named_with_its_line(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "slo.yaml").write_text(SLO.replace("30d", "30x"))
+    answer = cli("slo", "validate", "slo.yaml", env=NOWHERE)
+    assert answer.returncode == 64
+    assert "30x is no duration" in answer.stderr
+    assert "slo.yaml:" in answer.stderr

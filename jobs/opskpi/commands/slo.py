@@ -74,6 +74,24 @@ def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
 
 
 @command(slo)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def validate(options: Options, files: tuple[str, ...]) -> None:
+    """Say what is wrong with OpenSLO v1 FILEs, or that nothing is; - is standard input. No database is needed.
+
+    Whether a notification target that the files do not define stands in the database is left to `slo apply --dry-run`.
+
+    \b
+    Example:
+      opskpi slo validate slos.yaml
+    """
+    found = openslo.read(_paths(files), known_channels=None)
+    if options.as_json:
+        console.show_json(openslo.as_json(found))
+    else:
+        console.show(f"valid: {len(found.slos)} objectives, {len(found.rules)} rules, {len(found.channels)} channels")
+
+
+@command(slo)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead.")
 def export(options: Options, out: Path | None) -> None:
     """Write what stands as OpenSLO v1 YAML; applying it again changes nothing.

@@ -89,10 +89,10 @@ class Entities:
         """Remember a notification target that is named, perhaps before it is defined."""
         self._targets.append(reference)
 
-    def check_targets(self, known: Collection[str]) -> None:
-        """Refuse the names of notification targets that are neither defined nor `known`."""
+    def check_targets(self, known: Collection[str] | None) -> None:
+        """Refuse the names of notification targets that are neither defined nor `known`; None: all may be."""
         for reference in self._targets:
-            if reference.written not in known:
+            if known is not None and reference.written not in known:
                 self.find("AlertNotificationTarget", reference)
 
     def is_used(self, entity: Entity) -> bool:

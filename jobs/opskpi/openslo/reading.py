@@ -14,10 +14,11 @@ from opskpi.openslo.loading import documents, text_documents
 from opskpi.openslo.places import Place
 
 
-def read(paths: Sequence[Path | str], *, known_channels: Collection[str] = ()) -> Definitions:
+def read(paths: Sequence[Path | str], *, known_channels: Collection[str] | None = ()) -> Definitions:
     """What the OpenSLO files define, `-` being standard input; references may go from file to file.
 
-    `known_channels` are notification targets that need no definition, since they already stand in the database.
+    `known_channels` are notification targets that need no definition, since they already stand in the database; None
+    when it is not known which do.
     Raises OpsKpiError (BAD_ARGUMENT) whose message has one line a fault, such as
     `slo.yaml:14: spec.timeWindow[0].duration: 30x is no duration; write 30d, 4w, 1M, 1Q or 5m`. A file with broken
     YAML shows the faults before the break, and no reference to what may stand behind it is called a fault.
@@ -32,7 +33,7 @@ def read_text(source: str, text: str, *, known_channels: Collection[str] = ()) -
     return _definitions(text_documents(source, text.encode(), faults), faults, known_channels)
 
 
-def _definitions(places: list[Place], faults: Faults, known_channels: Collection[str]) -> Definitions:
+def _definitions(places: list[Place], faults: Faults, known_channels: Collection[str] | None) -> Definitions:
     entities = Entities(faults)
     for place in places:
         if entity := document(place):
