@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -180,7 +180,7 @@ def next_migration(monkeypatch: pytest.MonkeyPatch) -> Migration:
     following = Migration("20990101000000", "opskpi_next", script)
     shipped = migrations.shipped()
     monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
-    monkeypatch.setattr(locks, "TURN_S", 0.4)
+    monkeypatch.setattr(locks, "TURN_S", 1.5)
     monkeypatch.setattr(locks, "LONGEST_PAUSE_S", 0.2)
     return following
 
@@ -225,13 +225,16 @@ def test_a_migration_that_gets_no_lock_says_who_holds_it_and_how_to_end_that(
     if prepared:
         holding.execute("prepare transaction 'it''s left over'")
         remedy = "rollback prepared 'it''s left over'"
-    with pytest.raises(OpsKpiError) as failure:
-        migrations.migrate(migrating, patience_s=1)
+    try:
+        with pytest.raises(OpsKpiError) as failure:
+            migrations.migrate(migrating, patience_s=2)
+    finally:
+        with suppress(psycopg.errors.AdminShutdown, psycopg.errors.UndefinedObject):
+            migrating.execute(remedy.encode())
     assert f"the migration {next_migration.file_name} waited in vain for AccessExclusiveLock" in failure.value.message
     assert ("left over" if prepared else str(holding.info.backend_pid)) in failure.value.message
     assert failure.value.hint.startswith(f"`{remedy}` ends the oldest of them. ")
     assert failure.value.exit_code == ExitCode.TRY_LATER
-    migrating.execute(remedy.encode())
     assert migrations.migrate(migrating) == [next_migration]
 
 
@@ -246,7 +249,7 @@ def test_only_the_session_that_blocks_is_named_and_not_one_that_holds_another_lo
     holding.execute("begin")
     holding.execute("select count(*) from telemetry_events")
     with pytest.raises(OpsKpiError) as failure:
-        migrations.migrate(migrating, patience_s=1)
+        migrations.migrate(migrating, patience_s=2)
     assert f"session {holding.info.backend_pid} (" in failure.value.message
     assert failure.value.message.count("session ") == 1
     assert f"pg_terminate_backend({holding.info.backend_pid})" in failure.value.hint
@@ -265,7 +268,7 @@ def test_a_locked_history_is_named_too_and_no_command_waits_for_it_without_end(
         with pytest.raises(
             OpsKpiError, match=f"schema_migrations, which is held by session {holding.info.backend_pid} "
         ):
-            migrations.migrate(migrating, patience_s=1)
+            migrations.migrate(migrating, patience_s=2)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             migrations.require_current(migrating)
     assert migrations.migrate(migrating) == [next_migration]

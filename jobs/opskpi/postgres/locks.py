@@ -144,9 +144,10 @@ class Watch:
                 info.dsn, password=info.password, autocommit=True, connect_timeout=5, prepare_threshold=None
             ) as beside:
                 cursor = beside.cursor(row_factory=class_row(Blocker))
-                while not self._over.wait(TURN_S / LOOKS_PER_TURN):
+                while not self._over.is_set():
                     found = cursor.execute(_BLOCKERS, {"pid": self._pid, "most": MOST_NAMED}).fetchall()
                     self.blockers = found or self.blockers
+                    self._over.wait(TURN_S / LOOKS_PER_TURN)
         except psycopg.Error:
             return
 
@@ -166,15 +167,18 @@ def patiently(
     until = time.monotonic() + patience_s
     pause = TURN_S
     told = False
+    blockers: list[Blocker] = []
     while True:
         with Watch(connection) as watch:
             try:
                 return attempt(watch)
             except _NOT_FREE as error:
+                # Where a turn was too short to see who it is, the one of the turn before is named.
+                blockers = watch.blockers or blockers
                 if time.monotonic() + pause > until:
-                    raise NotFreeError(watch.blockers) from error
+                    raise NotFreeError(blockers) from error
         if not told:
-            notify(f"waiting for {_described(watch.blockers)}")
+            notify(f"waiting for {_described(blockers)}")
             told = True
         # Reads and writes that queued behind this one go on meanwhile.
         time.sleep(pause)
