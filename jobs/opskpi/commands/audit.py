@@ -124,7 +124,7 @@ def _audit_files(options: Options, asked: dict[str, Any], expectation: Expectati
     org_id: UUID = asked["org"] or NIL_ORG
     number: int = asked["audit_run_id"] or recording.content_run_id(org_id, report)
     recorded: Recorded | None = None
-    # What is not understood says nothing of the provenance, so no row says that it failed.
+    # A format that is not understood says nothing about the provenance, so no row records a failure.
     is_kept = not asked["no_record"] and report.verdict not in {Verdict.UNSUPPORTED, Verdict.UNKNOWN}
     if not options.as_json:
         output.show(reporting.markdown(report) if asked["markdown"] else "\n".join(reporting.lines(report)))

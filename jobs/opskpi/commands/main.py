@@ -85,7 +85,7 @@ def main() -> NoReturn:
     A process that SIGTERM or SIGHUP ends leaves no statement behind that would wait on in the server.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # One that is ignored, as under nohup, stays ignored.
+        # A signal that is ignored, as under nohup, stays ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
     # A closed stream is None; what is printed to it goes nowhere, as with any other program.

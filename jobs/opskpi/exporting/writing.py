@@ -22,7 +22,7 @@ SETTINGS = "select set_config('timezone', 'UTC', true), set_config('statement_ti
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to export and how: `values` are the parameters of the filters, from `subjects.understand`.
+    """The rows to export and their form: `values` are the parameters of the filters, from `subjects.understand`.
 
     `is_spreadsheet_safe` marks what a spreadsheet would run, see `statements.copy`.
     """

@@ -1,4 +1,4 @@
-"""What the app holds for its requests and WebSockets."""
+"""The state of the app that its requests and WebSockets share."""
 
 from starlette.requests import HTTPConnection
 
@@ -14,7 +14,7 @@ def database_of(connection: HTTPConnection) -> Database:
 
 
 def sessions_of(connection: HTTPConnection) -> Sessions:
-    """Who may see the pages."""
+    """The logins that may see the pages."""
     return connection.app.state.sessions
 
 
@@ -24,5 +24,5 @@ def live_of(connection: HTTPConnection) -> Live:
 
 
 def page_cache_of(connection: HTTPConnection) -> PageCache:
-    """What the pages show."""
+    """The content of the pages."""
     return connection.app.state.page_cache

@@ -68,7 +68,7 @@ async def read(request: Request, limit: int) -> bytes:
 
 
 class _Share:
-    """What one body takes of the memory for large bodies while it arrives; small ones always find room."""
+    """The share of the memory for large bodies that one body takes while it arrives; small bodies always find room."""
 
     _taken: ClassVar[int] = 0
 

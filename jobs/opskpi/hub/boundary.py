@@ -1,4 +1,4 @@
-"""What holds for every request and answer, whichever part of the hub gives it: one Host, few headers, a policy."""
+"""Rules for every request and answer, whichever part of the hub gives it: one Host, few headers, a policy."""
 
 from http import HTTPStatus
 

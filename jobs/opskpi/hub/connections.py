@@ -39,7 +39,7 @@ class BoundedProtocol(H11Protocol):
     """
 
     most: ClassVar[int] = MOST_CONNECTIONS
-    # Those that owe a head, in the order in which they began to.
+    # Connections that owe a head, the longest waiting first.
     _owing: ClassVar[dict["BoundedProtocol", None]] = {}
     _deadline: TimerHandle | None = None
     _unsent = 0

@@ -37,7 +37,7 @@ class _Kept:
 
 
 class PageCache:
-    """What the pages show, asked of the database by at most half of `connections`, and half of those for one org."""
+    """The content of the pages; half of `connections` at most ask for it, and half of those for one org."""
 
     def __init__(self, database: Database, live: Live, connections: int) -> None:
         self._database = database

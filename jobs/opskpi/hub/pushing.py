@@ -65,7 +65,7 @@ async def _push(socket: WebSocket, view: View, session: Session) -> None:
                 await _quiet(socket, changed)
                 await asyncio.sleep(GATHER_S)
     except (WebSocketDisconnect, RuntimeError, TimeoutError):
-        # It went away, or reads nothing.
+        # The page went away, or reads nothing.
         with suppress(RuntimeError, TimeoutError):
             async with asyncio.timeout(1):
                 await socket.close(1008)

@@ -1,0 +1,172 @@
+-- Burn rates and the newest events that burned a budget, as the pages show them.
+
+create function ops.slo_burn_rates(as_of timestamptz, org_id uuid default null)
+returns table (slo_name text, window_name text, good bigint, total bigint, burn_rate numeric)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(slo_burn_rates.org_id);
+begin
+  return query
+  with spans as materialized (
+    select version.slo_name, version.version, version.target, burning.window_name, burning.since, burning.until
+    from ops.slo_versions as version
+    cross join ops.burn_windows(slo_burn_rates.as_of) as burning
+    where version.valid_from <= slo_burn_rates.as_of
+      and version.valid_until > slo_burn_rates.as_of
+  ),
+  sums as materialized (
+    select summed.*
+    from ops.sum_slos(
+      array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans),
+      array(select row(fresh.*)::ops.sli_delta from ops.fresh_slis() as fresh where fresh.org_id = owner_id)
+    ) as summed
+  )
+  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target)
+  from spans
+  join sums
+    on sums.slo_name = spans.slo_name
+    and sums.since = spans.since
+  order by spans.slo_name, spans.since desc;
+end;
+$$;
+comment on function ops.slo_burn_rates(timestamptz, uuid) is
+  'The burn rate of each objective of an org over the windows that alerts look at, exclusions applied, with the counts behind it; null where nothing was counted.';
+
+create function ops.newest_losses(account ops.slo_account, org_id uuid, max_events integer)
+returns table (bucket_start timestamptz, share numeric, newer numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with excluded as materialized (
+    select times.since, times.until
+    from ops.excluded_times as times
+    where times.org_id = newest_losses.org_id
+      and times.slo_name = account.slo_name
+  )
+  select newest.bucket_start, newest.share, sum(newest.bad) over (order by newest.bucket_start desc) - newest.bad
+  from (
+    select bucket.bucket_start, bucket.total - bucket.good as bad, coalesce(slice.share, 1) as share
+    from ops.sli_counts as bucket
+    -- A slice is one loss, which its events share.
+    left join lateral (
+      select case when sum(part.good) < account.slice_target * sum(part.total) then 1 / (sum(part.total) - sum(part.good)) end as share
+      from ops.sli_counts as part
+      where part.org_id = newest_losses.org_id
+        and part.sli_id = account.sli_id
+        and part.bucket_start >= greatest(account.since, date_bin(account.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00'))
+        and part.bucket_start
+          < least(account.until, date_bin(account.time_slice, bucket.bucket_start, timestamptz '1969-12-29 00:00+00') + account.time_slice)
+        and not exists (select from excluded where excluded.since <= part.bucket_start and excluded.until > part.bucket_start)
+    ) as slice
+      on account.time_slice is not null
+    where bucket.org_id = newest_losses.org_id
+      and bucket.sli_id = account.sli_id
+      and bucket.bucket_start >= account.since
+      and bucket.bucket_start < account.until
+      and bucket.total > bucket.good
+      and (account.time_slice is null or slice.share is not null)
+      and not exists (select from excluded where excluded.since <= bucket.bucket_start and excluded.until > bucket.bucket_start)
+    order by bucket.bucket_start desc
+    limit newest_losses.max_events
+  ) as newest;
+end;
+$$;
+comment on function ops.newest_losses(ops.slo_account, uuid, integer) is
+  'The newest five minutes in which an org''s account lost something, each with what one bad event there is of a loss (1; in a time slice its share), and how many bad events are newer.';
+
+create function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
+  account constant ops.slo_account := ops.slo_account(newest_burners.slo_name, newest_burners.since, newest_burners.until);
+begin
+  return query
+  with budget as materialized (
+    select ops.allowed_losses(summed.total, account.target) as allowed
+    from ops.sum_slos(
+      array[row(owner_id, account.slo_name, account.version, account.since, account.until)::ops.slo_span]
+    ) as summed
+  ),
+  -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
+  burned as materialized (
+    select lost.* from ops.newest_losses(account, owner_id, newest_burners.max_events) as lost
+  ),
+  newest as (
+    select found.*, burned.share
+    from burned
+    cross join lateral (
+      select
+        event.event_timestamp as counted_at,
+        event.run_id,
+        event.tag,
+        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms) as reason
+      from (
+        select stored.*
+        from ops.countable_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        -- A barrier: the planner would also read the index on the kind, which is all events of that kind, each time.
+        offset 0
+      ) as event
+      where account.objective <> 'availability'
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and event.event_timestamp < account.filled_until
+        and case account.objective
+          when 'latency' then event.outcome = 'success' and event.duration_ms >= account.threshold_ms
+          else event.outcome = 'failure'
+        end
+      union all
+      select
+        unit.first_attempt_at,
+        case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
+        case when unit.unit like 'tag:%' then substr(unit.unit, 5) end,
+        ops.loss_reason(account.objective, null, null)
+      from ops.work_units as unit
+      where account.objective = 'availability'
+        and unit.org_id = owner_id
+        and unit.event_type = account.event_type
+        and not unit.succeeded
+        and unit.first_attempt_at >= burned.bucket_start
+        and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
+      offset 0
+    ) as found
+    where burned.newer < newest_burners.max_events
+    order by found.counted_at desc
+    limit newest_burners.max_events
+  )
+  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share / budget.allowed
+  from newest
+  cross join budget
+  order by newest.counted_at desc;
+end;
+$$;
+comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid) is
+  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
