@@ -11,7 +11,6 @@ from support.events import (
     add_audit,
     refresh,
     rows,
-    scalar,
 )
 from support.retention import add_month
 
@@ -29,8 +28,6 @@ def three_months(database: Connection) -> Connection:
 
 @pytest.fixture
 def prepared_months(three_months: Connection) -> Any:
-    if scalar(three_months, "select current_setting('max_prepared_transactions')") == "0":
-        pytest.skip("max_prepared_transactions is 0")
     yield three_months
     for (name,) in rows(three_months, "select gid from pg_prepared_xacts where database = current_database()"):
         three_months.execute(sql.SQL("rollback prepared {}").format(name))
