@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
-from urllib.parse import parse_qs
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.events import (
@@ -20,12 +19,12 @@ from opskpi.github.events import (
     run_event,
     whole,
 )
+from opskpi.github.forms import FIELD, payload_of
 from opskpi.github.rules import Rules
 
 LARGEST = 64 << 20
 # A `status` is what a run or job has; a webhook has an `action` as well.
 LISTS = {"workflow_runs": "run", "jobs": "job", "workflow_jobs": "job", "artifacts": "artifact"}
-FORM_FIELD = "payload="
 DEEPEST_LIST = 8
 OTHER = "is neither a workflow_run nor a workflow_job payload, nor a list of runs"
 
@@ -56,9 +55,14 @@ def read(raw: bytes, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> l
     URL says. Raises OpsKpiError (BAD_ARGUMENT) when the whole is not JSON; what is at fault in a part is a refusal of
     that part.
     """
+    return read_text(_decoded(raw, source), rules, source=source, host=host)
+
+
+def read_text(text: str, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> list[Collected]:
+    """What JSON describes, as `read` says, which is not bytes any more and no form. Raises what `read` raises."""
     return [
         collected
-        for place, document, fault in _documents(raw, source)
+        for place, document, fault in _documents(text, source)
         for collected in (
             [Collected(place, refusal=Refusal(place, "", fault))] if fault else _taken(place, document, rules, host)
         )
@@ -121,14 +125,17 @@ def _with_status(payload: Json, key: str) -> Json:
     }
 
 
-def _documents(raw: bytes, source: str) -> Iterator[tuple[str, Any, str]]:
+def _documents(text: str, source: str) -> Iterator[tuple[str, Any, str]]:
     """Each JSON document with its place, and what is wrong with it, if anything; the elements of a list one by one."""
-    for place, document, fault in _found(_decoded(raw, source), source):
+    for place, document, fault in _found(text, source):
         yield from [(place, document, fault)] if fault else _elements(place, document)
 
 
 def _found(decoded: str, source: str) -> list[tuple[str, Any, str]]:
     """The whole, or JSON lines, or documents one after the other as `gh api --paginate` prints them."""
+    decoded = decoded.removeprefix("\ufeff")
+    if not decoded.strip():
+        raise _unreadable(source, "is empty")
     try:
         return [(source, _parsed(decoded), "")]
     except ValueError as error:
@@ -184,19 +191,12 @@ def _decoded(raw: bytes, source: str) -> str:
         decoded = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _unreadable(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    if not decoded.strip():
-        raise _unreadable(source, "is empty")
-    return _of_form(decoded, source) if decoded.startswith(FORM_FIELD) else decoded
-
-
-def _of_form(decoded: str, source: str) -> str:
-    """The payload of a webhook whose content type is application/x-www-form-urlencoded."""
+    if not decoded.startswith(f"{FIELD}="):
+        return decoded
     try:
-        fields = parse_qs(decoded.strip(), strict_parsing=True, errors="strict", max_num_fields=10)
-        [payload] = fields.get("payload", [])
-    except ValueError as error:
-        raise _unreadable(source, "begins as a form, but does not hold one payload") from error
-    return payload
+        return payload_of(decoded)
+    except ValueError as fault:
+        raise _unreadable(source, f"begins as a form, which {fault}") from fault
 
 
 def _parsed(decoded: str) -> Any:
