@@ -109,6 +109,33 @@ def test_more_runs_than_a_filter_lists_are_found_by_filtering_on(
     assert [number for number, _, _ in stored_attempts(database)] == list(range(1, 35))
 
 
+@pytest.mark.parametrize("earlier", [0, 3, 12])
+def test_more_runs_in_one_second_than_are_listed_are_named_and_all_others_are_stored(
+    database: Connection, rest: Rest, github: GitHub, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    for module in ("listing", "polling"):
+        monkeypatch.setattr(f"opskpi.github.{module}.LISTED_AT_MOST", 10)
+    rest.page_size, rest.listed_at_most = 5, 10
+    crowd = [workflow_run(100 + number, at="2026-03-05T12:00:00Z") for number in range(14)]
+    rest.runs = [*hours(1, earlier), *crowd, workflow_run(200, at="2026-03-06T00:00:00Z")]
+    summary = collected(database, github)
+    assert summary.accepted == earlier + 10 + 1
+    assert summary.unlisted == ["GitHub lists 10 runs of the second 2026-03-05T12:00:00Z: 4 of 14 cannot be polled"]
+    assert rows(database, "select resume_at from ops.collections") == [
+        (datetime.fromisoformat("2026-03-06T00:00:00Z"),)
+    ]
+
+
+def test_as_many_runs_in_one_second_as_are_listed_are_all_there(
+    database: Connection, rest: Rest, github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opskpi.github.listing.LISTED_AT_MOST", 10)
+    rest.page_size, rest.listed_at_most = 5, 10
+    rest.runs = [*hours(1, 3), *(workflow_run(100 + number, at="2026-03-05T12:00:00Z") for number in range(10))]
+    summary = collected(database, github)
+    assert (summary.accepted, summary.unlisted) == (13, [])
+
+
 def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anything_changed(
     database: Connection, rest: Rest, github: GitHub
 ) -> None:

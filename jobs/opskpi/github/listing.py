@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 from opskpi.errors import OpsKpiError
@@ -13,6 +13,8 @@ from opskpi.github.events import Malformed, instant
 PER_PAGE = 100
 # GitHub lists no more than this of what a filter finds; the rest is found by filtering further.
 LISTED_AT_MOST = 1000
+# The step of the filter, which has no fractions of a second.
+STEP = timedelta(seconds=1)
 
 RUNS = "/repos/{owner}/{repo}/actions/runs"
 ARTIFACTS = RUNS + "/{run_id}/artifacts"
@@ -20,16 +22,26 @@ ATTEMPT = RUNS + "/{run_id}/attempts/{attempt_number}"
 
 
 @dataclass(frozen=True, slots=True)
+class Overfull:
+    """A second in which more runs were created than GitHub lists; how many in all (None: it does not say)."""
+
+    second: datetime
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Runs as they are listed, newest first, how many there are in all, and whether these are the last ones.
 
     `entity_tag` is set when this one page is the answer to the whole question; asked with it, nothing new is no page.
+    `overfull` is set when runs before this page's end are listed nowhere.
     """
 
     runs: list[object]
     total: int
     is_last: bool
     entity_tag: str | None
+    overfull: Overfull | None = None
 
 
 class Repository:
@@ -43,7 +55,7 @@ class Repository:
         """The pages of all runs created since `start`; one without runs when `entity_tag` is still that of the list."""
         until: datetime | None = None
         while True:
-            listed, oldest = 0, until
+            listed, oldest, further = 0, until, None
             for answer in self._answers(self._question(start, until), RUNS, None if until else entity_tag):
                 if answer.document is None:
                     yield Page([], 0, True, entity_tag)
@@ -53,13 +65,31 @@ class Repository:
                 listed += len(runs)
                 oldest = min([*filter(None, [oldest]), *_created(runs)], default=None)
                 at_end = answer.following is None or not runs
-                is_last = at_end and (listed < LISTED_AT_MOST or oldest == until)
-                yield Page(runs, _total(answer, listed), is_last, answer.entity_tag if is_only and is_last else None)
+                overfull = None
+                if at_end and listed >= LISTED_AT_MOST:
+                    further, overfull = self._further(oldest, until)
+                is_last = at_end and (further is None or further < start.replace(microsecond=0))
+                tag = answer.entity_tag if is_only and is_last else None
+                yield Page(runs, _total(answer, listed), is_last, tag, overfull)
                 if is_last:
                     return
                 if at_end:
                     break
-            until = oldest
+            until = further
+
+    def _further(self, oldest: datetime | None, until: datetime | None) -> tuple[datetime | None, Overfull | None]:
+        """Up to when to read on after a full list, and the second of which not all was listed.
+
+        The list up to the oldest run holds the rest of its second. Where that second alone fills the list, the rest of
+        it is out of reach, and all before it is not.
+        """
+        if oldest is None or oldest != until:
+            return oldest, None
+        document = self._github.get(self._question(oldest, oldest), RUNS).document
+        total = document.get("total_count") if isinstance(document, Mapping) else None
+        total = total if isinstance(total, int) else None
+        is_whole = total is not None and total <= LISTED_AT_MOST
+        return oldest - STEP, None if is_whole else Overfull(oldest, total)
 
     def attempt(self, run_id: int, number: int) -> object | None:
         """One attempt of a run; None when GitHub has forgotten it."""

@@ -14,7 +14,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.github.api import GitHub
 from opskpi.github.events import Event, Json, Malformed, artifact_event, host_of, identify, instant, run_event, whole
-from opskpi.github.listing import Page, Repository
+from opskpi.github.listing import LISTED_AT_MOST, Overfull, Page, Repository
 from opskpi.github.payloads import Collected, Refusal
 from opskpi.github.rules import Rules
 from opskpi.github.storing import Summary
@@ -104,6 +104,8 @@ class _Poll:
         resume = _Resume(start, now)
         done = 0
         for page in self._repository.pages(start, entity_tag):
+            if page.overfull:
+                self.summary.unlisted.append(_out_of_reach(page.overfull))
             found = self._found(page, resume)
             with self._connection.transaction():
                 storing.store(self._connection, found, self.summary, self._org_id)
@@ -217,6 +219,12 @@ class _Resume:
     @property
     def at(self) -> datetime:
         return self._oldest_going or self._newest
+
+
+def _out_of_reach(overfull: Overfull) -> str:
+    second = overfull.second.strftime("%Y-%m-%dT%H:%M:%SZ")
+    rest = "the rest" if overfull.total is None else f"{overfull.total - LISTED_AT_MOST:,} of {overfull.total:,}"
+    return f"GitHub lists {LISTED_AT_MOST:,} runs of the second {second}: {rest} cannot be polled"
 
 
 def _start(last: Collection | None, since: datetime | None, now: datetime) -> tuple[datetime, datetime]:
