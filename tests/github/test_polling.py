@@ -150,6 +150,15 @@ def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anythi
     assert collected(database, github).accepted == 1
 
 
+def test_a_first_poll_that_finds_nothing_says_what_the_token_needs(
+    database: Connection, rest: Rest, github: GitHub
+) -> None:
+    [note] = collected(database, github).notes
+    assert "no run was listed since 2026-02-10" in note
+    assert "Actions: read" in note
+    assert collected(database, github).notes == []
+
+
 def test_a_run_still_going_is_no_event_and_is_seen_again(database: Connection, rest: Rest, github: GitHub) -> None:
     rest.runs = [workflow_run(1, None, at="2026-03-10T10:00:00Z"), workflow_run(2, at="2026-03-10T11:00:00Z")]
     assert counts(collected(database, github)) == (1, 0, 0, 1)

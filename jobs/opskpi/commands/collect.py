@@ -155,7 +155,7 @@ def _show(summary: Summary) -> None:
         f"{summary.source}: {summary.accepted:,} accepted, {summary.duplicate:,} duplicate,"
         f" {summary.refused:,} refused, {summary.still_running:,} still running{requests}"
     )
-    for sentence in summary.unlisted:
+    for sentence in [*summary.unlisted, *summary.notes]:
         console.show(f"  {sentence}")
     for refusal in summary.refusals:
         console.show(f"  {refusal.place}: {refusal.field + ' ' if refusal.field else ''}{refusal.reason}")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
-from opskpi.errors import OpsKpiError
-from opskpi.github.api import Answer, GitHub, Gone
+from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.github.answers import Gone, refuse_shape
+from opskpi.github.api import Answer, GitHub
 from opskpi.github.events import Malformed, instant
 
 PER_PAGE = 100
@@ -57,11 +58,17 @@ class Repository:
         while True:
             listed, oldest, further = 0, until, None
             for answer in self._answers(self._question(start, until), RUNS, None if until else entity_tag):
-                if answer.document is None:
+                if answer.is_unchanged and entity_tag:
                     yield Page([], 0, True, entity_tag)
                     return
                 runs = self._listed(answer, "workflow_runs")
                 is_only = listed == 0 and until is None
+                if is_only and not runs and _total(answer, 0):
+                    raise OpsKpiError(
+                        f"{self._github.host} counts {_total(answer, 0):,} runs and lists none of them",
+                        f"This is what {self._github.token.name} without permission gets. {self._github.token.advice}",
+                        ExitCode.CONFIGURATION,
+                    )
                 listed += len(runs)
                 oldest = min([*filter(None, [oldest]), *_created(runs)], default=None)
                 at_end = answer.following is None or not runs
@@ -126,7 +133,7 @@ class Repository:
     def _listed(self, answer: Answer, key: str) -> list[object]:
         listed = answer.document.get(key) if isinstance(answer.document, Mapping) else None
         if not isinstance(listed, list):
-            raise OpsKpiError(f"{self._github.host} answered without a list of {key}", "Check --api-url.")
+            refuse_shape(answer.document, key, self._github.token, self._github.host)
         return listed
 
 

@@ -115,6 +115,11 @@ class _Poll:
                 self.store_requests()
             done += len(page.runs)
             on_progress(done, max(page.total, done))
+        if last is None and not done:
+            self.summary.notes.append(
+                f"no run was listed since {start:%Y-%m-%d}: if there are some, {self._github.token.name} may not read"
+                f" Actions. {self._github.token.advice}"
+            )
 
     def store_requests(self) -> None:
         """Store the requests made since the last call as events."""

@@ -22,7 +22,7 @@ class Summary:
     """What became of a source: counts of events stored, known already and refused, and of runs still going.
 
     `api_requests` counts the requests made to read it. `refusals` holds the first 20. `unlisted` says, a sentence
-    each, which runs GitHub has and does not list.
+    each, which runs GitHub has and does not list; `notes`, what else somebody should know.
     """
 
     source: str
@@ -33,6 +33,7 @@ class Summary:
     api_requests: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def refuse(self, refusal: Refusal) -> None:
         """Count a refusal, and keep it while there is room."""
