@@ -1,7 +1,6 @@
 """What GitHub, a proxy or a login answers to a token that is not right: a sentence, a way out, never the token."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,16 +10,10 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.answers import Gone
 from opskpi.github.api import ATTEMPTS, GitHub
 from opskpi.github.listing import Repository
-from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Reply, Rest, rest_api, workflow_run
+from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Reply, Rest, workflow_run
 
 PAGE = b"<!DOCTYPE html><html><title>Sign in to your account</title></html>"
 SIGN_ON = {"X-GitHub-SSO": "required; url=https://github.com/orgs/octo-org/sso?authorization_request=A1B2C3"}
-
-
-@pytest.fixture
-def rest() -> Iterator[Rest]:
-    with rest_api(workflow_run(1)) as serving:
-        yield serving
 
 
 def listed(rest: Rest, **environ: str) -> list[object]:
@@ -28,8 +21,9 @@ def listed(rest: Rest, **environ: str) -> list[object]:
         return [run for page in Repository(github, REPOSITORY).pages(NOW.replace(day=1), None) for run in page.runs]
 
 
-def refused(rest: Rest, *replies: Reply, token: str = TOKEN) -> OpsKpiError:
+def failure_of(rest: Rest, *replies: Reply, token: str = TOKEN) -> OpsKpiError:
     """Return the failure of listing runs, which says nothing of the token."""
+    rest.runs = [workflow_run(1)]
     rest.reply(RUNS, *replies)
     with pytest.raises(OpsKpiError) as failure:
         listed(rest, **({"GITHUB_TOKEN": token} if token else {}))
@@ -41,7 +35,7 @@ def refused(rest: Rest, *replies: Reply, token: str = TOKEN) -> OpsKpiError:
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 407])
 @pytest.mark.parametrize("body", [PAGE, b"\xef\xbb\xbf\n " + PAGE, b'<?xml version="1.0"?><Error/>'])
 def test_a_web_page_in_the_place_of_json_is_a_proxy_or_a_login(rest: Rest, status: int, body: bytes) -> None:
-    failure = refused(rest, Reply(status, body, {"Content-Type": "text/html; charset=utf-8"}))
+    failure = failure_of(rest, Reply(status, body, {"Content-Type": "text/html; charset=utf-8"}))
     assert failure.exit_code == ExitCode.CONFIGURATION
     assert "a web page instead of JSON" in failure.message
     assert "--api-url" in failure.hint
@@ -49,13 +43,13 @@ def test_a_web_page_in_the_place_of_json_is_a_proxy_or_a_login(rest: Rest, statu
 
 
 def test_a_text_in_the_place_of_json_is_named_by_its_type(rest: Rest) -> None:
-    failure = refused(rest, Reply(200, b"blocked by policy", {"Content-Type": "text/plain"}))
+    failure = failure_of(rest, Reply(200, b"blocked by policy", {"Content-Type": "text/plain"}))
     assert (failure.exit_code, "text/plain instead of JSON" in failure.message) == (ExitCode.CONFIGURATION, True)
 
 
 def test_json_that_is_cut_short_is_tried_again_whatever_its_type_says(rest: Rest) -> None:
     kind = {"Content-Type": "application/json; charset=utf-8"}
-    failure = refused(rest, *[Reply(200, b'{"workflow_runs": [', kind)] * ATTEMPTS)
+    failure = failure_of(rest, *[Reply(200, b'{"workflow_runs": [', kind)] * ATTEMPTS)
     assert (failure.exit_code, len(rest.asked)) == (ExitCode.TRY_LATER, ATTEMPTS)
 
 
@@ -76,7 +70,7 @@ def test_json_that_is_cut_short_is_tried_again_whatever_its_type_says(rest: Rest
 def test_a_token_that_does_not_get_through_is_said_with_the_way_out(
     rest: Rest, reply: Reply, words: str, way_out: str
 ) -> None:
-    failure = refused(rest, reply)
+    failure = failure_of(rest, reply)
     assert failure.exit_code == ExitCode.CONFIGURATION
     assert words in failure.message
     assert way_out in failure.hint
@@ -87,7 +81,7 @@ def test_a_token_that_does_not_get_through_is_said_with_the_way_out(
 def test_a_repository_that_is_not_there_may_be_one_that_the_token_does_not_see(
     rest: Rest, token: str, words: str
 ) -> None:
-    failure = refused(rest, Reply(404, b'{"message": "Not Found"}'), token=token)
+    failure = failure_of(rest, Reply(404, b'{"message": "Not Found"}'), token=token)
     assert isinstance(failure, Gone)
     assert words in failure.message
 
@@ -102,28 +96,29 @@ def test_a_repository_that_is_not_there_may_be_one_that_the_token_does_not_see(
     ],
 )
 def test_json_of_another_shape_is_said_with_its_message(rest: Rest, body: bytes, words: str) -> None:
-    failure = refused(rest, Reply(200, body))
+    failure = failure_of(rest, Reply(200, body))
     assert (failure.exit_code, words in failure.message) == (ExitCode.FAILED, True)
 
 
 def test_a_rate_limit_without_a_token_says_that_a_token_raises_it(rest: Rest) -> None:
     limit = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "4000000000"}
-    assert "put a token, which has a higher one, into GITHUB_TOKEN" in refused(rest, Reply(403, b"{}", limit), token="").hint  # fmt: skip
+    assert "put a token, which has a higher one, into GITHUB_TOKEN" in failure_of(rest, Reply(403, b"{}", limit), token="").hint  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ["1", "e", "ci", "success", "workflow_runs", "run_started_at", "octo-org/shop"])
 def test_a_word_that_stands_in_ordinary_answers_is_no_token_and_damages_none(rest: Rest, word: str) -> None:
-    failure = refused(rest, token=word)
+    failure = failure_of(rest, token=word)
     assert failure.exit_code == ExitCode.CONFIGURATION
     assert failure.message.startswith("GITHUB_TOKEN holds what stands in ordinary answers")
     assert "GITHUB_TOKEN" in failure.hint
 
 
 def test_an_answer_to_a_word_that_is_no_token_doubts_the_word(rest: Rest) -> None:
-    assert "has not the form of a token" in refused(rest, Reply(401, b"{}"), token="changeme-please").hint
+    assert "has not the form of a token" in failure_of(rest, Reply(401, b"{}"), token="changeme-please").hint
 
 
 def test_a_token_that_stands_in_no_answer_is_used_whatever_it_looks_like(rest: Rest) -> None:
+    rest.runs = [workflow_run(1)]
     assert len(listed(rest, GITHUB_TOKEN="unlikely")) == 1
 
 

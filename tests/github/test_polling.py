@@ -19,7 +19,7 @@ from opskpi.github.rules import Rules, read_rules
 from opskpi.github.storing import Summary
 from support.events import NIL, Connection, kpis, refresh, rows, scalar
 from support.fixtures import Connect
-from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, rest_api, workflow_run
+from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, workflow_run
 
 ARTIFACT = (
     '[{"event_type": "artifact", "event_id": "cccccccc-0000-4000-8000-00000000000c", "event_timestamp": "%s",'
@@ -40,12 +40,6 @@ ANSWERS = st.fixed_dictionaries(
         ),
     }
 )
-
-
-@pytest.fixture
-def rest() -> Iterator[Rest]:
-    with rest_api() as serving:
-        yield serving
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github.answers import Gone, refuse_shape
 from opskpi.github.api import Answer, GitHub
-from opskpi.github.events import Malformed, instant
+from opskpi.github.fields import Malformed, instant
 
 PER_PAGE = 100
 # GitHub lists no more than this of what a filter finds; the rest is found by filtering further.
@@ -20,6 +20,7 @@ STEP = timedelta(seconds=1)
 RUNS = "/repos/{owner}/{repo}/actions/runs"
 ARTIFACTS = RUNS + "/{run_id}/artifacts"
 ATTEMPT = RUNS + "/{run_id}/attempts/{attempt_number}"
+JOBS = ATTEMPT + "/jobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,20 @@ class Repository:
                 if not artifacts:
                     return
                 yield from artifacts
+
+    def jobs(self, run_id: int, attempt: int) -> list[object]:
+        """The jobs of an attempt; none when GitHub has forgotten it or does not list all that it counts."""
+        jobs: list[object] = []
+        counted = 0
+        with suppress(Gone):
+            question = f"{self._path}/{run_id}/attempts/{attempt}/jobs?per_page={PER_PAGE}"
+            for answer in self._answers(question, JOBS):
+                listed = answer.document.get("jobs") if isinstance(answer.document, Mapping) else None
+                if not isinstance(listed, list) or not listed:
+                    break
+                jobs += listed
+                counted = _total(answer, len(jobs))
+        return jobs if len(jobs) >= counted else []
 
     def _answers(self, first: str, endpoint: str, entity_tag: str | None = None) -> Iterator[Answer]:
         """The first answer and those that follow it; only the first is asked for by its tag."""

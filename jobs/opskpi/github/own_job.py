@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github.events import LARGEST_NUMBER, PUBLIC_HOST, Event, identify, milliseconds, site_of, text
+from opskpi.github.events import PUBLIC_HOST, Event, identify, milliseconds, site_of
+from opskpi.github.fields import LARGEST_NUMBER, text
 
 JOB_STATUSES = ("success", "failure", "cancelled", "skipped")
 

@@ -13,7 +13,9 @@ from psycopg.rows import class_row
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.github.api import GitHub
-from opskpi.github.events import Event, Json, Malformed, artifact_event, host_of, identify, instant, run_event, whole
+from opskpi.github.endings import UNKNOWN, Ending, end_of, is_doubtful
+from opskpi.github.events import Event, artifact_event, host_of, identify, run_event
+from opskpi.github.fields import Json, Malformed, instant, mapping, whole
 from opskpi.github.listing import LISTED_AT_MOST, Overfull, Page, Repository
 from opskpi.github.payloads import Collected, Refusal
 from opskpi.github.rules import Rules
@@ -26,6 +28,8 @@ REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII
 RUN_AGAIN_WITHIN = timedelta(days=30)
 SWEPT_EVERY = timedelta(days=1)
 EARLIER_ATTEMPTS = 50
+# A token of a workflow has 1,000 requests an hour, and each new run takes one for its artifacts.
+JOBS_ASKED_AT_MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class _Poll:
         self._source = f"{github.host}/{repository.lower()}"
         self._rules = rules
         self._org_id = org_id
+        self._asked_for_jobs = 0
         self.summary = Summary(f"{github.host}/{repository}")
 
     def run(self, since: datetime | None, now: datetime, on_progress: Callable[[int, int], None]) -> None:
@@ -110,11 +115,18 @@ class _Poll:
             with self._connection.transaction():
                 storing.store(self._connection, found, self.summary, self._org_id)
                 if page.is_last and moves_on:
-                    # The tag is that of the question which the next poll asks only if it is the same question.
-                    self._record(resume.at, swept_at, page.entity_tag if resume.at == start else None)
+                    # The tag is that of the question which the next poll asks only if it is the same question, and
+                    # if this poll took all of its answer.
+                    is_whole = resume.at == start and not self.summary.postponed
+                    self._record(resume.at, swept_at, page.entity_tag if is_whole else None)
                 self.store_requests()
             done += len(page.runs)
             on_progress(done, max(page.total, done))
+        if self.summary.postponed:
+            self.summary.notes.append(
+                f"{self.summary.postponed:,} runs wait for the next poll: their end is read from their jobs, with"
+                f" {JOBS_ASKED_AT_MOST} requests per poll"
+            )
         if last is None and not done:
             self.summary.notes.append(
                 f"no run was listed since {start:%Y-%m-%d}: if there are some, {self._github.token.name} may not read"
@@ -137,48 +149,78 @@ class _Poll:
         complete: list[Collected] = []
         try:
             for collected, run in zip(listed, page.runs, strict=True):
-                complete += self._earlier_attempts(run)
-                if collected.event and collected.event["event_id"] not in known:
-                    complete += self._artifacts(collected.event["run_id"])
-                complete.append(collected)
+                attempts = self._missing_attempts(run)
+                is_new = collected.event is not None and collected.event["event_id"] not in known
+                asks = is_new and is_doubtful(mapping(run))
+                if (asks or attempts) and self._asked_for_jobs >= JOBS_ASKED_AT_MOST:
+                    self.summary.postponed += 1
+                    resume.note(run, is_going=True)
+                    continue
+                for attempt in attempts:
+                    complete += self._earlier_attempt(run, attempt)
+                if is_new:
+                    found = (
+                        self._judged(collected.place, partial(self._event, run, self._ending(run)))
+                        if asks
+                        else collected
+                    )
+                    complete += [*self._artifacts(whole(mapping(run), "id")), found]
+                else:
+                    complete.append(collected)
         except OpsKpiError:
             storing.store(self._connection, complete, self.summary, self._org_id)
             raise
         return complete
 
     def _collected(self, place: str, run: object, resume: "_Resume") -> Collected:
-        collected = self._judged(place, partial(self._event, run))
+        collected = self._judged(f"{self._name}: {place}", partial(self._event, run))
         if not collected.refusal:
             resume.note(run, is_going=collected.event is None)
         return collected
 
-    def _earlier_attempts(self, run: object) -> Iterator[Collected]:
-        """Those that nobody has seen: the list shows the latest attempt of a run only."""
+    def _missing_attempts(self, run: object) -> list[int]:
+        """The earlier attempts that nobody has seen: the list shows the latest attempt of a run only."""
         try:
-            run = run if isinstance(run, Mapping) else {}
+            run = mapping(run)
             number, attempts = whole(run, "id"), whole(run, "run_attempt", default=1)
             host = host_of(run, self._github.host)
         except Malformed:
-            return
+            return []
         earlier = range(max(attempts - EARLIER_ATTEMPTS, 1), attempts)
         ids = {attempt: str(identify("run", host, number, attempt)) for attempt in earlier}
         known = storing.known(self._connection, [{"event_id": event_id} for event_id in ids.values()], self._org_id)
-        for attempt, event_id in ids.items():
-            found = None if event_id in known else self._repository.attempt(number, attempt)
-            if found is not None:
-                yield self._judged(f"run {number}, attempt {attempt}", partial(self._event, found, is_latest=False))
+        return [attempt for attempt, event_id in ids.items() if event_id not in known]
+
+    def _earlier_attempt(self, run: object, attempt: int) -> Iterator[Collected]:
+        number = whole(mapping(run), "id")
+        found = self._repository.attempt(number, attempt)
+        if found is not None:
+            ending = self._ending(found, is_latest=False)
+            yield self._judged(f"{self._name}: run {number}, attempt {attempt}", partial(self._event, found, ending))
+
+    def _ending(self, run: object, *, is_latest: bool = True) -> Ending:
+        """What the jobs of an attempt tell of its end."""
+        try:
+            number, attempt = whole(mapping(run), "id"), whole(mapping(run), "run_attempt", default=1)
+        except Malformed:
+            return Ending(is_latest=is_latest)
+        before = len(self._github.requests)
+        jobs = self._repository.jobs(number, attempt)
+        self._asked_for_jobs += len(self._github.requests) - before
+        return Ending(end_of(jobs), is_latest=is_latest)
 
     def _artifacts(self, run_id: int) -> Iterator[Collected]:
         described = {"host": self._github.host, "repository": self._name, "run_id": run_id}
         for number, artifact in enumerate(self._repository.artifacts(run_id)):
-            yield self._judged(f"run {run_id}, artifact {number + 1}", partial(artifact_event, artifact, **described))
+            yield self._judged(
+                f"{self._name}: run {run_id}, artifact {number + 1}", partial(artifact_event, artifact, **described)
+            )
 
-    def _event(self, run: object, *, is_latest: bool = True) -> Event | None:
+    def _event(self, run: object, ending: Ending = UNKNOWN) -> Event | None:
         around: Json = {"repository": {"full_name": self._name}}
-        return run_event(run, self._rules, host=self._github.host, around=around, is_latest=is_latest)
+        return run_event(run, self._rules, host=self._github.host, around=around, ending=ending)
 
     def _judged(self, place: str, make: Callable[[], Event | None]) -> Collected:
-        place = f"{self._name}: {place}"
         try:
             return Collected(place, make())
         except Malformed as fault:

@@ -19,7 +19,8 @@ REFUSALS_KEPT = 20
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a source: counts of events stored, known already and refused, and of runs still going.
+    """What became of a source: counts of events stored, known already and refused, and of runs still going or left to
+    the next poll (`postponed`).
 
     `api_requests` counts the requests made to read it. `refusals` holds the first 20. `unlisted` says, a sentence
     each, which runs GitHub has and does not list; `notes`, what else somebody should know.
@@ -30,6 +31,7 @@ class Summary:
     duplicate: int = 0
     refused: int = 0
     still_running: int = 0
+    postponed: int = 0
     api_requests: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)

@@ -1,0 +1,96 @@
+"""What an input tells of a run in other places than the run itself: jobs, further attempts, earlier updates."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from opskpi.github.endings import UNKNOWN, Ending, end_of
+from opskpi.github.events import host_of
+from opskpi.github.fields import Json, Malformed, mapping, required_instant, text, whole
+
+Run = tuple[str, int]
+Attempt = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an input: where it stands, its kind (run, job, artifact, fault; else empty), and what is around it."""
+
+    place: str
+    kind: str
+    described: object
+    around: Json = field(default_factory=dict)
+
+
+class Beside:
+    """The endings of the runs of one input."""
+
+    def __init__(self, parts: Iterable[Part], host: str) -> None:
+        self._host = host
+        self._jobs: defaultdict[Attempt, dict[int, Json]] = defaultdict(dict)
+        self._listed: defaultdict[Run, int] = defaultdict(int)
+        self._counted: defaultdict[Run, int] = defaultdict(int)
+        self._latest: defaultdict[Run, int] = defaultdict(int)
+        self._updates: dict[tuple[Attempt, bool], datetime] = {}
+        self._told: set[tuple[Attempt, bool]] = set()
+        for part in parts:
+            try:
+                if part.kind == "run":
+                    self._note_run(mapping(part.described), _is_told(part))
+                elif part.kind == "job" and "action" not in part.around:
+                    # The webhooks of a run's jobs may be few of them; a list is all of them.
+                    self._note_job(mapping(part.described), part.around)
+            except Malformed:
+                # It is refused by its place, elsewhere.
+                continue
+
+    def ending_of(self, part: Part) -> Ending:
+        """What is known of the end of a run."""
+        try:
+            run = mapping(part.described)
+            attempt = self._attempt_of(run, "id")
+            of_run = attempt[:2]
+            jobs = self._jobs.get(attempt, {})
+            is_whole = self._listed[of_run] >= self._counted[of_run]
+            key = (attempt, _waits(run))
+            return Ending(
+                end_of(jobs.values()) if is_whole else None,
+                self._updates.get(key),
+                key in self._told,
+                attempt[2] >= self._latest[of_run],
+            )
+        except Malformed:
+            return UNKNOWN
+
+    def _note_run(self, run: Json, is_told: bool) -> None:
+        attempt = self._attempt_of(run, "id")
+        self._latest[attempt[:2]] = max(self._latest[attempt[:2]], attempt[2])
+        if text(run, "status") == "completed":
+            key, updated_at = (attempt, _waits(run)), required_instant(run, "updated_at")
+            self._updates[key] = min(self._updates.get(key, updated_at), updated_at)
+            if is_told:
+                self._told.add(key)
+
+    def _note_job(self, job: Json, around: Json) -> None:
+        attempt = self._attempt_of(job, "run_id")
+        number = whole(job, "id")
+        if number not in self._jobs[attempt]:
+            self._jobs[attempt][number] = job
+            self._listed[attempt[:2]] += 1
+        total = around.get("total_count")
+        if isinstance(total, int):
+            self._counted[attempt[:2]] = max(self._counted[attempt[:2]], total)
+
+    def _attempt_of(self, described: Json, key: str) -> Attempt:
+        return host_of(described, self._host), whole(described, key), whole(described, "run_attempt", default=1)
+
+
+def _is_told(part: Part) -> bool:
+    """Whether it comes in the webhook that GitHub sends when a run ends."""
+    return part.around.get("action") == "completed"
+
+
+def _waits(run: Json) -> bool:
+    """A run that waits for approval keeps its attempt when it goes on, and ends a second time."""
+    return text(run, "conclusion") == "action_required"
