@@ -68,6 +68,7 @@ def test_a_run_is_one_event_with_all_that_kpis_ask_for() -> None:
             "outcome": "success",
             "conclusion": "success",
             "workflow": "ci",
+            "workflow_path": ".github/workflows/ci.yml",
             "run_attempt": 1,
             "repository": "octo-org/shop",
             "event": "push",

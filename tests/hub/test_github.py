@@ -62,6 +62,18 @@ def test_the_workflows_that_settings_name_are_what_they_name(webhooks: Hub, hub_
     assert rows(hub_database, query) == [("slsa_provenance",)]
 
 
+def test_webhooks_of_two_workflows_of_one_name_are_counted_apart(
+    webhooks: Hub, hub_database: psycopg.Connection
+) -> None:
+    for number, file in ((4771, "one"), (4772, "two"), (4773, "one"), (4774, "two")):
+        described = workflow_run(number, name="twins", path=f".github/workflows/{file}.yml", workflow_id=len(file))
+        assert deliver(webhooks, payload(described)).json()["accepted"] == 1
+    query = (
+        "select metadata ->> 'workflow' from public.telemetry_events where run_id between 4771 and 4774 order by run_id"
+    )
+    assert rows(hub_database, query) == [("twins",), ("twins (.github/workflows/two.yml)",)] * 2
+
+
 @pytest.mark.parametrize(
     "headers",
     [{"X-Hub-Signature-256": ""}, {"X-Hub-Signature-256": "sha256=00"}, {"X-Hub-Signature-256": "sha1=00"}],

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 TOKEN = "ghp_T0KENofNobody"  # noqa: S105
 REPOSITORY = "octo-org/shop"
 RUNS = f"/repos/{REPOSITORY}/actions/runs"
+WORKFLOWS = f"/repos/{REPOSITORY}/actions/workflows"
 NOW = datetime.fromisoformat("2026-03-12T00:00:00Z")
 Json = dict[str, Any]
 
@@ -88,6 +89,7 @@ class Rest:
     runs: list[Json] = field(default_factory=list)
     attempts: dict[tuple[int, int], Json] = field(default_factory=dict)
     jobs: dict[tuple[int, int], list[Json]] = field(default_factory=dict)
+    workflows: list[Json] = field(default_factory=list)
     artifacts: dict[int, list[Json]] = field(default_factory=dict)
     page_size: int = 100
     listed_at_most: int = 1000
@@ -118,6 +120,8 @@ class Rest:
         if path == RUNS:
             found = sorted(self._created(query.get("created", ">=2000-01-01T00:00:00Z")), key=_order, reverse=True)
             return self._page("workflow_runs", found[: self.listed_at_most], len(found), path, query)
+        if path == WORKFLOWS:
+            return self._page("workflows", self.workflows, len(self.workflows), path, query)
         if path.startswith(RUNS) and parts[1:] == ["artifacts"]:
             found = self.artifacts.get(int(parts[0]), [])
             return self._page("artifacts", found, len(found), path, query)

@@ -1,7 +1,7 @@
-"""What an input tells of a run in other places than the run itself: jobs, further attempts, earlier updates."""
+"""What an input tells of a run in other places than the run itself: jobs, attempts, earlier updates, its workflow."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -24,7 +24,7 @@ class Part:
 
 
 class Beside:
-    """The endings of the runs of one input."""
+    """What the parts of one input tell of each other."""
 
     def __init__(self, parts: Iterable[Part], host: str) -> None:
         self._host = host
@@ -33,11 +33,14 @@ class Beside:
         self._counted: defaultdict[Run, int] = defaultdict(int)
         self._latest: defaultdict[Run, int] = defaultdict(int)
         self._updates: dict[tuple[Attempt, bool], datetime] = {}
+        self._workflows: dict[Run, Json] = {}
+        self._names: dict[Run, str] = {}
         self._told: set[tuple[Attempt, bool]] = set()
         for part in parts:
             try:
                 if part.kind == "run":
                     self._note_run(mapping(part.described), _is_told(part))
+                    self._note_workflow(mapping(part.described))
                 elif part.kind == "job" and "action" not in part.around:
                     # The webhooks of a run's jobs may be few of them; a list is all of them.
                     self._note_job(mapping(part.described), part.around)
@@ -62,6 +65,37 @@ class Beside:
             )
         except Malformed:
             return UNKNOWN
+
+    def around(self, part: Part) -> Json:
+        """What is around a run or job, with what its input tells of its workflow.
+
+        A job does not name the file of its workflow, and a run may lack the name that another of the workflow has.
+        """
+        try:
+            described = mapping(part.described)
+            host, workflow_id = host_of(described, self._host), described.get("workflow_id")
+            if part.kind == "job":
+                known = self._workflows.get((host, whole(described, "run_id")), {})
+            elif workflow_id is not None and text(described, "name") is None:
+                name = self._names.get((host, whole(described, "workflow_id")))
+                known = {"name": name} if name else {}
+            else:
+                known = {}
+            stated = part.around.get("workflow")
+        except Malformed:
+            return part.around
+        return (
+            {**part.around, "workflow": {**known, **stated} if isinstance(stated, Mapping) else known}
+            if known
+            else part.around
+        )
+
+    def _note_workflow(self, run: Json) -> None:
+        host, name = host_of(run, self._host), text(run, "name")
+        known = {"id": run.get("workflow_id"), "path": run.get("path")}
+        self._workflows[host, whole(run, "id")] = {key: value for key, value in known.items() if value is not None}
+        if name and run.get("workflow_id") is not None:
+            self._names.setdefault((host, whole(run, "workflow_id")), name)
 
     def _note_run(self, run: Json, is_told: bool) -> None:
         attempt = self._attempt_of(run, "id")

@@ -57,6 +57,7 @@ def run_event(
         "outcome": OUTCOMES.get(conclusion, "skipped"),
         "conclusion": conclusion,
         "workflow": names[0],
+        **_workflow_identity(run, around),
         "run_attempt": attempt,
         "repository": repository_of(run) or repository_of(around),
         "event": text(run, "event"),
@@ -82,6 +83,7 @@ def job_event(job: object, *, host: str = PUBLIC_HOST, around: Json | None = Non
     payload = {
         "conclusion": _conclusion(job),
         "workflow": text(job, "workflow_name") or text(mapping(around.get("workflow") or {}), "name") or "unnamed",
+        **_workflow_identity({}, around),
         "job": text(job, "name") or "unnamed",
         "run_attempt": whole(job, "run_attempt", default=1),
         "repository": repository_of(around),
@@ -167,7 +169,7 @@ def _workflow_names(run: Json, around: Json) -> list[str]:
     """What the workflow goes by: its name first, then its file's name with and without the suffix."""
     workflow = around.get("workflow")
     workflow = workflow if isinstance(workflow, Mapping) else {}
-    path = PurePosixPath((text(run, "path") or text(workflow, "path") or "").partition("@")[0])
+    path = PurePosixPath(_path_of(run) or _path_of(workflow))
     names = [text(workflow, "name"), text(run, "name"), path.stem, path.name]
     found = [name for name in names if name]
     if not found and run.get("workflow_id") is not None:
@@ -175,6 +177,24 @@ def _workflow_names(run: Json, around: Json) -> list[str]:
     if not found:
         raise Malformed("name", "is required: nothing names the workflow")
     return found
+
+
+def _workflow_identity(run: Json, around: Json) -> Event:
+    """The number and the file of the workflow, by which `ops.label_workflows` tells two of one name apart."""
+    workflow = around.get("workflow")
+    workflow = workflow if isinstance(workflow, Mapping) else {}
+    numbers = [
+        whole(found, key) for found, key in ((run, "workflow_id"), (workflow, "id")) if found.get(key) is not None
+    ]
+    return {
+        "workflow_id": numbers[0] if numbers else None,
+        "workflow_path": _path_of(run) or _path_of(workflow) or None,
+    }
+
+
+def _path_of(described: Json) -> str:
+    """The file of a workflow, without the branch that may follow it."""
+    return (text(described, "path") or "").partition("@")[0]
 
 
 def milliseconds(duration: timedelta) -> int | None:

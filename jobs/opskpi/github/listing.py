@@ -18,6 +18,7 @@ LISTED_AT_MOST = 1000
 STEP = timedelta(seconds=1)
 
 RUNS = "/repos/{owner}/{repo}/actions/runs"
+WORKFLOWS = "/repos/{owner}/{repo}/actions/workflows"
 ARTIFACTS = RUNS + "/{run_id}/artifacts"
 ATTEMPT = RUNS + "/{run_id}/attempts/{attempt_number}"
 JOBS = ATTEMPT + "/jobs"
@@ -52,6 +53,7 @@ class Repository:
     def __init__(self, github: GitHub, name: str) -> None:
         self._github = github
         self._path = f"/repos/{name}/actions/runs"
+        self._workflows = f"/repos/{name}/actions/workflows?per_page={PER_PAGE}"
 
     def pages(self, start: datetime, entity_tag: str | None) -> Iterator[Page]:
         """The pages of all runs created since `start`; one without runs when `entity_tag` is still that of the list."""
@@ -114,6 +116,15 @@ class Repository:
                 if not artifacts:
                     return
                 yield from artifacts
+
+    def workflows(self) -> Iterator[object]:
+        """The workflows of the repository, without those that are deleted; none where they cannot be seen."""
+        with suppress(Gone):
+            for answer in self._answers(self._workflows, WORKFLOWS):
+                listed = self._listed(answer, "workflows")
+                if not listed:
+                    return
+                yield from (one for one in listed if not (isinstance(one, Mapping) and one.get("state") == "deleted"))
 
     def jobs(self, run_id: int, attempt: int) -> list[object]:
         """The jobs of an attempt; none when GitHub has forgotten it or does not list all that it counts."""

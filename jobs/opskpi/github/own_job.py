@@ -37,6 +37,7 @@ def event_of_own_job(
     payload: Event = {
         "conclusion" if is_job else "outcome": outcome,
         "workflow": text(environ, "GITHUB_WORKFLOW") or "unnamed",
+        "workflow_path": _path_of(text(environ, "GITHUB_WORKFLOW_REF") or "", repository or ""),
         "job": job,
         "run_attempt": int(attempt) if attempt.isascii() and attempt.isdigit() and len(attempt) < 10 else 1,
         "repository": repository,
@@ -58,3 +59,9 @@ def event_of_own_job(
     }
     tag = text(environ, "GITHUB_REF_NAME") if environ.get("GITHUB_REF_TYPE") == "tag" else None
     return event | ({"tag": tag} if tag else {})
+
+
+def _path_of(reference: str, repository: str) -> str | None:
+    """The file that octo-org/octo-repo/.github/workflows/ci.yml@refs/heads/main names; None without one."""
+    path, _, _ = reference.removeprefix(f"{repository}/").partition("@")
+    return path or None

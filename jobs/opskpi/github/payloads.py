@@ -55,15 +55,14 @@ def read_text(text: str, rules: Rules, *, source: str, host: str = PUBLIC_HOST) 
 
 
 def _collected(part: Part, beside: Beside, rules: Rules, host: str) -> Collected:
+    around = beside.around(part)
     try:
         match part.kind:
             case "run":
                 ending = beside.ending_of(part)
-                return Collected(
-                    part.place, run_event(part.described, rules, host=host, around=part.around, ending=ending)
-                )
+                return Collected(part.place, run_event(part.described, rules, host=host, around=around, ending=ending))
             case "job":
-                return Collected(part.place, job_event(part.described, host=host, around=part.around))
+                return Collected(part.place, job_event(part.described, host=host, around=around))
             case "artifact":
                 run_id = whole(part.around, "id") if "id" in part.around else None
                 named = repository_of(part.around)

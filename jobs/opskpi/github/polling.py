@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from opskpi.github import storing
 from opskpi.github.api import GitHub
 from opskpi.github.endings import UNKNOWN, Ending, end_of, is_doubtful
 from opskpi.github.events import Event, artifact_event, host_of, identify, run_event
-from opskpi.github.fields import Json, Malformed, instant, mapping, whole
+from opskpi.github.fields import Json, Malformed, instant, mapping, text, whole
 from opskpi.github.listing import LISTED_AT_MOST, Overfull, Page, Repository
 from opskpi.github.payloads import Collected, Refusal
 from opskpi.github.rules import Rules
@@ -98,6 +99,7 @@ class _Poll:
         self._rules = rules
         self._org_id = org_id
         self._asked_for_jobs = 0
+        self._has_listed_workflows = False
         self.summary = Summary(f"{github.host}/{repository}")
 
     def run(self, since: datetime | None, now: datetime, on_progress: Callable[[int, int], None]) -> None:
@@ -146,6 +148,7 @@ class _Poll:
         """
         listed = [self._collected(f"run {number + 1}", run, resume) for number, run in enumerate(page.runs)]
         known = storing.known(self._connection, (one.event for one in listed if one.event), self._org_id)
+        self._meet_workflows([one for one in listed if one.event and one.event["event_id"] not in known])
         complete: list[Collected] = []
         try:
             for collected, run in zip(listed, page.runs, strict=True):
@@ -177,6 +180,22 @@ class _Poll:
         if not collected.refusal:
             resume.note(run, is_going=collected.event is None)
         return collected
+
+    def _meet_workflows(self, found: list[Collected]) -> None:
+        """Note the workflows of new runs, with all of the repository when one of them is met for the first time.
+
+        Two of one name then have labels of their own from the first run on, in whatever order they run.
+        """
+        met = storing.workflows_of(found)
+        is_listed = any(one["workflow_id"] for one in met) and not self._has_listed_workflows
+        if is_listed and not storing.knows_workflows(self._connection, met, self._org_id):
+            self._has_listed_workflows = True
+            for described in self._repository.workflows():
+                with suppress(Malformed):
+                    one = mapping(described)
+                    known = {"workflow": text(one, "name"), "workflow_path": text(one, "path")}
+                    met.append({"repository": met[0]["repository"], "workflow_id": whole(one, "id")} | known)
+        storing.note_workflows(self._connection, met, self._org_id)
 
     def _missing_attempts(self, run: object) -> list[int]:
         """The earlier attempts that nobody has seen: the list shows the latest attempt of a run only."""

@@ -61,6 +61,7 @@ def collect(
     summary = Summary(name)
     with journalled(connection, "collect"):
         found = payloads.read(raw, read_rules(connection), source=name, host=host)
+        storing.note_workflows(connection, storing.workflows_of(found), org_id)
         storing.store(connection, found, summary, org_id)
     return summary
 
