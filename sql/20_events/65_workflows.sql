@@ -21,7 +21,7 @@ comment on column ops.workflows.workflow_path is 'The file in the repository, wh
 comment on column ops.workflows.has_plain_label is 'Whether it is counted under the name alone.';
 comment on column ops.workflows.noted_at is 'When a collector met it first.';
 -- Two collectors that meet two workflows of one name at once: the second waits for the first, and finds the name taken.
-create unique index workflows_one_has_the_plain_label on ops.workflows (org_id, repository, workflow_name) where has_plain_label;
+create unique index workflows_org_id_repository_workflow_name_idx on ops.workflows (org_id, repository, workflow_name) where has_plain_label;
 alter table ops.workflows enable row level security;
 create policy workflows_select_own_org on ops.workflows for select to authenticated
   using (org_id = (select ops.org_for('{ingest,read}')));
@@ -41,7 +41,9 @@ begin atomic
       lower(coalesce(element.value ->> 'repository', '')) as repository,
       left(element.value ->> 'workflow', 100) as workflow_name,
       coalesce(element.value ->> 'workflow_path', 'workflow ' || (element.value ->> 'workflow_id')) as workflow_path
-    from jsonb_array_elements(workflow_keys.workflows) with ordinality as element
+    from jsonb_array_elements(
+      case when jsonb_typeof(workflow_keys.workflows) = 'array' then workflow_keys.workflows else '[]' end
+    ) with ordinality as element
   ) as keyed
   where keyed.workflow_name <> ''
     and octet_length(keyed.repository) + octet_length(keyed.workflow_path) <= 2000;

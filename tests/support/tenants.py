@@ -259,8 +259,8 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
         )
         connection.execute(
             "select ops.note_workflows(%s, jsonb_build_array(jsonb_build_object("
-            "'repository', %s || '/shop', 'workflow', %s, 'workflow_path', %s)))",
-            [org, mark, f"{mark}-workflow", f".github/workflows/{mark}.yml"],
+            "'repository', %s::text, 'workflow', %s::text, 'workflow_path', %s::text)))",
+            [org, f"{mark}/shop", f"{mark}-workflow", f".github/workflows/{mark}.yml"],
         )
         # An id that no event has, so that nothing of the counts changes.
         connection.execute(
