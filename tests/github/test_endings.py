@@ -100,6 +100,14 @@ def test_jobs_that_are_not_all_jobs_of_the_run_tell_nothing(jobs: Json) -> None:
     assert seen(RUN, jobs) == {(BEGAN, None)}
 
 
+def test_a_selection_of_jobs_does_not_move_an_end_that_is_to_be_believed() -> None:
+    believed = workflow_run(42, at=BEGAN, updated_at=ENDED)
+    webhook = {"action": "completed", "workflow_run": workflow_run(42, at=BEGAN, updated_at=later(30))}
+    assert seen(believed, JOBS[0]) == {(ENDED, 300_000)}
+    assert seen(webhook, JOBS[0]) == {(later(30), 30 * 3_600_000)}
+    assert seen(webhook, {"total_count": 2, "jobs": JOBS}) == {(ENDED, 300_000)}
+
+
 def test_of_a_run_that_is_described_twice_the_earlier_end_holds() -> None:
     early = workflow_run(42, at=BEGAN, updated_at=ENDED)
     webhook = {"action": "completed", "workflow_run": workflow_run(42, at=BEGAN, updated_at=later(30))}

@@ -115,7 +115,11 @@ class GitHub:
                 self._wait(wait)
             else:
                 return self._answer(response, body)
-        raise OpsKpiError(f"{self.host} sends in circles or limits again and again", exit_code=ExitCode.TRY_LATER)
+        raise OpsKpiError(
+            f"{self.host} sends in circles or limits again and again",
+            f"Run it again later, with a token of its own in {self.token.variable}; check --api-url.",
+            ExitCode.TRY_LATER,
+        )
 
     def _send(self, url: httpx.URL, endpoint: str, entity_tag: str | None) -> tuple[httpx.Response, bytes]:
         """One request, recorded whatever becomes of it."""

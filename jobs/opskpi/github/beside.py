@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from opskpi.github.endings import UNKNOWN, Ending, end_of
+from opskpi.github.endings import UNKNOWN, Ending, end_of, is_doubtful
 from opskpi.github.events import host_of
 from opskpi.github.fields import Json, Malformed, mapping, required_instant, text, whole
 
@@ -53,16 +53,13 @@ class Beside:
         try:
             run = mapping(part.described)
             attempt = self._attempt_of(run, "id")
-            of_run = attempt[:2]
-            jobs = self._jobs.get(attempt, {})
-            is_whole = self._listed[of_run] >= self._counted[of_run]
-            key = (attempt, _waits(run))
-            return Ending(
-                end_of(jobs.values()) if is_whole else None,
-                self._updates.get(key),
-                key in self._told,
-                attempt[2] >= self._latest[of_run],
-            )
+            of_run, key = attempt[:2], (attempt, _waits(run))
+            is_told, is_latest = key in self._told, attempt[2] >= self._latest[of_run]
+            # Jobs without their count may be a selection, which is worth less than an end that is to be believed.
+            is_all = self._listed[of_run] >= self._counted[of_run] > 0
+            is_needed = not self._counted[of_run] and not is_told and (is_doubtful(run) or not is_latest)
+            ended_at = end_of(self._jobs.get(attempt, {}).values()) if is_all or is_needed else None
+            return Ending(ended_at, self._updates.get(key), is_told, is_latest)
         except Malformed:
             return UNKNOWN
 
@@ -84,11 +81,9 @@ class Beside:
             stated = part.around.get("workflow")
         except Malformed:
             return part.around
-        return (
-            {**part.around, "workflow": {**known, **stated} if isinstance(stated, Mapping) else known}
-            if known
-            else part.around
-        )
+        if not known:
+            return part.around
+        return {**part.around, "workflow": {**known, **stated} if isinstance(stated, Mapping) else known}
 
     def _note_workflow(self, run: Json) -> None:
         host, name = host_of(run, self._host), text(run, "name")

@@ -1,10 +1,9 @@
 """Polls the runs of a repository: since the last time, each page stored as it comes, what was read kept."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -16,33 +15,19 @@ from opskpi.github import storing
 from opskpi.github.api import GitHub
 from opskpi.github.endings import UNKNOWN, Ending, end_of, is_doubtful
 from opskpi.github.events import Event, artifact_event, host_of, identify, run_event
-from opskpi.github.fields import Json, Malformed, instant, mapping, text, whole
+from opskpi.github.fields import Json, Malformed, mapping, text, whole
 from opskpi.github.listing import LISTED_AT_MOST, Overfull, Page, Repository
 from opskpi.github.payloads import Collected, Refusal
+from opskpi.github.resuming import Collection, Resume, start_of
 from opskpi.github.rules import Rules
 from opskpi.github.storing import Summary
 from opskpi.orgs import NIL_ORG
 from opskpi.postgres.journal import journalled
 
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
-# A run may be run again for 30 days, as another attempt that stands in the list where the first one stood.
-RUN_AGAIN_WITHIN = timedelta(days=30)
-SWEPT_EVERY = timedelta(days=1)
 EARLIER_ATTEMPTS = 50
 # A token of a workflow has 1,000 requests an hour, and each new run takes one for its artifacts.
 JOBS_ASKED_AT_MOST = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """A row of `ops.collections`: a repository that is polled, and how far it is."""
-
-    org_id: UUID
-    source: str
-    resume_at: datetime
-    swept_at: datetime
-    entity_tag: str | None
-    collected_at: datetime
 
 
 def collections(connection: psycopg.Connection) -> list[Collection]:
@@ -104,11 +89,11 @@ class _Poll:
 
     def run(self, since: datetime | None, now: datetime, on_progress: Callable[[int, int], None]) -> None:
         last = self._last()
-        start, swept_at = _start(last, since, now)
+        start, swept_at = start_of(last, since, now)
         entity_tag = last.entity_tag if last and start == last.resume_at else None
         # Reading from later on than is due leaves what lies between due.
         moves_on = last is None or start <= last.resume_at
-        resume = _Resume(start, now)
+        resume = Resume(start, now)
         done = 0
         for page in self._repository.pages(start, entity_tag):
             if page.overfull:
@@ -141,7 +126,7 @@ class _Poll:
         self.summary.api_requests += len(requests)
         storing.store_requests(self._connection, requests, self._org_id)
 
-    def _found(self, page: Page, resume: "_Resume") -> list[Collected]:
+    def _found(self, page: Page, resume: Resume) -> list[Collected]:
         """The runs of a page, with the artifacts and earlier attempts of those that are new.
 
         Where reading these fails, the runs before are stored: a run is known only together with what belongs to it.
@@ -175,7 +160,7 @@ class _Poll:
             raise
         return complete
 
-    def _collected(self, place: str, run: object, resume: "_Resume") -> Collected:
+    def _collected(self, place: str, run: object, resume: Resume) -> Collected:
         collected = self._judged(f"{self._name}: {place}", partial(self._event, run))
         if not collected.refusal:
             resume.note(run, is_going=collected.event is None)
@@ -261,45 +246,7 @@ class _Poll:
         )
 
 
-class _Resume:
-    """From when on the next poll must read: the creation of the oldest run that goes on, else of the newest run."""
-
-    def __init__(self, start: datetime, now: datetime) -> None:
-        self._newest = start
-        self._now = now
-        self._oldest_going: datetime | None = None
-
-    def note(self, run: object, *, is_going: bool) -> None:
-        try:
-            created_at = instant(run, "created_at") if isinstance(run, Mapping) else None
-        except Malformed:
-            return
-        if created_at is None:
-            return
-        # A time to come would have the next polls find nothing.
-        created_at = min(created_at, self._now)
-        self._newest = max(self._newest, created_at)
-        if is_going:
-            self._oldest_going = min(self._oldest_going or created_at, created_at)
-
-    @property
-    def at(self) -> datetime:
-        return self._oldest_going or self._newest
-
-
 def _out_of_reach(overfull: Overfull) -> str:
     second = overfull.second.strftime("%Y-%m-%dT%H:%M:%SZ")
     rest = "the rest" if overfull.total is None else f"{overfull.total - LISTED_AT_MOST:,} of {overfull.total:,}"
     return f"GitHub lists {LISTED_AT_MOST:,} runs of the second {second}: {rest} cannot be polled"
-
-
-def _start(last: Collection | None, since: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """From when on to read, and when older runs were last read again."""
-    a_month_ago = now - RUN_AGAIN_WITHIN
-    if since is not None:
-        return since, now if since <= a_month_ago else last.swept_at if last else since
-    if last is None:
-        return a_month_ago, now
-    if now - last.swept_at >= SWEPT_EVERY:
-        return min(last.resume_at, a_month_ago), now
-    return last.resume_at, last.swept_at
