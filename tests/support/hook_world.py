@@ -38,6 +38,14 @@ class World:
 
     @property
     def folder(self) -> Path:
+        entry = self.repo / ".git"
+        if entry.is_file():
+            entry = self.repo / entry.read_text().removeprefix("gitdir: ").strip()
+        return entry / ".sentinel"
+
+    @property
+    def earlier(self) -> Path:
+        """Where the first releases kept the queue."""
         return self.repo / ".sentinel"
 
     @property
