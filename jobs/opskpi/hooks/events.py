@@ -117,7 +117,8 @@ def carried(stored: "dict[str, object]") -> "dict[str, int]":
     kept = {
         reason: count
         for reason, count in counts.items()
-        if type(count) is int and 0 < count <= LARGEST_NUMBER and reason.replace("_", "").isalpha() and reason.isascii()
+        if isinstance(reason, str) and reason.isascii() and reason.replace("_", "").isalpha()
+        if type(count) is int and 0 < count <= LARGEST_NUMBER
     }
     return dict(list(kept.items())[:_MOST_REASONS])
 
