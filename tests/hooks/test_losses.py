@@ -17,12 +17,12 @@ FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 TRY = f"from opskpi.hooks import record; [record('hook_execution', **{EXECUTION!r}) for _ in range(%d)]"
 
 
-def dropped(world: World) -> dict[str, int]:
+def counted_losses(world: World) -> dict[str, int]:
     """What the status says was lost."""
     return json.loads(world.opskpi("hook", "status", "--json").stdout)["queue"]["dropped"]
 
 
-def told(world: World) -> list[dict[str, int]]:
+def told_losses(world: World) -> list[dict[str, int]]:
     """What each queued event says was lost."""
     return [metrics.get("dropped", {}) for metrics in world.metrics()]
 
@@ -38,14 +38,14 @@ def test_what_a_full_disk_refused_is_counted_whoever_was_refused(inside: World) 
         subprocess.Popen([sys.executable, "-c", FULL + TRY % 30], cwd=inside.repo, env=inside.env) for _ in range(4)
     ]
     assert [process.wait(60) for process in together] == [0] * 4
-    lost = dropped(inside)["disk_full"]
+    lost = counted_losses(inside)["disk_full"]
     # Where the queue was locked for long, an event had room in a file of its own.
     spooled = len(inside.queued()) - 20
     assert lost + spooled == 120
     assert f"dropped: {lost} disk full" in inside.opskpi("hook", "status").stdout
     fill(inside, 2)
-    assert told(inside) == [{}] * (20 + spooled) + [{"disk_full": lost}, {}]
-    assert dropped(inside) == {"disk_full": lost}
+    assert told_losses(inside) == [{}] * (20 + spooled) + [{"disk_full": lost}, {}]
+    assert counted_losses(inside) == {"disk_full": lost}
 
 
 def test_each_damage_of_the_queue_is_counted_and_so_are_the_events_in_it(inside: World) -> None:
@@ -54,15 +54,15 @@ def test_each_damage_of_the_queue_is_counted_and_so_are_the_events_in_it(inside:
         path = inside.folder / queue_file.NAME
         path.write_bytes(b"")
     fill(inside, 1)
-    assert dropped(inside) == {"damaged_file": 7, "damaged_event": 70}
-    assert told(inside) == [{"damaged_file": 1, "damaged_event": 10}]
+    assert counted_losses(inside) == {"damaged_file": 7, "damaged_event": 70}
+    assert told_losses(inside) == [{"damaged_file": 1, "damaged_event": 10}]
 
 
 def test_a_queue_that_somebody_removed_is_counted(inside: World) -> None:
     fill(inside, 5)
     (inside.folder / queue_file.NAME).unlink()
     fill(inside, 1)
-    assert dropped(inside) == {"damaged_file": 1, "damaged_event": 5}
+    assert counted_losses(inside) == {"damaged_file": 1, "damaged_event": 5}
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 4096, b"nonsense\n" * 100, None])
@@ -71,11 +71,11 @@ def test_damage_to_the_counts_leaves_those_of_the_queue(inside: World, damage: b
     assert not record("hook_execution")
     path = inside.folder / losses.NAME
     path.unlink() if damage is None else path.write_bytes(damage)
-    assert dropped(inside) == {"malformed_event": 1}
+    assert counted_losses(inside) == {"malformed_event": 1}
     assert not record("hook_execution")
-    assert dropped(inside) == {"malformed_event": 2}
+    assert counted_losses(inside) == {"malformed_event": 2}
     fill(inside, 2)
-    assert told(inside)[-2:] == [{"malformed_event": 2}, {}]
+    assert told_losses(inside)[-2:] == [{"malformed_event": 2}, {}]
 
 
 def test_a_link_in_the_place_of_the_counts_stops_no_event(inside: World, tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_a_link_in_the_place_of_the_counts_stops_no_event(inside: World, tmp_pat
 def test_an_event_that_told_of_losses_and_is_lost_itself_is_made_good_by_the_next(inside: World) -> None:
     assert not record("hook_execution")
     fill(inside, 1)
-    assert told(inside) == [{"malformed_event": 1}]
+    assert told_losses(inside) == [{"malformed_event": 1}]
     with Folder(str(inside.folder)) as folder, queue_file.Queue(folder) as queue:
         queue.save(now=1e11)
     fill(inside, 1)
-    assert told(inside) == [{"malformed_event": 1, "age": 1}]
+    assert told_losses(inside) == [{"malformed_event": 1, "age": 1}]
 
 
 def test_what_waits_for_a_lock_in_vain_is_counted(inside: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_what_waits_for_a_lock_in_vain_is_counted(inside: World, monkeypatch: py
         fcntl.flock(stuck, fcntl.LOCK_EX)
         assert [record("hook_execution", **EXECUTION) for _ in range(3)] == [True, True, False]
     monkeypatch.undo()
-    assert dropped(inside) == {"lock": 1}
+    assert counted_losses(inside) == {"lock": 1}
 
 
 def test_what_was_refused_for_good_is_told_by_the_next_event_that_arrives(inside: World, receiver: Receiver) -> None:
@@ -114,7 +114,7 @@ def test_what_was_refused_for_good_is_told_by_the_next_event_that_arrives(inside
     inside.target(receiver.url)
     inside.env["OPSKPI_TELEMETRY"] = "1"
     send(inside)
-    assert dropped(inside) == {"malformed_event": 1, "refused": 1}
+    assert counted_losses(inside) == {"malformed_event": 1, "refused": 1}
     fill(inside, 1)
     send(inside)
     [arrived] = receiver.stored.values()
@@ -134,7 +134,7 @@ def test_what_an_event_says_of_losses_survives_damage_and_a_file_of_its_own(insi
 
 def test_a_report_cannot_say_that_events_were_lost(world: World) -> None:
     world.wrap("sh", "-c", """echo '{"dropped": {"age": 1}}' >"$OPSKPI_HOOK_REPORT" """)
-    assert told(world) == [{}]
+    assert told_losses(world) == [{}]
 
 
 def test_counting_needs_no_room_and_no_new_file(inside: World) -> None:
@@ -154,4 +154,4 @@ def test_a_hook_on_a_full_disk_says_nothing(inside: World) -> None:
     command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
     answer = inside.python(FULL + "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command)
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "")
-    assert dropped(inside) == {"disk_full": 1}
+    assert counted_losses(inside) == {"disk_full": 1}

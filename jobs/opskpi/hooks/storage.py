@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 _REGULAR, _KIND = 0o100000, 0o170000
+_LONGEST_CHANGE_S = 1.0
 _locks_held: set[int] = set()
 
 
@@ -89,14 +90,16 @@ class Folder:
         except FileNotFoundError:
             return
         try:
-            if not _locked(file, 0.2):
+            if not _locked(file, _LONGEST_CHANGE_S):
                 raise OSError(errno.EAGAIN, "another process keeps the file", name)
             stored = os.pread(file, 1 << 16, 0)
             changed = change(stored)
             if changed != stored:
                 os.pwrite(file, changed, 0)
-                if durably:
-                    os.fsync(file)
+            if durably:
+                # Others need not wait for the disk.
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.fsync(file)
         finally:
             os.close(file)
 
