@@ -13,7 +13,8 @@ from opskpi.hooks import events, losses, queue_file, record, starting
 from opskpi.hooks.storage import Folder
 from support.hook_world import AGENT, EXECUTION, ORG, Receiver, World, send
 
-FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+# Without writing bytecode, which would be cut off at that length for every later process.
+FULL = "import resource, sys; sys.dont_write_bytecode = True; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
 TRY = f"from opskpi.hooks import record; [record('hook_execution', **{EXECUTION!r}) for _ in range(%d)]"
 
 
@@ -151,7 +152,7 @@ def test_counting_needs_no_room_and_no_new_file(inside: World) -> None:
 
 def test_a_hook_on_a_full_disk_says_nothing(inside: World) -> None:
     fill(inside, 20)
-    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
-    answer = inside.python(FULL + "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command)
+    command = [sys.executable, "-B", "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
+    answer = inside.python(FULL + "import os; os.execv(sys.argv[1], sys.argv[1:])", *command)
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "")
     assert counted_losses(inside) == {"disk_full": 1}

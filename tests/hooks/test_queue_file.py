@@ -273,7 +273,7 @@ def test_a_full_disk_changes_neither_the_hook_nor_the_queue(world: World) -> Non
     fill_queue(world, [queue_entry(number) for number in range(20)])
     before = (world.folder / queue_file.NAME).read_bytes()
     script = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
+    command = [sys.executable, "-B", "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
     answer = world.python(script, *command)
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "")
     assert (world.folder / queue_file.NAME).read_bytes() == before
