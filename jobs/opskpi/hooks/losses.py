@@ -24,15 +24,18 @@ def reason_of(error: OSError) -> str:
     return "disk_full" if error.errno in _FULL else "unwritable"
 
 
-def read(folder: Folder) -> "tuple[Counts, Counts, int]":
+def read(folder: Folder) -> "tuple[Counts, Counts, int | None]":
     """By reason what was lost, of that what an event has told, and how many events the queue held.
 
-    Nothing where the file cannot be read: the queue goes on without it.
+    Nothing and None where there is no such file or it cannot be read: the queue goes on without it.
     """
     try:
-        rows = _parsed(folder.read(NAME, _SIZE) or b"")
+        stored = folder.read(NAME, _SIZE)
     except OSError:
-        rows = {}
+        stored = None
+    if stored is None:
+        return {}, {}, None
+    rows = _parsed(stored)
     queued = rows.pop(_QUEUED, (0, 0))[0]
     lost = {reason: row[0] for reason, row in rows.items() if row[0]}
     return lost, {reason: row[1] for reason, row in rows.items() if row[1]}, queued
@@ -82,7 +85,7 @@ def count(folder: Folder, reason: str) -> None:
 
 def _parsed(stored: bytes) -> "dict[str, tuple[int, int]]":
     rows: dict[str, tuple[int, int]] = {}
-    for line in stored.split(b"\n"):
+    for line in stored.rstrip().split(b"\n"):
         words = line.split()
         if len(words) == 3 and words[1].isdigit() and words[2].isdigit() and words[0].isascii():
             rows[words[0].decode("ascii")] = (int(words[1]), int(words[2]))

@@ -230,7 +230,7 @@ def has_hooks() -> bool:
 def _distrust(path: str) -> str | None:
     """Why this repository, or the settings in its folder, are not used, in words; None where they are."""
     found = places.repository()
-    reason = (found.distrust() if found else "") or trust.fault(os.path.join(path, settings.NAME))
+    reason = (found.distrust() if found else "") or trust.fault(os.path.join(path, settings.NAME), 2)
     return reason or None
 
 

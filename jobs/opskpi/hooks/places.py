@@ -41,8 +41,12 @@ class Repository:
     def distrust(self) -> str:
         """Why the repository may be a stranger's, in words; empty where it is the caller's."""
         try:
-            for path in dict.fromkeys((self.entry, self.git_dir, os.path.join(self.common_dir, FOLDER))):
-                if reason := trust.fault(path):
+            folder = os.path.join(self.common_dir, FOLDER)
+            for path in dict.fromkeys((self.entry, self.git_dir, folder)):
+                # The way to the folder leads through its git directory.
+                if (path == folder or path != self.common_dir) and (
+                    reason := trust.fault(path, 2 if path == folder else 1)
+                ):
                     return reason
         except OSError as error:
             return f"whose {self.common_dir} is cannot be told: {error.strerror}"

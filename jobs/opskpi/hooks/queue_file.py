@@ -47,7 +47,7 @@ class Queue:
         self.dropped: dict[str, int] = {}
         self.told: dict[str, int] = {}
         self._more: dict[str, int] = {}
-        self._noted = 0
+        self._noted: int | None = None
         self._folder = folder
         self._wait = wait
         self._stored: bytes | None = None
@@ -100,9 +100,10 @@ class Queue:
         content = self._content()
         is_nothing = self._stored is None and not self.lines and not self.dropped
         if content != self._stored and not is_nothing:
-            self._reserve()
+            if self._noted is None:
+                self._reserve()
             # A kill between the two must not make an event that was sent look lost: the smaller number stands first.
-            if len(self.lines) < self._noted:
+            if self._noted is not None and len(self.lines) < self._noted:
                 self._note_length()
             self._folder.write(NAME, content)
             self._stored = content
@@ -170,7 +171,7 @@ class Queue:
         self.lines = [events.line(event) for event in saved]
         self._raise_to(dropped)
         self.drop("damaged_file")
-        self.drop("damaged_event", max(self._noted - len(self.lines), 0))
+        self.drop("damaged_event", max((self._noted or 0) - len(self.lines), 0))
         self.save()
 
     def _raise_to(self, dropped: "dict[str, int]") -> None:

@@ -21,13 +21,17 @@ class Folder:
     """An open `.sentinel` folder; used with `with`, which closes it. Files in it are named without a path."""
 
     def __init__(self, path: str, *, create: bool = True) -> None:
-        """Raises OSError where there is none, it cannot be made, it is a link, or others could have written it."""
+        """Raises OSError where there is none, it cannot be made, it is a link, or others can write it.
+
+        Whose the folders above it are has been asked by those who chose it.
+        """
         self.path = path
-        if reason := trust.fault(path):
-            raise PermissionError(errno.EPERM, reason, path)
         if create:
             _make(path)
         self._number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINK)
+        if reason := trust.fault_of_open(self._number, path):
+            os.close(self._number)
+            raise PermissionError(errno.EPERM, reason, path)
 
     def __enter__(self) -> "Folder":
         return self

@@ -10,13 +10,15 @@ _STICKY, _BY_GROUP, _BY_OTHERS = 0o1000, 0o020, 0o002
 _MOST_LINKS = 40
 
 
-def fault(path: str) -> str:
+def fault(path: str, own: int = 1) -> str:
     """Why somebody else could have written what is at a path, in words; empty where nobody could.
 
     The file or folder, every folder above it and every link on the way must belong to the caller or to root, and
     nobody else may write them. A folder above that others may write is accepted with the sticky bit (/tmp), because
-    there nobody moves what is another's. The user's own private group counts as the user. A part that does not exist
-    ends the path. Raises OSError where the path cannot be looked at.
+    there nobody moves what is another's; among the last `own` parts it is not, because others can still add to it.
+    The user's own private group counts as the user. A part that does not exist ends the path.
+
+    Raises OSError where the path cannot be looked at.
     """
     parts = os.path.join(os.getcwd(), path).split("/")[::-1] if path[:1] != "/" else path.split("/")[::-1]
     place, links = "/", 0
@@ -42,7 +44,7 @@ def fault(path: str) -> str:
             parts += target.split("/")[::-1]
             place = "/" if target[:1] == "/" else place
             continue
-        reason = _fault_of(entry, status, is_last=not any(parts))
+        reason = _fault_of(entry, status, is_last=len(parts) - parts.count("") < own)
         place = entry
     return reason
 
@@ -58,6 +60,8 @@ def brought_along(path: str) -> str:
     Git writes nothing below a `.git` that is in a repository, but everything else in a working tree can be committed,
     such as a folder that looks like a bare repository.
     """
+    if os.path.basename(path) == ".git":
+        return ""
     place = os.path.realpath(path)
     while True:
         above, name = os.path.split(place)
