@@ -25,6 +25,8 @@ AGENT = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 KEY = "opskpi-test-key"
 # In the words of the hub and of PostgREST at once.
 PROBLEM = {"title": "told so", "code": "P0001", "message": "told so", "details": "told to answer", "hint": None}
+# The clock of the other side, also where a test changes the one of this process.
+true_time = time.time
 EXECUTION = {"hook_type": "pre-commit", "result": "allowed", "duration_ms": 1}
 
 
@@ -38,6 +40,14 @@ class World:
 
     @property
     def folder(self) -> Path:
+        entry = self.repo / ".git"
+        if entry.is_file():
+            entry = self.repo / entry.read_text().removeprefix("gitdir: ").strip()
+        return entry / ".sentinel"
+
+    @property
+    def earlier(self) -> Path:
+        """Where the first releases kept the queue."""
         return self.repo / ".sentinel"
 
     @property
@@ -272,6 +282,9 @@ def running_receiver() -> Iterator[Receiver]:
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(true_time() if timestamp is None else timestamp)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
