@@ -143,20 +143,6 @@ def test_a_hook_runs_alone_when_our_python_or_our_code_is_gone(world: World) -> 
     assert not (world.folder / "telemetry-queue.json").exists()
 
 
-@pytest.mark.parametrize("shell", ["#!/bin/sh", "#!/usr/bin/env bash", "#!/bin/bash -e"])
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_hook_that_asks_for_its_name_gets_its_own(world: World, shell: str, alone: bool) -> None:
-    world.add_hook("pre-commit", f'{shell}\necho "$(basename "$0") ${{0%/*}} $#"; read -r x || exit 7\n')
-    plain = world.commit()
-    install(world)
-    if alone:
-        shim = world.hooks / "pre-commit"
-        shim.write_text(shim.read_text().replace("entry.py", "gone.py"))
-    wrapped = world.commit()
-    assert (wrapped.returncode, wrapped.stderr, wrapped.stdout) == (plain.returncode, plain.stderr, plain.stdout)
-    assert "pre-commit .git/hooks 0" in plain.stderr
-
-
 @pytest.mark.parametrize("prior", ["blocked", "passed and given up"])
 def test_a_commit_without_its_hook_is_seen_whatever_happened_before(world: World, prior: str) -> None:
     world.add_hook("pre-commit", "#!/bin/sh\n[ ! -e stop ]\n")
@@ -362,9 +348,10 @@ def test_the_pre_commit_framework_goes_on_when_it_is_installed_afterwards(framew
     assert framework.run(*FRAMEWORK, "install").returncode == 0
     assert framework.commit().returncode == 0
     assert runs_since(framework) == 1
-    # The hook ran, by another way; only without it there is an override.
-    assert framework.commit("--no-verify").returncode == 0
-    framework.await_events(1, "hook_override")
+    if prior != "the framework":
+        # The hook ran, by another way; only without it there is an override.
+        assert framework.commit("--no-verify").returncode == 0
+        framework.await_events(1, "hook_override")
     install(framework)
     assert framework.commit().returncode == 0
     assert runs_since(framework) == 1

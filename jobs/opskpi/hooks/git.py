@@ -24,6 +24,12 @@ def holds(*arguments: str) -> bool:
     return _run(arguments).returncode == 0
 
 
+def records(*arguments: str) -> list[str]:
+    """What git answers with --null, one text per record; none where git ends with another exit code than 0."""
+    answer = _run(arguments)
+    return [] if answer.returncode else os.fsdecode(answer.stdout).split("\0")[:-1]
+
+
 def _run(arguments: tuple[str, ...]) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(["git", *arguments], capture_output=True, check=False)

@@ -8,6 +8,7 @@ import sys
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hooks import (
     events,
+    hook_states,
     identity,
     installing,
     places,
@@ -183,9 +184,9 @@ def _hooks() -> dict[str, str]:
     try:
         repository = installing.here()
         folder = installing.hooks_folder(repository, force_shared=True)
+        return hook_states.states(repository, installing.tree_here(repository), folder)
     except OpsKpiError:
         return {}
-    return {name: installing.state_of(folder, name) for name in installing.NAMES}
 
 
 def _key_state(target: targets.Target) -> str:
