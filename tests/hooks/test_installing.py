@@ -2,25 +2,12 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
-from support.hook_world import World, install, uninstall
+from support.hook_world import World, install, tree, uninstall
 
 BLOCKING = "#!/bin/sh\nif git diff --cached | grep -q ^+SECRET; then echo 'a secret' >&2; exit 1; fi\n"
-
-
-def tree(place: Path) -> dict[str, tuple[int, bytes | str]]:
-    """Every file below a folder with mode and content, links with what they say."""
-    found: dict[str, tuple[int, bytes | str]] = {}
-    for path in sorted(place.rglob("*")):
-        if path.is_symlink():
-            found[str(path.relative_to(place))] = (0, str(path.readlink()))
-        else:
-            content = path.read_bytes() if path.is_file() else "folder"
-            found[str(path.relative_to(place))] = (path.stat().st_mode, content)
-    return found
 
 
 def queued_outcomes(world: World) -> list[tuple[str, str]]:

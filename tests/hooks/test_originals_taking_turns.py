@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hook_tools import TOOLS, runs, world_of_tools
+from support.hook_tools import TOOLS, runs, traces, world_of_tools
 from support.hook_world import World, install, uninstall
 
 STEPS = ("tool", "ours", "tool removed")
@@ -21,19 +21,6 @@ HOOK = "#!/bin/sh\necho mine >>ran\n"
 @pytest.fixture
 def tools(world: World, node_tools: Path) -> World:
     return world_of_tools(world, node_tools)
-
-
-def traces(world: World) -> list[str]:
-    """Return every file of ours but the queue, by name or by what it says."""
-    return [
-        str(path.relative_to(world.repo))
-        for path in world.repo.rglob("*")
-        if "node_modules" not in path.parts
-        and (
-            "opskpi" in path.name
-            or (path.is_file() and not path.is_relative_to(world.folder) and b"opskpi hook shim" in path.read_bytes())
-        )
-    ]
 
 
 @pytest.mark.parametrize("mine", [False, True], ids=["no hook before", "a hook before"])
