@@ -23,16 +23,22 @@ def tools(world: World, node_tools: Path) -> World:
     return world_of_tools(world, node_tools)
 
 
-@pytest.mark.parametrize("mine", [False, True], ids=["no hook before", "a hook before"])
-@pytest.mark.parametrize("order", ORDERS, ids=", ".join)
-@pytest.mark.parametrize("name", TOOLS)
+CASES = [
+    pytest.param(name, order, mine, id=f"{name}: {'a hook, ' * mine}{', '.join(order)}")
+    for name in TOOLS
+    for order in ORDERS
+    for mine in (False, True)
+    # These two do something with a hook that was there before; it matters where it is ours that they find.
+    if not mine or (name in {"pre-commit", "lefthook"} and order[0] == "ours")
+]
+
+
+@pytest.mark.parametrize(("name", "order", "mine"), CASES)
 def test_in_any_order_each_hook_runs_once_and_nothing_of_ours_stays(
     tools: World, name: str, order: tuple[str, ...], mine: bool
 ) -> None:
     tool = TOOLS[name]
     if mine:
-        if name == "simple-git-hooks":
-            return
         tools.add_hook("pre-commit", HOOK)
     steps = {"tool": tool.install, "ours": install, "tool removed": tool.remove}
     for step in order:

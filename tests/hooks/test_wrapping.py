@@ -74,6 +74,21 @@ def test_an_interrupt_from_the_terminal_is_the_commands_to_answer(world: World) 
     assert world.metrics()[0]["result"] == "interrupted"
 
 
+def test_ctrl_c_during_a_commit_is_recorded_as_interrupted(world: World) -> None:
+    world.add_hook("pre-commit", "#!/bin/sh\necho ready\nsleep 30\n")
+    install(world)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(world.repo)
+        os.execvpe("git", ["git", "commit", "--allow-empty", "-m", "x"], world.env)  # noqa: S606
+    read_until(terminal, b"ready")
+    os.write(terminal, b"\x03")
+    os.waitpid(child, 0)
+    world.await_events(1, "hook_execution")
+    os.close(terminal)
+    assert world.metrics()[0]["result"] == "interrupted"
+
+
 @pytest.mark.parametrize("script", ["kill -INT $$", "exit 130", "exit 143"])
 def test_a_hook_that_ends_as_shells_do_after_ctrl_c_was_interrupted(world: World, script: str) -> None:
     world.wrap("sh", "-c", script)

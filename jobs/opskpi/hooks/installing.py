@@ -127,10 +127,12 @@ def _install_one(place: Place, name: str) -> Hook:
     if os.path.lexists(hook) and not shims.is_ours(str(hook)):
         if not os.access(hook, os.X_OK) and name != "post-commit":
             # Git says so at each commit, and does after us what it did before.
+            originals.forget_previous_release(place, name)
             return Hook(name, hook, hook_states.state_of(place, name) + notes)
         originals.give_second_name(hook, original)
     environment = shims.Environment(sys.executable, starting.ENTRY, place.base, NAMES)
     _place(hook, shims.text(name, environment, shims.start_of(str(original), shims.LONGEST_TEXT + 1)))
+    originals.forget_previous_release(place, name)
     return Hook(name, hook, hook_states.state_of(place, name) + notes)
 
 
@@ -152,17 +154,19 @@ def _uninstall_one(place: Place, name: str) -> Hook:
     was_there = os.path.lexists(original) or os.path.lexists(f"{hook}{shims.PREVIOUS_ENDING}")
     was_moved = was_there or bool(originals.asides(place, name))
     notes = originals.settle(place, name)
-    if shims.is_ours(str(hook)) or not os.path.lexists(hook):
-        if os.path.lexists(original):
-            hook.parent.mkdir(parents=True, exist_ok=True)
-            original.replace(hook)
-            return Hook(name, hook, "is as it was" + notes)
-        if os.path.lexists(hook):
-            hook.unlink()
-            return Hook(name, hook, "removed; there was none before" + notes)
-    if was_moved:
-        return Hook(name, hook, "what another tool has done there stays; ours is removed from behind it" + notes)
-    return Hook(name, hook, "was not installed" + notes)
+    is_ours = shims.is_ours(str(hook))
+    if (is_ours or not os.path.lexists(hook)) and os.path.lexists(original):
+        hook.parent.mkdir(parents=True, exist_ok=True)
+        original.replace(hook)
+        state = "is as it was"
+    elif is_ours:
+        hook.unlink()
+        state = "removed; there was none before"
+    else:
+        moved = "what another tool has done there stays; ours is removed from behind it"
+        state = moved if was_moved else "was not installed"
+    originals.forget_previous_release(place, name)
+    return Hook(name, hook, state + notes)
 
 
 def _refuse_top(folder: Path, tree: Path | None) -> None:

@@ -88,15 +88,20 @@ def settle(place: Place, name: str) -> str:
 
 
 def _take_from_previous_release(place: Place, name: str) -> None:
-    """The previous release kept the original beside the hook; its hook runs that one until ours is in its place."""
+    """Give the original that the previous release kept beside its hook the place where ours will look for it."""
     before, original = place.hooks / f"{name}{shims.PREVIOUS_ENDING}", place.original(name)
     if not os.path.lexists(before):
         return
-    if os.path.lexists(original):
+    if not os.path.lexists(original):
+        place.kept.mkdir(exist_ok=True)
+        give_second_name(before, original)
+    elif not _is_same(before, original):
         before.rename(free(place.hooks / f"{name}{shims.PREVIOUS_ENDING}-1"))
-        return
-    place.kept.mkdir(exist_ok=True)
-    before.rename(original)
+
+
+def forget_previous_release(place: Place, name: str) -> None:
+    """Remove the place of the previous release, whose hook runs it until another one stands there."""
+    (place.hooks / f"{name}{shims.PREVIOUS_ENDING}").unlink(missing_ok=True)
 
 
 def _keep_edits(hook: Path) -> str:
