@@ -124,7 +124,7 @@ def test_a_hook_that_another_tool_moved_away_is_kept(world: World) -> None:
         assert f"pre-commit.opskpi-original-{number}" in install(world)
     assert ": mine" in (world.hooks / "pre-commit.opskpi-original-1").read_text()
     assert ": theirs 1" in (world.hooks / "pre-commit.opskpi-original-2").read_text()
-    assert ": theirs 2" in (world.hooks / "pre-commit.opskpi-original").read_text()
+    assert ": theirs 2" in (world.hooks / "opskpi-original" / "pre-commit").read_text()
 
 
 def test_the_note_of_a_commit_counts_for_that_commit_only(world: World) -> None:

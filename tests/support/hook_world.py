@@ -187,6 +187,18 @@ def uninstall(world: World, *arguments: object) -> str:
     return answer.stdout
 
 
+def tree(place: Path) -> dict[str, tuple[int, bytes | str]]:
+    """Every file below a folder with mode and content, links with what they say."""
+    found: dict[str, tuple[int, bytes | str]] = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(place))] = (0, str(path.readlink()))
+        else:
+            content = path.read_bytes() if path.is_file() else "folder"
+            found[str(path.relative_to(place))] = (path.stat().st_mode, content)
+    return found
+
+
 def send(world: World) -> sender.Report:
     """Send what is queued, as the background does."""
     return sender.run(str(world.folder), foreground=True)

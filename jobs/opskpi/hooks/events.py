@@ -6,7 +6,7 @@ import time
 from opskpi.hooks.plain_json import dumps
 
 NIL_ORG = "00000000-0000-0000-0000-000000000000"
-RESULTS = ("allowed", "blocked", "overridden")
+RESULTS = ("allowed", "blocked", "overridden", "interrupted", "failed")
 SEVERITIES = ("unknown", "none", "info", "low", "medium", "high", "critical")
 KINDS = ("hook_execution", "hook_baseline", "hook_override")
 

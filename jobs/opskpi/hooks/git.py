@@ -19,6 +19,12 @@ def ask(*arguments: str) -> str:
     return os.fsdecode(answer.stdout).removesuffix("\n")
 
 
+def records(*arguments: str) -> list[str]:
+    """What git answers with --null, one text per record; none where git ends with another exit code than 0."""
+    answer = _run(arguments)
+    return [] if answer.returncode else os.fsdecode(answer.stdout).split("\0")[:-1]
+
+
 def holds(*arguments: str) -> bool:
     """Whether git ends with exit code 0."""
     return _run(arguments).returncode == 0

@@ -9,6 +9,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hooks import (
     earlier,
     events,
+    hook_states,
     identity,
     installing,
     losses,
@@ -213,9 +214,9 @@ def _hooks() -> dict[str, str]:
     try:
         repository = installing.here()
         folder = installing.hooks_folder(repository, force_shared=True)
+        return hook_states.states(repository, installing.tree_here(repository), folder)
     except OpsKpiError:
         return {}
-    return {name: installing.state_of(folder, name) for name in installing.NAMES}
 
 
 def has_hooks() -> bool:
