@@ -37,7 +37,7 @@ def used(migrated_database: Database) -> Database:
     return migrated_database
 
 
-def dump(server: Server, database: Database, file: Path) -> Path:
+def backup_of(server: Server, database: Database, file: Path) -> Path:
     subprocess.run([server.bin_dir / "pg_dump", "-Fc", f"--file={file}", database.dsn], check=True)
     return file
 
@@ -73,7 +73,7 @@ def kpis_of(database: Database) -> list[tuple[object, ...]]:
 def test_a_restore_into_a_cluster_without_the_roles_is_told_what_it_lost_and_brought_back_to_the_letter(
     server: Server, server_without_roles: Server, used: Database, cli: Cli, tmp_path: Path
 ) -> None:
-    restored = restore(server_without_roles, dump(server, used, tmp_path / "used.dump"), "without_roles")
+    restored = restore(server_without_roles, backup_of(server, used, tmp_path / "used.dump"), "without_roles")
     told = cli("migrate", "--dsn", restored.dsn)
     assert told.returncode == 1
     with psycopg.connect(used.dsn, row_factory=scalar_row) as connection:
@@ -97,7 +97,7 @@ def test_a_restore_into_a_cluster_without_the_roles_is_told_what_it_lost_and_bro
 def test_a_restore_without_privileges_lets_everybody_call_functions_until_it_is_repaired(
     server: Server, used: Database, cli: Cli, tmp_path: Path
 ) -> None:
-    restored = restore(server, dump(server, used, tmp_path / "used.dump"), "without_privileges", "--no-privileges")
+    restored = restore(server, backup_of(server, used, tmp_path / "used.dump"), "without_privileges", "--no-privileges")
     told = cli("migrate", "--dsn", restored.dsn)
     assert told.returncode == 1
     assert "grants are missing; everybody may use" in told.stderr
@@ -106,7 +106,7 @@ def test_a_restore_without_privileges_lets_everybody_call_functions_until_it_is_
 
 
 def test_a_complete_restore_has_nothing_to_repair(server: Server, used: Database, cli: Cli, tmp_path: Path) -> None:
-    restored = restore(server, dump(server, used, tmp_path / "used.dump"), "complete")
+    restored = restore(server, backup_of(server, used, tmp_path / "used.dump"), "complete")
     assert cli("migrate", "--dsn", restored.dsn).returncode == 0
     assert check_of_permissions(cli, restored)
     assert kpis_of(restored) == kpis_of(used)
@@ -120,7 +120,7 @@ def test_a_backup_of_postgres_15_is_restored_on_a_newer_one(server: Server, tmp_
             connection.autocommit = True
             add_event(connection, "slsa_provenance", "2026-03-02T10:00Z", outcome="success", duration_ms=1000)
             refresh(connection)
-        restored = restore(server, dump(old, source, tmp_path / "old.dump"), "from_15")
+        restored = restore(server, backup_of(old, source, tmp_path / "old.dump"), "from_15")
         with connecting.connect(restored.dsn) as connection:
             migrations.repair_grants(connection)
             assert permissions.faults(connection) == []
