@@ -1,17 +1,43 @@
 -- Objectives and the SLIs and services they belong to.
 
+create function ops.sli_key(event_type text, objective text, threshold_ms numeric)
+returns bigint
+language sql
+immutable
+set search_path = ''
+-- Parts that are not set are left out of the text, so that a part that is added later changes no key.
+return (
+  'x' || encode(
+    substring(
+      sha256(convert_to(
+        jsonb_strip_nulls(jsonb_build_object(
+          'event_type', event_type,
+          'objective', objective,
+          'threshold_ms', trim_scale(threshold_ms)
+        ))::text,
+        'UTF8'
+      ))
+      from 1 for 8
+    ),
+    'hex'
+  )
+)::bit(64)::bigint;
+comment on function ops.sli_key(text, text, numeric) is
+  'The key of the SLI that counts so: the first 8 bytes of the SHA-256 of its definition, the same in every database.';
+
 create table ops.slis (
-  sli_id bigint generated always as identity,
+  sli_id bigint not null,
   event_type text not null,
   objective text not null,
   threshold_ms numeric,
   filled_until timestamptz not null default '-infinity',
   constraint slis_pkey primary key (sli_id),
-  constraint slis_event_type_objective_threshold_ms_key unique nulls not distinct (event_type, objective, threshold_ms),
-  constraint slis_objective_check check (objective in ('availability', 'latency', 'error_rate'))
+  constraint slis_objective_check check (objective in ('availability', 'latency', 'error_rate')),
+  -- Counts name the SLI by this key, so a number from a sequence would tie them to the order in which rows arrived.
+  constraint slis_sli_id_is_the_digest_of_the_definition check (sli_id = ops.sli_key(event_type, objective, threshold_ms))
 );
 comment on table ops.slis is 'One row a way of counting that some version of an objective uses; objectives that count alike share it.';
-comment on column ops.slis.sli_id is 'Number of the SLI.';
+comment on column ops.slis.sli_id is 'Key of the SLI: ops.sli_key of how it counts.';
 comment on column ops.slis.event_type is 'The events that are the attempts.';
 comment on column ops.slis.objective is 'availability, latency or error_rate.';
 comment on column ops.slis.threshold_ms is 'For latency: an attempt is good when it took less (ms); else null.';
@@ -19,6 +45,28 @@ comment on column ops.slis.filled_until is
   'Events before this instant are counted, those behind the cursor aside; -infinity: none yet, infinity: all.';
 alter table ops.slis enable row level security;
 create policy slis_select_authenticated on ops.slis for select to authenticated using ((select ops.caller_may('{read}')) is not null);
+
+create function ops.restore_sli()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  update ops.slis
+  set filled_until = new.filled_until
+  where slis.sli_id = new.sli_id;
+  return case when not found then new end;
+end;
+$$;
+comment on function ops.restore_sli() is
+  'Trigger: an SLI that a restore inserts replaces the one that the trigger on the restored objectives has made.';
+
+create trigger slis_restore
+before insert on ops.slis
+for each row
+when (pg_trigger_depth() = 0)
+execute function ops.restore_sli();
 
 create table ops.services (
   service_name text not null,

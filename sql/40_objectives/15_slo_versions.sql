@@ -39,6 +39,40 @@ comment on column ops.slo_versions.expected_interval is 'How often input is expe
 alter table ops.slo_versions enable row level security;
 create policy slo_versions_select_authenticated on ops.slo_versions for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
+create function ops.restore_slo_version()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  delete from ops.slo_versions as made where made.slo_name = new.slo_name and made.version = new.version;
+  return new;
+end;
+$$;
+comment on function ops.restore_slo_version() is
+  'Trigger: a version that a restore inserts replaces the one that the trigger on the restored objectives has made.';
+
+create trigger slo_versions_restore
+before insert on ops.slo_versions
+for each row
+when (pg_trigger_depth() = 0)
+execute function ops.restore_slo_version();
+
+create function ops.is_same_promise(slo ops.slos, other ops.slos)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return (
+  (slo).service, (slo).objective, (slo).event_type, (slo).target, (slo).threshold_ms, (slo).rolling_window, (slo).calendar_period,
+  (slo).time_zone, (slo).budgeting_method, (slo).time_slice, (slo).slice_target, (slo).expected_interval
+) is not distinct from (
+  (other).service, (other).objective, (other).event_type, (other).target, (other).threshold_ms, (other).rolling_window, (other).calendar_period,
+  (other).time_zone, (other).budgeting_method, (other).time_slice, (other).slice_target, (other).expected_interval
+);
+comment on function ops.is_same_promise(ops.slos, ops.slos) is 'Whether two rows promise the same, whatever they are called and whenever they hold: a change of anything else makes no version.';
+
 create function ops.date_slo_change()
 returns trigger
 language plpgsql
@@ -46,13 +80,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  if (
-    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
-    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
-  ) is not distinct from (
-    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
-    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
-  ) then
+  if ops.is_same_promise(new, old) then
     new.valid_from := old.valid_from;
   elsif new.valid_from = old.valid_from then
     new.valid_from := greatest(now(), old.valid_from);
@@ -69,6 +97,41 @@ comment on function ops.date_slo_change() is 'Trigger: a changed definition hold
 create trigger slos_date_change
 before update on ops.slos
 for each row execute function ops.date_slo_change();
+
+create function ops.require_sli(slo ops.slos)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  counted_by bigint;
+begin
+  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  if ops.cursor_id() = 0 then
+    perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  end if;
+  insert into ops.slis (sli_id, event_type, objective, threshold_ms, filled_until)
+  values (
+    ops.sli_key(slo.event_type, slo.objective, slo.threshold_ms), slo.event_type, slo.objective, slo.threshold_ms,
+    case
+      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+      else timestamptz '-infinity'
+    end
+  )
+  on conflict on constraint slis_pkey do nothing;
+  -- By the definition and not by its key: two that had the same one would share their counts.
+  select sli.sli_id into strict counted_by
+  from ops.slis as sli
+  where sli.sli_id = ops.sli_key(slo.event_type, slo.objective, slo.threshold_ms)
+    and sli.event_type = slo.event_type
+    and sli.objective = slo.objective
+    and sli.threshold_ms is not distinct from slo.threshold_ms;
+  return counted_by;
+end;
+$$;
+comment on function ops.require_sli(ops.slos) is
+  'The key of the SLI by which an objective counts; one that is new is to be filled. Only the trigger on ops.slos calls it.';
 
 create function ops.record_slo_version()
 returns trigger
@@ -99,34 +162,13 @@ begin
     raise exception 'the objective % cannot be renamed', old.slo_name
       using errcode = 'OP001', hint = 'Its history goes by its name: add one of the new name and delete this one.';
   end if;
-  if tg_op = 'UPDATE' and (new.valid_from = old.valid_from and latest.valid_until = 'infinity') and (
-    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
-    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
-  ) is not distinct from (
-    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
-    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
-  ) then
+  -- An objective that is inserted has an open version where a restore brought its versions first.
+  if tg_op = 'INSERT' and latest.valid_until = 'infinity'
+    or tg_op = 'UPDATE' and new.valid_from = old.valid_from and latest.valid_until = 'infinity' and ops.is_same_promise(new, old)
+  then
     return null;
   end if;
-
-  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
-  if ops.cursor_id() = 0 then
-    perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
-  end if;
-  insert into ops.slis (event_type, objective, threshold_ms, filled_until)
-  values (
-    new.event_type, new.objective, new.threshold_ms,
-    case
-      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
-      else timestamptz '-infinity'
-    end
-  )
-  on conflict on constraint slis_event_type_objective_threshold_ms_key do nothing;
-  select sli.sli_id into strict counted_by
-  from ops.slis as sli
-  where sli.event_type = new.event_type
-    and sli.objective = new.objective
-    and sli.threshold_ms is not distinct from new.threshold_ms;
+  counted_by := ops.require_sli(new);
 
   begins_at := case when latest.valid_until < 'infinity' then greatest(new.valid_from, latest.valid_until) else new.valid_from end;
   if tg_op = 'UPDATE' and begins_at < latest.valid_from then
