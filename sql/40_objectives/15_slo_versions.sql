@@ -27,7 +27,7 @@ comment on column ops.slo_versions.valid_from is 'First instant of the version; 
 comment on column ops.slo_versions.valid_until is 'First instant after it; infinity: it holds.';
 comment on column ops.slo_versions.sli_id is 'How it counts.';
 comment on column ops.slo_versions.service is 'The service that promises.';
-comment on column ops.slo_versions.objective is 'availability, latency or error_rate.';
+comment on column ops.slo_versions.objective is 'availability, latency, error_rate, events or measured.';
 comment on column ops.slo_versions.target is 'The share that must be good (ratio).';
 comment on column ops.slo_versions.rolling_window is 'How far back it looks; null when it goes by the calendar.';
 comment on column ops.slo_versions.calendar_period is 'day, week, month or quarter; null when the window rolls.';
@@ -66,10 +66,12 @@ immutable
 set search_path = ''
 return (
   (slo).service, (slo).objective, (slo).event_type, (slo).target, (slo).threshold_ms, (slo).rolling_window, (slo).calendar_period,
-  (slo).time_zone, (slo).budgeting_method, (slo).time_slice, (slo).slice_target, (slo).expected_interval
+  (slo).time_zone, (slo).budgeting_method, (slo).time_slice, (slo).slice_target, (slo).expected_interval, (slo).at_most,
+  (slo).total_labels, (slo).good_labels, (slo).bad_labels
 ) is not distinct from (
   (other).service, (other).objective, (other).event_type, (other).target, (other).threshold_ms, (other).rolling_window, (other).calendar_period,
-  (other).time_zone, (other).budgeting_method, (other).time_slice, (other).slice_target, (other).expected_interval
+  (other).time_zone, (other).budgeting_method, (other).time_slice, (other).slice_target, (other).expected_interval, (other).at_most,
+  (other).total_labels, (other).good_labels, (other).bad_labels
 );
 comment on function ops.is_same_promise(ops.slos, ops.slos) is 'Whether two rows promise the same, whatever they are called and whenever they hold: a change of anything else makes no version.';
 
@@ -105,29 +107,37 @@ volatile
 set search_path = ''
 as $$
 declare
-  counted_by bigint;
+  counted ops.slis;
 begin
+  counted.event_type := slo.event_type;
+  counted.objective := slo.objective;
+  counted.threshold_ms := slo.threshold_ms;
+  counted.at_most := slo.at_most;
+  counted.total_labels := slo.total_labels;
+  counted.good_labels := slo.good_labels;
+  counted.bad_labels := slo.bad_labels;
+  counted.sli_id := ops.sli_key(
+    slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+  );
   -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   end if;
-  insert into ops.slis (sli_id, event_type, objective, threshold_ms, filled_until)
-  values (
-    ops.sli_key(slo.event_type, slo.objective, slo.threshold_ms), slo.event_type, slo.objective, slo.threshold_ms,
-    case
-      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
-      else timestamptz '-infinity'
-    end
-  )
-  on conflict on constraint slis_pkey do nothing;
+  counted.filled_until := case
+    when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+    else timestamptz '-infinity'
+  end;
+  insert into ops.slis select counted.* on conflict on constraint slis_pkey do nothing;
   -- By the definition and not by its key: two that had the same one would share their counts.
-  select sli.sli_id into strict counted_by
+  perform
   from ops.slis as sli
-  where sli.sli_id = ops.sli_key(slo.event_type, slo.objective, slo.threshold_ms)
-    and sli.event_type = slo.event_type
-    and sli.objective = slo.objective
-    and sli.threshold_ms is not distinct from slo.threshold_ms;
-  return counted_by;
+  where sli.sli_id = counted.sli_id
+    and to_jsonb(sli) - 'filled_until' = to_jsonb(counted) - 'filled_until';
+  if not found then
+    raise exception 'the objective % has the key % of another way of counting', slo.slo_name, counted.sli_id
+      using errcode = 'OP001', hint = 'Change its threshold or a label a little: the chance of this is 1 in 10^19.';
+  end if;
+  return counted.sli_id;
 end;
 $$;
 comment on function ops.require_sli(ops.slos) is

@@ -67,6 +67,23 @@ end;
 comment on function ops.sum_sli_days(timestamptz, timestamptz) is
   'Sums whole days anew from their five minutes; since and until are first instants of days (UTC).';
 
+create function ops.recount_sli_days(since timestamptz, until timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.sli_days as summed
+  where summed.day_start >= date_bin('1 day', recount_sli_days.since, timestamptz '1969-12-29 00:00+00')
+    and summed.day_start < recount_sli_days.until;
+  select ops.sum_sli_days(
+    date_bin('1 day', recount_sli_days.since, timestamptz '1969-12-29 00:00+00'),
+    date_bin('1 day', recount_sli_days.until + interval '23:59:59.999999', timestamptz '1969-12-29 00:00+00')
+  );
+end;
+comment on function ops.recount_sli_days(timestamptz, timestamptz) is
+  'Makes the days that a range touches the sums of their five minutes, whatever stood there; only rebuild calls it.';
+
 create function ops.add_sli_days()
 returns trigger
 language plpgsql

@@ -52,7 +52,7 @@ begin atomic
   select
     'slo',
     wanted.slo_name,
-    to_jsonb(wanted) - 'valid_from',
+    to_jsonb(ops.canonical_slo(wanted)) - 'valid_from',
     -- The defaults stand in the files that an export writes.
     to_jsonb(known) || jsonb_build_object(
       'indicator_name', coalesce(known.indicator_name, known.slo_name),
@@ -145,7 +145,11 @@ begin
   end if;
   if unknown is not null then
     raise exception '%', unknown
-      using errcode = 'OP001', hint = 'Correct the name, or add it to ops.kpi_definitions or ops.event_types first.';
+      using errcode = 'OP001',
+        hint = format(
+          'Correct the name, or add it to ops.kpi_definitions or ops.event_types first. Known types of events are %s.',
+          (select string_agg(kind.event_type, ', ' order by kind.event_type) from ops.event_types as kind)
+        );
   end if;
 end;
 $$;
