@@ -1921,6 +1921,287 @@ begin
 end;
 $$;
 
+create function ops.expected_slis(since timestamptz)
+returns setof ops.sli_delta
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select delta.* from ops.count_attempts(0, ops.cursor_id(), expected_slis.since, 'infinity') as delta
+  union all
+  select
+    unit.org_id,
+    unit.sli_id,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.count_units(0, ops.cursor_id(), expected_slis.since) as unit
+  -- A unit that began before is counted there.
+  where not exists (
+    select
+    from ops.work_units as earlier
+    where earlier.org_id = unit.org_id
+      and earlier.sli_id = unit.sli_id
+      and earlier.unit = unit.unit
+      and earlier.first_attempt_at < expected_slis.since
+  )
+  group by 1, 2, 3;
+end;
+$$;
+comment on function ops.expected_slis(timestamptz) is 'What the SLI counts from since on must be by the events up to the cursor.';
+
+create function ops.sli_differences(since timestamptz)
+returns table (day_start timestamptz, good bigint, total bigint, counted_good bigint, counted_total bigint)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  first_day constant timestamptz := date_bin('1 day', since, timestamptz '1969-12-29 00:00+00');
+begin
+  return query
+  with compared as materialized (
+    select sli.sli_id, removed.removed_until
+    from ops.slis as sli
+    left join ops.removed_events as removed
+      on removed.event_type = sli.event_type
+    -- A team that an agent got later counts from then on, and in the past after a rebuild.
+    where not (
+      (sli.total_labels || sli.good_labels || coalesce(sli.bad_labels, '{}')) ? 'team'
+      and exists (select from ops.agents as agent where agent.updated_at >= first_day)
+    )
+  ),
+  expected as (
+    select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
+    from ops.expected_slis(first_day) as delta
+  ),
+  differing as (
+    select
+      coalesce(expected.sli_id, stored.sli_id) as sli_id,
+      date_bin('1 day', coalesce(expected.bucket_start, stored.bucket_start), timestamptz '1969-12-29 00:00+00') as day_start,
+      coalesce(expected.good, 0) as good,
+      coalesce(expected.total, 0) as total,
+      coalesce(stored.good, 0) as counted_good,
+      coalesce(stored.total, 0) as counted_total
+    from expected
+    full join (select bucket.* from ops.sli_counts as bucket where bucket.bucket_start >= first_day) as stored
+      on stored.org_id = expected.org_id
+      and stored.sli_id = expected.sli_id
+      and stored.bucket_start = expected.bucket_start
+    where (expected.good, expected.total) is distinct from (stored.good, stored.total)
+    union all
+    select
+      coalesce(unit.sli_id, stored.sli_id),
+      date_bin('1 day', coalesce(unit.bucket_start, stored.bucket_start), timestamptz '1969-12-29 00:00+00'),
+      coalesce(unit.good, 0),
+      coalesce(unit.total, 0),
+      coalesce(stored.good, 0),
+      coalesce(stored.total, 0)
+    from (
+      select
+        known.org_id,
+        known.sli_id,
+        date_bin('5 minutes', known.first_attempt_at, timestamptz '1969-12-29 00:00+00') as bucket_start,
+        count(*) filter (where known.succeeded) as good,
+        count(*) as total
+      from ops.work_units as known
+      where known.first_attempt_at >= first_day
+      group by 1, 2, 3
+    ) as unit
+    full join (
+      select bucket.*
+      from ops.sli_counts as bucket
+      join ops.slis as sli
+        on sli.sli_id = bucket.sli_id
+        and sli.objective = 'availability'
+      where bucket.bucket_start >= first_day
+    ) as stored
+      on stored.org_id = unit.org_id
+      and stored.sli_id = unit.sli_id
+      and stored.bucket_start = unit.bucket_start
+    where (unit.good, unit.total) is distinct from (stored.good, stored.total)
+    union all
+    select
+      coalesce(summed.sli_id, day.sli_id),
+      coalesce(summed.day_start, day.day_start),
+      coalesce(summed.good, 0),
+      coalesce(summed.total, 0),
+      coalesce(day.good, 0),
+      coalesce(day.total, 0)
+    from (
+      select
+        bucket.org_id,
+        bucket.sli_id,
+        date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00') as day_start,
+        sum(bucket.good)::bigint as good,
+        sum(bucket.total)::bigint as total
+      from ops.sli_counts as bucket
+      where bucket.bucket_start >= first_day
+      group by 1, 2, 3
+    ) as summed
+    full join (select stored_day.* from ops.sli_days as stored_day where stored_day.day_start >= first_day) as day
+      on day.org_id = summed.org_id
+      and day.sli_id = summed.sli_id
+      and day.day_start = summed.day_start
+    where (coalesce(summed.good, 0), coalesce(summed.total, 0)) <> (coalesce(day.good, 0), coalesce(day.total, 0))
+  )
+  select
+    differing.day_start,
+    sum(differing.good)::bigint,
+    sum(differing.total)::bigint,
+    sum(differing.counted_good)::bigint,
+    sum(differing.counted_total)::bigint
+  from differing
+  left join compared
+    on compared.sli_id = differing.sli_id
+  where differing.day_start >= coalesce(compared.removed_until, '-infinity')
+    and (compared.sli_id is not null or differing.sli_id not in (select sli.sli_id from ops.slis as sli))
+  group by 1;
+end;
+$$;
+comment on function ops.sli_differences(timestamptz) is
+  'The days (UTC) from since on in which five minutes of an SLI, its units of work or the sum of a day are not what the events up to the cursor come to: good and total of what differs, by the events and as counted. No row when all is well. Kinds of events that retention has removed from a day are left out there, and SLIs by team after a change of teams.';
+
+create or replace function ops.doctor(as_of timestamptz default now())
+returns table (check_name text, passed boolean, detail text)
+language sql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+begin atomic
+  select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
+    'telemetry_events and kpi_aggregations exist'
+  union all
+  select 'audits', exists (select from public.slsa_audit_metrics),
+    case when exists (select from public.slsa_audit_metrics) then 'slsa_audit_metrics has rows'
+      else 'slsa_audit_metrics is empty: no audit has been recorded yet' end
+  union all
+  select 'views', count(broken.view_name) = 0,
+    coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
+  from ops.broken_views() as broken
+  union all
+  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
+      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
+        else '; run opskpi run from cron every ' || ops.refresh_interval() end
+  from ops.job_runs as run
+  where run.job = 'refresh'
+    and run.outcome <> 'failure'
+  union all
+  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    case when not watched.has_channel then 'no channel: nobody is told'
+      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
+    end
+  from (
+    select
+      exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
+      (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
+  ) as watched
+  union all
+  select 'messages', count(*) = 0,
+    case when count(*) = 0 then 'none is dead'
+      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
+  from ops.alert_deliveries as delivery
+  where delivery.state = 'dead'
+  union all
+  select 'partitions', next_month.partition is not null,
+    case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
+  from (
+    select named.name, to_regclass('ops.' || named.name) as partition
+    from (
+      select 'telemetry_events_' || to_char((doctor.as_of at time zone 'UTC') + interval '1 month', 'YYYY_MM') as name
+    ) as named
+  ) as next_month
+  union all
+  select 'retention', count(*) = 0,
+    case
+      when count(*) > 0 then format(
+        'what is due since more than two days is still there: %s; run opskpi retention run', string_agg(overdue.name, ', ' order by overdue.month_start)
+      )
+      when not exists (select from ops.retention_rules as rule where rule.age is not null) then 'everything is kept for ever'
+      else 'nothing is overdue'
+    end
+  from ops.expired_months(doctor.as_of - interval '2 days') as overdue
+  union all
+  select 'row level security', count(*) = 0,
+    coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
+  from pg_catalog.pg_class as class
+  where class.relkind in ('r', 'p')
+    and not class.relrowsecurity
+    and (
+      class.relnamespace = 'ops'::regnamespace
+      or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
+    )
+  union all
+  select 'bound logins', count(*) = 0,
+    coalesce(string_agg(watched.fault, '; '), 'each reads its own org only')
+  from (
+    select bound.login || ': ' || ops.login_fault(bound.login) as fault
+    from ops.bound_logins as bound
+    where ops.login_fault(bound.login) is not null
+    union all
+    select format('%s.%s has no policy for them; run opskpi migrate', unguarded.relation, unguarded.column_name)
+    from ops.unguarded_columns() as unguarded
+    where exists (select from ops.bound_logins)
+    union all
+    select distinct role.rolname || ': only policies of an earlier README hold it back; run select ops.bind_login(…)'
+    from pg_catalog.pg_policy as policy
+    join pg_catalog.pg_roles as role
+      on policy.polname = (role.rolname || '_only')::name
+    where not policy.polpermissive
+  ) as watched
+  union all
+  select 'cursor', count(*) = 0,
+    case when count(*) = 0 then 'no event waits'
+      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
+  from public.telemetry_events as event
+  where event.id > ops.cursor_id()
+    and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  union all
+  select 'uncountable events', count(*) = 0,
+    case when count(*) = 0 then 'every event could be counted'
+      else format(
+        '%s could not be counted, the first is %s (%s): %s; mend the cause and run select ops.count_again(), or delete it with select ops.drop_uncountable(%2$s); ops.uncountable_events lists them',
+        count(*),
+        min(aside.id),
+        (array_agg(aside.event_type order by aside.id))[1],
+        (array_agg(aside.reason order by aside.id))[1]
+      ) end
+  from ops.uncountable_events as aside
+  union all
+  select 'counts', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has %s events and %s counted; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.events order by difference.day_start))[1],
+        (array_agg(difference.counted order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.count_differences(doctor.as_of - interval '7 days') as difference
+  union all
+  select 'counts of objectives', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'good and total of the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has good %s of %s and %s of %s counted where they differ; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.good order by difference.day_start))[1],
+        (array_agg(difference.total order by difference.day_start))[1],
+        (array_agg(difference.counted_good order by difference.day_start))[1],
+        (array_agg(difference.counted_total order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.sli_differences(doctor.as_of - interval '7 days') as difference;
+end;
+
 revoke execute on function
   ops.are_labels_understood,
   ops.canonical_labels,
@@ -1929,7 +2210,9 @@ revoke execute on function
   ops.check_kpi_definition,
   ops.check_slo,
   ops.count_units,
+  ops.sli_differences,
   ops.unit_slis,
+  ops.expected_slis,
   ops.sli_key,
   ops.filled_slis,
   ops.fitting_slis,
@@ -1972,7 +2255,9 @@ begin
     ops.check_kpi_definition,
     ops.check_slo,
     ops.count_units,
+    ops.sli_differences,
     ops.unit_slis,
+    ops.expected_slis,
     ops.filled_slis,
     ops.fitting_slis,
     ops.is_admitted,
