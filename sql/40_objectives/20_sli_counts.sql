@@ -72,6 +72,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 -- The planner takes the groups for a few; it would then loop over all pairs of them and the SLIs.
 set enable_nestloop = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -121,33 +122,41 @@ begin
       event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, event.outcome,
       width_bucket(event.duration_ms, limits.thresholds_ms), width_bucket(-event.value, limits.negative_limits)
   ),
+  -- Columns and not the whole row, which would be taken apart for each group again.
   fitting as materialized (
-    select found.*
+    select
+      found.labels,
+      found.fits_good,
+      found.fits_bad,
+      (found.sli).sli_id as sli_id,
+      (found.sli).objective as objective,
+      (found.sli).threshold_ms as threshold_ms,
+      (found.sli).at_most as at_most
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective <> 'availability'
   )
   select
-    grouped.org_id,
-    (fitting.sli).sli_id,
-    grouped.bucket_start,
-    coalesce(
-      sum(grouped.events) filter (
-        where ops.is_good(
-          (fitting.sli).objective,
-          ops.is_reached(
-            (fitting.sli).objective, grouped.outcome, grouped.duration_ms, grouped.value, (fitting.sli).threshold_ms, (fitting.sli).at_most
-          ),
-          fitting.fits_good,
-          fitting.fits_bad
-        )
-      ),
-      0
-    )::bigint,
-    sum(grouped.events)::bigint
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
-  where ops.is_counted((fitting.sli).objective, grouped.outcome, grouped.duration_ms, grouped.value)
+    judged.org_id,
+    judged.sli_id,
+    judged.bucket_start,
+    coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint,
+    sum(judged.events)::bigint
+  from (
+    select
+      grouped.org_id,
+      fitting.sli_id,
+      grouped.bucket_start,
+      grouped.events,
+      ops.sli_verdict(
+        fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+      ) as is_good
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    -- A barrier: each is judged once.
+    offset 0
+  ) as judged
+  where judged.is_good is not null
   group by 1, 2, 3;
 end;
 $$;

@@ -95,7 +95,8 @@ set search_path = ''
 as $$
 begin
   return case
-    when not coalesce(ops.is_counted(account.objective, event.outcome, event.duration_ms, event.value), false) then false
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most) is null
+      then false
     when account.total_labels = '{}' then true
     else ops.labels_fit(ops.named_labels(event), account.total_labels)
   end;
@@ -110,17 +111,15 @@ immutable
 set search_path = ''
 as $$
 declare
-  is_reached constant boolean :=
-    ops.is_reached(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most);
+  fits_good constant boolean := account.good_labels = '{}' or ops.labels_fit(ops.named_labels(event), account.good_labels);
+  fits_bad constant boolean := case when account.bad_labels is not null then ops.labels_fit(ops.named_labels(event), account.bad_labels) end;
 begin
   return case
-    when ops.is_good(
-      account.objective,
-      is_reached,
-      account.good_labels = '{}' or ops.labels_fit(ops.named_labels(event), account.good_labels),
-      case when account.bad_labels is not null then ops.labels_fit(ops.named_labels(event), account.bad_labels) end
+    when ops.sli_verdict(
+      account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most, fits_good, fits_bad
     ) then null
-    when is_reached then ops.loss_reason('events', null, null)
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most)
+      then ops.loss_reason('events', null, null)
     when account.objective = 'measured' then ops.loss_reason('measured', event.value, account.at_most)
     else ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
   end;

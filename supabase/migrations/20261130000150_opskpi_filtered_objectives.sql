@@ -689,45 +689,39 @@ begin
 end;
 $$;
 
-create function ops.is_counted(objective text, outcome text, duration_ms numeric, value numeric)
+create function ops.sli_verdict(
+  objective text,
+  outcome text,
+  duration_ms numeric,
+  value numeric,
+  threshold_ms numeric,
+  at_most numeric,
+  fits_good boolean default true,
+  fits_bad boolean default null
+)
 returns boolean
-language sql
+-- plpgsql, because it is called for each group of events and SLI: 1 µs each, as language sql 7 µs.
+language plpgsql
 immutable
 set search_path = ''
-return case objective
-  when 'latency' then outcome = 'success' and duration_ms is not null
-  when 'events' then true
-  when 'measured' then value is not null
-  else outcome in ('success', 'failure')
+as $$
+declare
+  is_reached constant boolean := case objective
+    when 'latency' then case when outcome = 'success' then duration_ms < threshold_ms end
+    when 'measured' then value <= at_most
+    when 'events' then true
+    else outcome = 'success'
+  end;
+begin
+  return case
+    when is_reached is null then null
+    when fits_bad is null then is_reached and fits_good
+    else not fits_bad or (is_reached and objective <> 'events')
+  end;
 end;
-comment on function ops.is_counted(text, text, numeric, numeric) is
-  'Whether an event whose labels fit belongs to the total of an objective; null where the event has no outcome.';
-
-create function ops.is_reached(objective text, outcome text, duration_ms numeric, value numeric, threshold_ms numeric, at_most numeric)
-returns boolean
-language sql
-immutable
-set search_path = ''
-return case objective
-  when 'latency' then duration_ms < threshold_ms
-  when 'events' then true
-  when 'measured' then value <= at_most
-  else outcome = 'success'
-end;
-comment on function ops.is_reached(text, text, numeric, numeric, numeric, numeric) is
-  'Whether a counted event is good by its outcome, duration or value; labels not asked.';
-
-create function ops.is_good(objective text, is_reached boolean, fits_good boolean, fits_bad boolean)
-returns boolean
-language sql
-immutable
-set search_path = ''
-return case
-  when fits_bad is null then is_reached and fits_good
-  else not fits_bad or (is_reached and objective <> 'events')
-end;
-comment on function ops.is_good(text, boolean, boolean, boolean) is
-  'Whether a counted event is good. fits_bad null: it reached what is asked and has the good labels; else it lacks the bad ones, or reached it all the same.';
+$$;
+comment on function ops.sli_verdict(text, text, numeric, numeric, numeric, numeric, boolean, boolean) is
+  'Whether an event with the labels of total is good: by its outcome, duration or value and the labels of good, or (fits_bad not null) unless it is bad by both; null: it is not counted, having no such outcome, duration or value.';
 
 create view ops.sli_kinds
 with (security_invoker = true)
@@ -891,6 +885,7 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 -- The planner takes the groups for a few; it would then loop over all pairs of them and the SLIs.
 set enable_nestloop = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -940,33 +935,41 @@ begin
       event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, event.outcome,
       width_bucket(event.duration_ms, limits.thresholds_ms), width_bucket(-event.value, limits.negative_limits)
   ),
+  -- Columns and not the whole row, which would be taken apart for each group again.
   fitting as materialized (
-    select found.*
+    select
+      found.labels,
+      found.fits_good,
+      found.fits_bad,
+      (found.sli).sli_id as sli_id,
+      (found.sli).objective as objective,
+      (found.sli).threshold_ms as threshold_ms,
+      (found.sli).at_most as at_most
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective <> 'availability'
   )
   select
-    grouped.org_id,
-    (fitting.sli).sli_id,
-    grouped.bucket_start,
-    coalesce(
-      sum(grouped.events) filter (
-        where ops.is_good(
-          (fitting.sli).objective,
-          ops.is_reached(
-            (fitting.sli).objective, grouped.outcome, grouped.duration_ms, grouped.value, (fitting.sli).threshold_ms, (fitting.sli).at_most
-          ),
-          fitting.fits_good,
-          fitting.fits_bad
-        )
-      ),
-      0
-    )::bigint,
-    sum(grouped.events)::bigint
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
-  where ops.is_counted((fitting.sli).objective, grouped.outcome, grouped.duration_ms, grouped.value)
+    judged.org_id,
+    judged.sli_id,
+    judged.bucket_start,
+    coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint,
+    sum(judged.events)::bigint
+  from (
+    select
+      grouped.org_id,
+      fitting.sli_id,
+      grouped.bucket_start,
+      grouped.events,
+      ops.sli_verdict(
+        fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+      ) as is_good
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    -- A barrier: each is judged once.
+    offset 0
+  ) as judged
+  where judged.is_good is not null
   group by 1, 2, 3;
 end;
 $$;
@@ -1108,6 +1111,7 @@ stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -1324,7 +1328,8 @@ set search_path = ''
 as $$
 begin
   return case
-    when not coalesce(ops.is_counted(account.objective, event.outcome, event.duration_ms, event.value), false) then false
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most) is null
+      then false
     when account.total_labels = '{}' then true
     else ops.labels_fit(ops.named_labels(event), account.total_labels)
   end;
@@ -1339,17 +1344,15 @@ immutable
 set search_path = ''
 as $$
 declare
-  is_reached constant boolean :=
-    ops.is_reached(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most);
+  fits_good constant boolean := account.good_labels = '{}' or ops.labels_fit(ops.named_labels(event), account.good_labels);
+  fits_bad constant boolean := case when account.bad_labels is not null then ops.labels_fit(ops.named_labels(event), account.bad_labels) end;
 begin
   return case
-    when ops.is_good(
-      account.objective,
-      is_reached,
-      account.good_labels = '{}' or ops.labels_fit(ops.named_labels(event), account.good_labels),
-      case when account.bad_labels is not null then ops.labels_fit(ops.named_labels(event), account.bad_labels) end
+    when ops.sli_verdict(
+      account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most, fits_good, fits_bad
     ) then null
-    when is_reached then ops.loss_reason('events', null, null)
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most)
+      then ops.loss_reason('events', null, null)
     when account.objective = 'measured' then ops.loss_reason('measured', event.value, account.at_most)
     else ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
   end;
@@ -2217,9 +2220,6 @@ revoke execute on function
   ops.filled_slis,
   ops.fitting_slis,
   ops.is_admitted,
-  ops.is_counted,
-  ops.is_good,
-  ops.is_reached,
   ops.is_restoring,
   ops.is_same_promise,
   ops.label_keys,
@@ -2237,6 +2237,7 @@ revoke execute on function
   ops.restore_sli,
   ops.restore_sli_day,
   ops.restore_slo_version,
+  ops.sli_verdict,
   ops.sum_sli_days,
   ops.recount_sli_days,
   ops.write_units
@@ -2261,9 +2262,6 @@ begin
     ops.filled_slis,
     ops.fitting_slis,
     ops.is_admitted,
-    ops.is_counted,
-    ops.is_good,
-    ops.is_reached,
     ops.is_restoring,
     ops.is_same_promise,
     ops.label_keys,
@@ -2281,6 +2279,7 @@ begin
     ops.restore_sli,
     ops.restore_sli_day,
     ops.restore_slo_version,
+    ops.sli_verdict,
     ops.sum_sli_days,
     ops.recount_sli_days,
     ops.write_units
@@ -2296,13 +2295,11 @@ begin
     ops.filled_slis,
     ops.fitting_slis,
     ops.is_admitted,
-    ops.is_counted,
-    ops.is_good,
-    ops.is_reached,
     ops.labels_fit,
     ops.loss_reason,
     ops.lost_because,
-    ops.named_labels
+    ops.named_labels,
+    ops.sli_verdict
   to authenticated, service_role;
   grant select on
     ops.sli_kinds,

@@ -37,7 +37,7 @@ DAMAGES: dict[str, LiteralString] = {
 
 
 @pytest.fixture
-def counted(database: Connection) -> Connection:
+def counted_objectives(database: Connection) -> Connection:
     """Count objectives of every kind over two days, and one day long before."""
     add_row(database, "agents", org_id=NIL, agent_id=AGENT, team="red", updated_at=instant("2026-01-01T00:00Z"))
     add_slo(database, "errors", event_type="workflow_run", total={"workflow": "a"})
@@ -62,37 +62,49 @@ def counted(database: Connection) -> Connection:
     return database
 
 
-def test_counts_that_add_up_pass(counted: Connection) -> None:
-    assert rows(counted, CHECK, AS_OF) == [(True, "good and total of the last 7 days add up to their events")]
-    add_event(counted, "workflow_run", "2026-03-11T11:00Z", outcome="failure", workflow="a")
-    assert scalar(counted, CHECK, AS_OF) is True
+def test_counts_that_add_up_pass(counted_objectives: Connection) -> None:
+    assert rows(counted_objectives, CHECK, AS_OF) == [
+        (True, "good and total of the last 7 days add up to their events")
+    ]
+    add_event(counted_objectives, "workflow_run", "2026-03-11T11:00Z", outcome="failure", workflow="a")
+    assert scalar(counted_objectives, CHECK, AS_OF) is True
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_each_damage_is_named_with_the_rebuild_that_repairs_it(counted: Connection, damage: LiteralString) -> None:
+def test_each_damage_is_named_with_the_rebuild_that_repairs_it(
+    counted_objectives: Connection, damage: LiteralString
+) -> None:
     days: LiteralString = (
         "select org_id, sli_id, day_start, good, total from ops.sli_days where total <> 0 order by 1, 2, 3"
     )
-    before = states(counted), rows(counted, days), rows(counted, "select * from ops.sli_counts order by 1, 2, 3")
-    counted.execute(damage, {"nil": NIL})
-    ((passed, detail),) = rows(counted, CHECK, AS_OF)
+    before = (
+        states(counted_objectives),
+        rows(counted_objectives, days),
+        rows(counted_objectives, "select * from ops.sli_counts order by 1, 2, 3"),
+    )
+    counted_objectives.execute(damage, {"nil": NIL})
+    ((passed, detail),) = rows(counted_objectives, CHECK, AS_OF)
     assert not passed
     named = re.search(r"opskpi rebuild --since (\S+) --until (\S+)$", detail)
     assert named, detail
-    rebuild(counted, *named.groups())
-    assert rows(counted, CHECK, AS_OF)[0][0]
-    after = states(counted), rows(counted, days), rows(counted, "select * from ops.sli_counts order by 1, 2, 3")
+    rebuild(counted_objectives, *named.groups())
+    assert rows(counted_objectives, CHECK, AS_OF)[0][0]
+    after = (
+        states(counted_objectives),
+        rows(counted_objectives, days),
+        rows(counted_objectives, "select * from ops.sli_counts order by 1, 2, 3"),
+    )
     assert after == before
-    assert_exact(counted)
+    assert_exact(counted_objectives)
 
 
-def test_days_of_which_retention_removed_events_are_not_compared(counted: Connection) -> None:
-    counted.execute("delete from telemetry_events where event_timestamp < '2026-03-11Z'")
-    assert not scalar(counted, CHECK, AS_OF)
-    add_row(counted, "removed_events", event_type="workflow_run", removed_until=instant("2026-03-11T00:00Z"))
-    assert scalar(counted, CHECK, AS_OF)
+def test_days_of_which_retention_removed_events_are_not_compared(counted_objectives: Connection) -> None:
+    counted_objectives.execute("delete from telemetry_events where event_timestamp < '2026-03-11Z'")
+    assert not scalar(counted_objectives, CHECK, AS_OF)
+    add_row(counted_objectives, "removed_events", event_type="workflow_run", removed_until=instant("2026-03-11T00:00Z"))
+    assert scalar(counted_objectives, CHECK, AS_OF)
 
 
-def test_a_team_that_changed_is_no_damage(counted: Connection) -> None:
-    counted.execute("update ops.agents set team = 'blue', updated_at = '2026-03-11Z'")
-    assert scalar(counted, CHECK, AS_OF)
+def test_a_team_that_changed_is_no_damage(counted_objectives: Connection) -> None:
+    counted_objectives.execute("update ops.agents set team = 'blue', updated_at = '2026-03-11Z'")
+    assert scalar(counted_objectives, CHECK, AS_OF)

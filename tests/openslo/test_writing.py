@@ -99,7 +99,7 @@ filters = st.dictionaries(
 
 
 @st.composite
-def counted(draw: st.DrawFn, objective: str) -> dict[str, Any]:
+def labels_of(draw: st.DrawFn, objective: str) -> dict[str, Any]:
     """The labels of an objective, in the form in which they are read: what total settles stands there alone."""
     total, part = draw(filters), draw(filters)
     part = {key: values for key, values in part.items() if key not in total}
@@ -130,7 +130,7 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
         description=draw(several),
         threshold_ms=draw(st.decimals("0.001", 10**9, places=3)) if objective == "latency" else None,
         at_most=draw(st.decimals(0, 10**9, places=3)) if objective == "measured" else None,
-        **draw(counted(objective)),
+        **draw(labels_of(objective)),
         window_kind="calendar" if calendar else "rolling",
         rolling_window=None if calendar else draw(spans) + timedelta(hours=1),
         calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter"])) if calendar else None,

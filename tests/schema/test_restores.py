@@ -46,7 +46,7 @@ KEPT: dict[str, LiteralString] = {
 }
 
 
-def use(connection: Connection) -> None:
+def fill_by_triggers(connection: Connection) -> None:
     """Leave all that triggers write: versions, SLIs, days, noted audits; an alert that fires, and events not counted yet."""
     add_channel(connection)
     add_row(connection, "agents", org_id=NIL, agent_id=AGENT, team="payments")
@@ -90,14 +90,14 @@ def seen(connection: Connection) -> dict[str, Any]:
     return states(connection) | found | {"status": rows(connection, OBJECTIVES, RUN_AT), "alerts": alerts(connection)}
 
 
-def dumped(server: Server, source: Database, folder: Path, *arguments: str) -> Path:
+def dump_of(server: Server, source: Database, folder: Path, *arguments: str) -> Path:
     file = folder / f"dump{len(list(folder.iterdir()))}"
     subprocess.run([server.bin_dir / "pg_dump", *arguments, "-f", file, source.dsn], check=True)
     return file
 
 
 def restored_schema(server: Server, source: Database, target: Database, folder: Path) -> None:
-    run_psql(server, target, dumped(server, source, folder, "--schema-only"))
+    run_psql(server, target, dump_of(server, source, folder, "--schema-only"))
 
 
 def run_psql(server: Server, target: Database, file: Path) -> str:
@@ -115,7 +115,7 @@ def run_psql(server: Server, target: Database, file: Path) -> str:
 def source(create_database: CreateDatabase, template: Database) -> Database:
     created = create_database(template)
     with psycopg.connect(created.dsn, autocommit=True) as connection:
-        use(connection)
+        fill_by_triggers(connection)
     return created
 
 
@@ -143,7 +143,7 @@ def test_schema_and_data_apart_give_the_same_database(
 ) -> None:
     target = create_database()
     restored_schema(server, source, target, tmp_path)
-    assert run_psql(server, target, dumped(server, source, tmp_path, "--data-only")) == ""
+    assert run_psql(server, target, dump_of(server, source, tmp_path, "--data-only")) == ""
     assert_same(source, target)
 
 
@@ -170,7 +170,7 @@ def test_tables_may_arrive_in_any_order(
 ) -> None:
     target = create_database()
     restored_schema(server, source, target, tmp_path)
-    archive = dumped(server, source, tmp_path, "--data-only", "-Fc")
+    archive = dump_of(server, source, tmp_path, "--data-only", "-Fc")
     listed = subprocess.run(
         [server.bin_dir / "pg_restore", "-l", archive], check=True, capture_output=True, encoding="utf-8"
     )
@@ -199,7 +199,7 @@ def test_data_that_arrives_in_a_migrated_database_shows_no_objective_the_counts_
 ) -> None:
     target = create_database(template)
     # Rows that the migrations have made are refused, table by table; psql goes on.
-    assert "duplicate key" in run_psql(server, target, dumped(server, source, tmp_path, "--data-only"))
+    assert "duplicate key" in run_psql(server, target, dump_of(server, source, tmp_path, "--data-only"))
     with psycopg.connect(source.dsn, autocommit=True) as ours, psycopg.connect(target.dsn, autocommit=True) as theirs:
         for connection in (ours, theirs):
             refresh(connection, as_of=NEXT_RUN_AT)
