@@ -87,6 +87,23 @@ alter table ops.slis
 alter table ops.slo_versions
   add constraint slo_versions_sli_id_fkey foreign key (sli_id) references ops.slis (sli_id);
 
+-- Up to Postgres 17 no column is added to a table whose row a function names in its body; both get theirs back below.
+create or replace function ops.slo_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select definition.* from unnest('{}'::ops.definition[]) as definition;
+end;
+create or replace function ops.rule_definitions(definitions jsonb)
+returns setof ops.definition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select definition.* from unnest('{}'::ops.definition[]) as definition;
+end;
 alter table ops.slos drop constraint slos_objective_check;
 alter table ops.slos
   add column at_most numeric,
