@@ -61,18 +61,22 @@ execute function ops.restore_slo_version();
 
 create function ops.is_same_promise(slo ops.slos, other ops.slos)
 returns boolean
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 immutable
 set search_path = ''
-return (
-  (slo).service, (slo).objective, (slo).event_type, (slo).target, (slo).threshold_ms, (slo).rolling_window, (slo).calendar_period,
-  (slo).time_zone, (slo).budgeting_method, (slo).time_slice, (slo).slice_target, (slo).expected_interval, (slo).at_most,
-  (slo).total_labels, (slo).good_labels, (slo).bad_labels
-) is not distinct from (
-  (other).service, (other).objective, (other).event_type, (other).target, (other).threshold_ms, (other).rolling_window, (other).calendar_period,
-  (other).time_zone, (other).budgeting_method, (other).time_slice, (other).slice_target, (other).expected_interval, (other).at_most,
-  (other).total_labels, (other).good_labels, (other).bad_labels
-);
+as $$
+begin
+  return (
+    slo.service, slo.objective, slo.event_type, slo.target, slo.threshold_ms, slo.rolling_window, slo.calendar_period, slo.time_zone,
+    slo.budgeting_method, slo.time_slice, slo.slice_target, slo.expected_interval, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+  ) is not distinct from (
+    other.service, other.objective, other.event_type, other.target, other.threshold_ms, other.rolling_window, other.calendar_period,
+    other.time_zone, other.budgeting_method, other.time_slice, other.slice_target, other.expected_interval, other.at_most,
+    other.total_labels, other.good_labels, other.bad_labels
+  );
+end;
+$$;
 comment on function ops.is_same_promise(ops.slos, ops.slos) is 'Whether two rows promise the same, whatever they are called and whenever they hold: a change of anything else makes no version.';
 
 create function ops.date_slo_change()

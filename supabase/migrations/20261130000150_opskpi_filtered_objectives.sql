@@ -565,18 +565,22 @@ execute function ops.restore_slo_version();
 
 create function ops.is_same_promise(slo ops.slos, other ops.slos)
 returns boolean
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 immutable
 set search_path = ''
-return (
-  (slo).service, (slo).objective, (slo).event_type, (slo).target, (slo).threshold_ms, (slo).rolling_window, (slo).calendar_period,
-  (slo).time_zone, (slo).budgeting_method, (slo).time_slice, (slo).slice_target, (slo).expected_interval, (slo).at_most,
-  (slo).total_labels, (slo).good_labels, (slo).bad_labels
-) is not distinct from (
-  (other).service, (other).objective, (other).event_type, (other).target, (other).threshold_ms, (other).rolling_window, (other).calendar_period,
-  (other).time_zone, (other).budgeting_method, (other).time_slice, (other).slice_target, (other).expected_interval, (other).at_most,
-  (other).total_labels, (other).good_labels, (other).bad_labels
-);
+as $$
+begin
+  return (
+    slo.service, slo.objective, slo.event_type, slo.target, slo.threshold_ms, slo.rolling_window, slo.calendar_period, slo.time_zone,
+    slo.budgeting_method, slo.time_slice, slo.slice_target, slo.expected_interval, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+  ) is not distinct from (
+    other.service, other.objective, other.event_type, other.target, other.threshold_ms, other.rolling_window, other.calendar_period,
+    other.time_zone, other.budgeting_method, other.time_slice, other.slice_target, other.expected_interval, other.at_most,
+    other.total_labels, other.good_labels, other.bad_labels
+  );
+end;
+$$;
 comment on function ops.is_same_promise(ops.slos, ops.slos) is 'Whether two rows promise the same, whatever they are called and whenever they hold: a change of anything else makes no version.';
 
 create or replace function ops.date_slo_change()
@@ -1636,10 +1640,13 @@ $$;
 
 create or replace function ops.slo_definitions(definitions jsonb)
 returns setof ops.definition
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   select
     'slo',
     wanted.slo_name,
@@ -1654,13 +1661,17 @@ begin atomic
     on known.slo_name = wanted.slo_name
   order by wanted.slo_name;
 end;
+$$;
 
 create or replace function ops.rule_definitions(definitions jsonb)
 returns setof ops.definition
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   with wanted as materialized (
     select rule.rule_name, to_jsonb(rule) - 'is_enabled' as definition
     from jsonb_populate_recordset(null::ops.alert_rules, rule_definitions.definitions -> 'rules') as rule
@@ -1682,6 +1693,7 @@ begin atomic
   ) as found
   order by found.definition is null, found.rule_name;
 end;
+$$;
 
 create or replace function ops.check_definitions(definitions jsonb)
 returns void
