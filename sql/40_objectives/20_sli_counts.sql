@@ -79,6 +79,10 @@ declare
   stretch record;
 begin
   if sli_ids is null then
+    -- Views ask for fresh counts whether there are any or not, and planning the rest takes longer than finding that out.
+    if not exists (select from public.telemetry_events as event where event.id > after_id and event.id <= count_attempts.until_id) then
+      return;
+    end if;
     for stretch in select filled.* from ops.filled_slis() as filled loop
       return query
       select delta.*

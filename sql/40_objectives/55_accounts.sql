@@ -160,6 +160,16 @@ begin
         and event.event_timestamp >= account.since
         and event.event_timestamp < account.until
         and (stored_losses.only_org_id is null or event.org_id = stored_losses.only_org_id)
+        -- Most events are good by themselves: only where labels can make them bad is each of these judged.
+        and (
+          account.good_labels <> '{}'
+          or account.bad_labels is not null
+          or case account.objective
+            when 'latency' then event.duration_ms >= account.threshold_ms
+            when 'measured' then event.value > account.at_most
+            else event.outcome = 'failure'
+          end
+        )
         and ops.is_admitted(account, event)
       -- A barrier: each is judged once.
       offset 0
@@ -194,7 +204,8 @@ begin
     and attempt.event_timestamp >= account.since
     and attempt.id <= counted_until
     and attempt.event_timestamp < account.filled_until
-    and ops.is_admitted(account, attempt)
+    and attempt.outcome is not null
+    and (account.total_labels = '{}' or ops.is_admitted(account, attempt))
   order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
 end;
 $$;

@@ -913,6 +913,10 @@ declare
   stretch record;
 begin
   if sli_ids is null then
+    -- Views ask for fresh counts whether there are any or not, and planning the rest takes longer than finding that out.
+    if not exists (select from public.telemetry_events as event where event.id > after_id and event.id <= count_attempts.until_id) then
+      return;
+    end if;
     for stretch in select filled.* from ops.filled_slis() as filled loop
       return query
       select delta.*
@@ -1139,6 +1143,10 @@ declare
   stretch record;
 begin
   if sli_ids is null then
+    -- Views ask for fresh counts whether there are any or not, and planning the rest takes longer than finding that out.
+    if not exists (select from public.telemetry_events as event where event.id > after_id and event.id <= count_units.until_id) then
+      return;
+    end if;
     for stretch in select filled.* from ops.filled_slis() as filled loop
       return query
       select unit.*
@@ -1414,6 +1422,16 @@ begin
         and event.event_timestamp >= account.since
         and event.event_timestamp < account.until
         and (stored_losses.only_org_id is null or event.org_id = stored_losses.only_org_id)
+        -- Most events are good by themselves: only where labels can make them bad is each of these judged.
+        and (
+          account.good_labels <> '{}'
+          or account.bad_labels is not null
+          or case account.objective
+            when 'latency' then event.duration_ms >= account.threshold_ms
+            when 'measured' then event.value > account.at_most
+            else event.outcome = 'failure'
+          end
+        )
         and ops.is_admitted(account, event)
       -- A barrier: each is judged once.
       offset 0
@@ -1448,7 +1466,8 @@ begin
     and attempt.event_timestamp >= account.since
     and attempt.id <= counted_until
     and attempt.event_timestamp < account.filled_until
-    and ops.is_admitted(account, attempt)
+    and attempt.outcome is not null
+    and (account.total_labels = '{}' or ops.is_admitted(account, attempt))
   order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
 end;
 $$;
@@ -1891,6 +1910,9 @@ declare
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
   account constant ops.slo_account := ops.slo_account(newest_burners.slo_name, newest_burners.since, newest_burners.until);
+  -- Without labels or a value the events say enough, and nobody has to find out where those stand for each five minutes.
+  is_plain constant boolean := account.objective in ('error_rate', 'latency')
+    and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null;
 begin
   return query
   with budget as materialized (
@@ -1922,10 +1944,31 @@ begin
         offset 0
       ) as event
       where account.objective <> 'availability'
+        and not is_plain
         and event.event_type = account.event_type
         and event.id <= counted_until
         and event.event_timestamp < account.filled_until
         and ops.is_admitted(account, row(event.*)::ops.sli_events)
+      union all
+      select
+        event.event_timestamp,
+        event.run_id,
+        event.tag,
+        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
+      from (
+        select stored.*
+        from ops.countable_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        offset 0
+      ) as event
+      where is_plain
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and event.event_timestamp < account.filled_until
+        and event.outcome in ('success', 'failure')
+        and not ops.sli_verdict(account.objective, event.outcome, event.duration_ms, null, account.threshold_ms, null)
       union all
       select
         unit.first_attempt_at,
