@@ -135,3 +135,35 @@ comment on function ops.check_slo() is
 create trigger slos_check
 before insert or update on ops.slos
 for each row execute function ops.check_slo();
+
+create function ops.keep_counted_labels()
+returns trigger
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  asking record;
+begin
+  select slo.slo_name, key.name
+  into asking
+  from ops.slos as slo
+  cross join lateral jsonb_object_keys(slo.total_labels || slo.good_labels || coalesce(slo.bad_labels, '{}')) as key (name)
+  where slo.event_type = new.event_type
+    and key.name <> 'team'
+    and key.name = any (old.label_keys)
+    and key.name <> all (new.label_keys)
+  order by 1, 2
+  limit 1;
+  if asking.slo_name is not null then
+    raise exception 'the objective % counts events of type % by the label %', asking.slo_name, new.event_type, asking.name
+      using errcode = 'OP001', hint = 'Change or delete the objective first: it would have no data any more.';
+  end if;
+  return new;
+end;
+$$;
+comment on function ops.keep_counted_labels() is 'Trigger: a kind of event keeps the labels by which objectives count it.';
+
+create trigger event_types_keep_counted_labels
+before update of label_keys on ops.event_types
+for each row execute function ops.keep_counted_labels();

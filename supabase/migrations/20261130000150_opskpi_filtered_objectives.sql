@@ -541,6 +541,38 @@ comment on function ops.check_slo() is
 create trigger slos_check
 before insert or update on ops.slos
 for each row execute function ops.check_slo();
+
+create function ops.keep_counted_labels()
+returns trigger
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  asking record;
+begin
+  select slo.slo_name, key.name
+  into asking
+  from ops.slos as slo
+  cross join lateral jsonb_object_keys(slo.total_labels || slo.good_labels || coalesce(slo.bad_labels, '{}')) as key (name)
+  where slo.event_type = new.event_type
+    and key.name <> 'team'
+    and key.name = any (old.label_keys)
+    and key.name <> all (new.label_keys)
+  order by 1, 2
+  limit 1;
+  if asking.slo_name is not null then
+    raise exception 'the objective % counts events of type % by the label %', asking.slo_name, new.event_type, asking.name
+      using errcode = 'OP001', hint = 'Change or delete the objective first: it would have no data any more.';
+  end if;
+  return new;
+end;
+$$;
+comment on function ops.keep_counted_labels() is 'Trigger: a kind of event keeps the labels by which objectives count it.';
+
+create trigger event_types_keep_counted_labels
+before update of label_keys on ops.event_types
+for each row execute function ops.keep_counted_labels();
 comment on column ops.slo_versions.objective is 'availability, latency, error_rate, events or measured.';
 
 create function ops.restore_slo_version()
@@ -2294,6 +2326,7 @@ revoke execute on function
   ops.is_admitted,
   ops.is_restoring,
   ops.is_same_promise,
+  ops.keep_counted_labels,
   ops.label_keys,
   ops.labels_fit,
   ops.loss_reason,
@@ -2336,6 +2369,7 @@ begin
     ops.is_admitted,
     ops.is_restoring,
     ops.is_same_promise,
+    ops.keep_counted_labels,
     ops.label_keys,
     ops.labels_fit,
     ops.loss_reason,

@@ -83,7 +83,7 @@ def fill_by_triggers(connection: Connection) -> None:
     add_slo(connection, "b", objective="latency", threshold_ms=60, event_type="workflow_run")
 
 
-def seen(connection: Connection) -> dict[str, Any]:
+def what_users_see(connection: Connection) -> dict[str, Any]:
     """Return all that users see of the database."""
     connection.execute("update ops.job_runs set finished_at = %s where job = 'refresh'", [RUN_AT])
     found = {name: rows(connection, query) for name, query in KEPT.items()}
@@ -125,9 +125,9 @@ def assert_same(source: Database, target: Database) -> None:
         assert scalar(theirs, "select count(*) from ops.audit_changes") >= scalar(
             ours, "select count(*) from ops.audit_changes"
         )
-        assert seen(theirs) == seen(ours)
+        assert what_users_see(theirs) == what_users_see(ours)
         assert run_jobs(theirs, NEXT_RUN_AT) == run_jobs(ours, NEXT_RUN_AT)
-        assert seen(theirs) == seen(ours)
+        assert what_users_see(theirs) == what_users_see(ours)
         assert told(theirs) == told(ours)
         assert_exact(theirs)
         # Numbers that are drawn from now on collide with none that was restored.
@@ -215,4 +215,6 @@ def test_data_that_arrives_in_a_migrated_database_shows_no_objective_the_counts_
             "exclusions",
             "patterns",
         )
-        assert {name: seen(theirs)[name] for name in compared} == {name: seen(ours)[name] for name in compared}
+        assert {name: what_users_see(theirs)[name] for name in compared} == {
+            name: what_users_see(ours)[name] for name in compared
+        }

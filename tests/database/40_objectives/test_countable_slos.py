@@ -58,3 +58,15 @@ def test_an_objective_that_says_too_little_or_too_much_is_refused(
     with pytest.raises(psycopg.errors.CheckViolation):
         promise = {"event_type": "workflow_run"} | promise
         add_slo(database, "mine", **promise)
+
+
+def test_a_kind_of_event_keeps_the_labels_by_which_objectives_count_it(database: Connection) -> None:
+    add_slo(database, "mine", event_type="workflow_run", total={"workflow": "release", "team": "red"})
+    with refused() as caught:
+        database.execute("update ops.event_types set label_keys = '{outcome}' where event_type = 'workflow_run'")
+    assert "the objective mine" in str(caught.value)
+    database.execute(
+        "update ops.event_types set label_keys = '{workflow,outcome,actor}' where event_type = 'workflow_run'"
+    )
+    database.execute("delete from ops.slos where slo_name = 'mine'")
+    database.execute("update ops.event_types set label_keys = '{outcome}' where event_type = 'workflow_run'")
