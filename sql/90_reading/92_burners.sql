@@ -105,6 +105,9 @@ declare
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
   account constant ops.slo_account := ops.slo_account(newest_burners.slo_name, newest_burners.since, newest_burners.until);
+  -- Without labels or a value the events say enough, and nobody has to find out where those stand for each five minutes.
+  is_plain constant boolean := account.objective in ('error_rate', 'latency')
+    and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null;
 begin
   return query
   with budget as materialized (
@@ -125,10 +128,10 @@ begin
         event.event_timestamp as counted_at,
         event.run_id,
         event.tag,
-        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms) as reason
+        ops.lost_because(account, row(event.*)::ops.sli_events) as reason
       from (
         select stored.*
-        from ops.countable_events as stored
+        from ops.sli_events as stored
         where stored.org_id = owner_id
           and stored.event_timestamp >= burned.bucket_start
           and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
@@ -136,13 +139,31 @@ begin
         offset 0
       ) as event
       where account.objective <> 'availability'
+        and not is_plain
         and event.event_type = account.event_type
         and event.id <= counted_until
         and event.event_timestamp < account.filled_until
-        and case account.objective
-          when 'latency' then event.outcome = 'success' and event.duration_ms >= account.threshold_ms
-          else event.outcome = 'failure'
-        end
+        and ops.is_admitted(account, row(event.*)::ops.sli_events)
+      union all
+      select
+        event.event_timestamp,
+        event.run_id,
+        event.tag,
+        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
+      from (
+        select stored.*
+        from ops.countable_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        offset 0
+      ) as event
+      where is_plain
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and event.event_timestamp < account.filled_until
+        and event.outcome in ('success', 'failure')
+        and not ops.sli_verdict(account.objective, event.outcome, event.duration_ms, null, account.threshold_ms, null)
       union all
       select
         unit.first_attempt_at,
@@ -152,13 +173,14 @@ begin
       from ops.work_units as unit
       where account.objective = 'availability'
         and unit.org_id = owner_id
-        and unit.event_type = account.event_type
+        and unit.sli_id = account.sli_id
         and not unit.succeeded
         and unit.first_attempt_at >= burned.bucket_start
         and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
       offset 0
     ) as found
     where burned.newer < newest_burners.max_events
+      and found.reason is not null
     order by found.counted_at desc
     limit newest_burners.max_events
   )

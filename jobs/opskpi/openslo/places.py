@@ -52,6 +52,11 @@ class Place:
         """It has keys."""
         return isinstance(self.node, yaml.MappingNode)
 
+    @property
+    def is_list(self) -> bool:
+        """It has items."""
+        return isinstance(self.node, yaml.SequenceNode)
+
     def has(self, key: str) -> bool:
         """It is a block with that key."""
         return isinstance(self.node, yaml.MappingNode) and any(name.value == key for name, _ in self.node.value)
