@@ -54,7 +54,9 @@ def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
       opskpi slo apply --dry-run slos.yaml
     """
     with options.connect() as connection:
-        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        definitions = openslo.read(
+            _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
+        )
         if dry_run:
             with scratch.writable(connection, console.notice) as tried:
                 changes = applying.apply(tried, definitions, dry_run=True)
@@ -84,7 +86,7 @@ def validate(options: Options, files: tuple[str, ...]) -> None:
     Example:
       opskpi slo validate slos.yaml
     """
-    found = openslo.read(_paths(files), known_channels=None)
+    found = openslo.read(_paths(files), known_channels=None, on_note=console.notice)
     if options.as_json:
         console.show_json(openslo.as_json(found))
     else:
@@ -179,7 +181,9 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
         options.connect() as connection,
         console.progress("trying days", days, quiet=options.as_json) as bar,
     ):
-        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        definitions = openslo.read(
+            _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
+        )
         with scratch.writable(connection, console.notice) as tried:
             fired = simulating.simulate(tried, definitions, since, until, bar.update)
     untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]

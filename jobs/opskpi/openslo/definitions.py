@@ -9,6 +9,8 @@ from typing import Any
 
 from opskpi.errors import ExitCode, OpsKpiError
 
+Labels = Mapping[str, str | list[str]]
+
 SEVERITIES = ("page", "ticket", "notice")
 FIVE_MINUTES = timedelta(minutes=5)
 
@@ -38,7 +40,7 @@ class Service:
     service_name: str
     display_name: str | None = None
     description: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -47,7 +49,7 @@ class Slo:
     """A promise: of what is counted in the window, the share `target` (0 to 1, exclusive) is good.
 
     `objective` is error_rate, latency or availability. A `rolling` window has a `rolling_window`, a `calendar`
-    one a `calendar_period` (day, week, month, quarter) in an IANA `time_zone`. Budgeting by `timeslices` has a
+    one a `calendar_period` (day, week, month, quarter, year) in an IANA `time_zone`. Budgeting by `timeslices` has a
     `time_slice`, which is good when the share `slice_target` of it is good. `threshold_ms` belongs to latency
     alone, in milliseconds. `expected_interval` is how often events are expected. `annotations` holds, beside what
     the file says for others, the titles and the description of its SLI and objective under `opskpi.dev/`.
@@ -70,7 +72,7 @@ class Slo:
     slice_target: Decimal | None = None
     expected_interval: timedelta | None = None
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -104,7 +106,7 @@ class Rule:
     notify_resolved: bool = True
     description: str = ""
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -124,7 +126,7 @@ class Channel:
     repeat_interval: timedelta = timedelta(hours=4)
     description: str = ""
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
