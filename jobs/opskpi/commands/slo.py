@@ -132,7 +132,13 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
     if options.as_json:
         console.show_json(costs)
         return
-    console.show_rows(f"What burned the budget of {name}", costs, "nothing burned the budget in this range")
+    console.show_rows(
+        f"What burned the budget of {name}",
+        costs,
+        "nothing burned the budget in this range",
+        keys=["event_id"],
+        dispensable=["event_type", "tag", "run_id", "reason"],
+    )
     for tenant in sorted({cost.org_id for cost in costs}, key=str):
         own = [cost.cost for cost in costs if cost.org_id == tenant]
         whose = "" if tenant == NIL_ORG else f" of {tenant}"
@@ -192,7 +198,13 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
     if options.as_json:
         console.show_json(fired)
     else:
-        console.show_rows(f"What would have fired in {days} days", fired, "nothing would have fired")
+        console.show_rows(
+            f"What would have fired in {days} days",
+            fired,
+            "nothing would have fired",
+            keys=["rule_name", "subject"],
+            dispensable=["severity", "resolved_at"],
+        )
 
 
 def _paths(files: tuple[str, ...]) -> list[Path | str]:
