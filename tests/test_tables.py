@@ -28,7 +28,7 @@ SLO = reading.Slo(
 )  # fmt: skip
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def printed_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
@@ -38,14 +38,14 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def changed(**columns: Any) -> reading.Slo:
+def like_slo(**columns: Any) -> reading.Slo:
     return reading.Slo(**{name: getattr(SLO, name) for name in reading.Slo.__slots__} | columns)
 
 
 def test_a_table_of_the_shipped_objectives_fits_80_columns_with_whole_names(narrow, capsys):
     names = ["provenance_validation_availability", "audit_observer_latency"]
-    showing.show_slos([changed(slo_name=name) for name in names])
-    found = lines(capsys)
+    showing.show_slos([like_slo(slo_name=name) for name in names])
+    found = printed_lines(capsys)
     assert max(map(len, found)) <= 80
     assert [sum(name in line for line in found) for name in names] == [1, 1]
     head = "".join(found[2:4])
@@ -56,8 +56,8 @@ def test_a_table_of_the_shipped_objectives_fits_80_columns_with_whole_names(narr
 
 def test_a_name_of_120_characters_has_lines_of_its_own(narrow, capsys):
     assert len(NAME) == 120
-    showing.show_slos([SLO, changed(slo_name="short")])
-    found = lines(capsys)
+    showing.show_slos([SLO, like_slo(slo_name="short")])
+    found = printed_lines(capsys)
     assert max(map(len, found)) <= 80
     assert NAME in "".join(line.rstrip() for line in found)
     assert [line.split()[:4] for line in found if "breached" in line] == [["breached", "99.900", "%", "98.765"]] * 2
@@ -66,7 +66,7 @@ def test_a_name_of_120_characters_has_lines_of_its_own(narrow, capsys):
 def test_nothing_is_left_out_where_everything_fits(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "240")
     showing.show_slos([SLO])
-    found = lines(capsys)
+    found = printed_lines(capsys)
     assert "left out" not in "".join(found)
     assert [cell.strip() for cell in found[4].strip("│").split("│")] == [
         *(NAME, "breached", "99.900 %", "98.765 %", "12,345", "12,500", "-1130.0 %", "14.40", "3.00", "3.0 d", "1,000"),
@@ -82,7 +82,7 @@ def test_an_explanation_keeps_the_whole_event_id_and_its_cost_at_80_columns(narr
     console.show_rows(
         "What burned", [cost], "nothing", keys=["event_id"], dispensable=["event_type", "tag", "run_id", "reason"]
     )
-    found = lines(capsys)
+    found = printed_lines(capsys)
     assert max(map(len, found)) <= 80
     assert sum(str(event) in line and "0.250000" in line and "2026-03-01" in line for line in found) == 1
 
@@ -97,7 +97,7 @@ class Noted:
 def test_an_empty_column_is_left_out_before_any_other_and_a_text_takes_several_lines(narrow, capsys):
     note = "a long note about what was seen and why nobody needs to look at it again before Monday"
     console.show_rows("Notes", [Noted("n" * 45, None, note)], "nothing")
-    found = lines(capsys)
+    found = printed_lines(capsys)
     assert max(map(len, found)) <= 80
     assert "n" * 45 in "".join(found)
     cells = [line.strip("│").split("│") for line in found if line.startswith("│")]
