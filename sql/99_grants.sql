@@ -90,7 +90,7 @@ to service_role;
 
 -- Writing. Beside service_role, only what the functions below need when they work as their caller.
 grant insert on public.telemetry_events, ops.audit_changes to service_role;
-grant select, insert on ops.collected_events to authenticated, service_role;
+grant select, insert on ops.collected_events, ops.workflows to authenticated, service_role;
 grant insert, update on public.slsa_audit_metrics to service_role;
 grant insert, update on ops.request_counts to authenticated;
 grant insert (org_id, token_id, requested_at) on ops.key_requests to authenticated;
@@ -160,6 +160,11 @@ grant execute on function
   ops.store_valid_events,
   public.ingest_events,
   ops.collect_events,
+  ops.workflow_keys,
+  ops.workflow_label,
+  ops.note_workflows,
+  ops.knows_workflows,
+  ops.label_workflows,
   ops.known_events,
   ops.count_events,
   ops.kept_spans,

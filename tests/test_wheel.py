@@ -31,7 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_wheel_holds_each_file_of_the_package_and_each_migration_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_each_file_of_the_package_of_the_schema_and_each_migration_and_nothing_else(
+    wheel: Path,
+) -> None:
     package = {
         str(file.relative_to(ROOT / "jobs"))
         for file in (ROOT / "jobs/opskpi").rglob("*")
@@ -40,13 +42,14 @@ def test_the_wheel_holds_each_file_of_the_package_and_each_migration_and_nothing
     migrations = {
         f"opskpi/postgres/supabase_migrations/{file.name}" for file in (ROOT / "supabase/migrations").glob("*.sql")
     }
+    schema = {f"opskpi/postgres/schema/{file.relative_to(ROOT / 'sql')}" for file in (ROOT / "sql").rglob("*.sql")}
     with zipfile.ZipFile(wheel) as opened:
         held = {name for name in opened.namelist() if ".dist-info/" not in name}
         described = {name.partition(".dist-info/")[2] for name in opened.namelist()} - {""}
     assert len(migrations) >= 33
     # What a developer left there must not ship.
     assert {Path(name).suffix for name in package} <= {".py", ".sql", ".html", ".css", ".js", ".svg"}
-    assert held == package | migrations
+    assert held == package | migrations | schema
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= described
 
 

@@ -56,6 +56,7 @@ begin
     raise exception 'events must be a JSON array'
       using errcode = 'OP001', hint = 'Send [{"event_type": …, "event_id": …, "event_timestamp": …, "payload": {…}}, …].';
   end if;
+  events := ops.label_workflows(events);
   -- In one order, so that two collectors that read the same wait for each other instead of deadlocking.
   insert into ops.collected_events (org_id, event_id, event_timestamp)
   select checked.org_id, checked.event_id, min(checked.event_timestamp)
@@ -102,7 +103,7 @@ begin
 end;
 $$;
 comment on function ops.collect_events(jsonb) is
-  'Stores events as ingest_events does and returns its answer, but recognises one that has an event_id by org and event_id alone: it keeps the time that it was first collected with.';
+  'Stores events as ingest_events does and returns its answer, but recognises one that has an event_id by org and event_id alone: it keeps the time that it was first collected with. Workflows that tell their path or id get their label from label_workflows.';
 
 create function ops.known_events(org_id uuid, event_ids uuid[])
 returns setof uuid

@@ -77,6 +77,7 @@ begin
         coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'blocked'), 0) as blocked,
         coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'allowed'), 0) as allowed,
         coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0) as overridden,
+        sum(part.event_count) filter (where part.labels ->> 'result' in ('allowed', 'blocked', 'overridden')) as decisions,
         sum(part.value_sum) / nullif(sum(part.value_count), 0) as avg_duration_ms
       from ops.hook_days as part
       where part.org_id = wanted_org_id
@@ -104,7 +105,7 @@ begin
       'blocked_count', executed.blocked,
       'allowed_count', executed.allowed,
       'overridden_count', executed.overridden,
-      'override_rate', trim_scale(round(100 * executed.overridden / nullif(executed.total, 0), 6)),
+      'override_rate', trim_scale(round(100 * executed.overridden / nullif(executed.decisions, 0), 6)),
       'avg_duration_ms', trim_scale(round(executed.avg_duration_ms, 6)),
       'most_blocked_patterns', coalesce(
         (select jsonb_agg(jsonb_build_object('pattern', patterns.pattern, 'count', patterns.blocked) order by patterns.blocked desc, patterns.pattern) from patterns),
@@ -116,4 +117,4 @@ begin
 end;
 $$;
 comment on function public.hook_metrics(uuid, date, date, text, text) is
-  'What the git hooks of an org did from start_date to end_date (null: today), both days included, of one team or hook type if named, events behind the cursor included. override_rate in percent and avg_duration_ms are null without executions; the ten most blocked patterns.';
+  'What the git hooks of an org did from start_date to end_date (null: today), both days included, of one team or hook type if named, events behind the cursor included. total_executions includes those that were interrupted or failed; override_rate (percent, of those that decided) and avg_duration_ms are null without any; the ten most blocked patterns.';

@@ -103,8 +103,8 @@ comment on column public.v_ops_kpi_daily.api_avg_response_ms is 'Average respons
 comment on column public.v_ops_kpi_daily.api_p95_response_ms is '95th percentile of the response time of API requests (ms, within 1 %).';
 comment on column public.v_ops_kpi_daily.error_rate is 'Failures, of all events of any type that ended in success or failure (percent).';
 comment on column public.v_ops_kpi_daily.hook_executions_total is 'Hook executions (count).';
-comment on column public.v_ops_kpi_daily.hook_block_rate is 'Hook executions that blocked, of all (percent).';
-comment on column public.v_ops_kpi_daily.hook_override_rate is 'Hook executions that were overridden, of all (percent).';
+comment on column public.v_ops_kpi_daily.hook_block_rate is 'Hook executions that blocked, of those that decided (percent).';
+comment on column public.v_ops_kpi_daily.hook_override_rate is 'Hook executions that were overridden, of those that decided (percent).';
 comment on column public.v_ops_kpi_daily.hook_avg_duration_ms is 'Average duration of hook executions (ms).';
 comment on column public.v_ops_kpi_daily.hook_p95_duration_ms is '95th percentile of the duration of hook executions (ms, within 1 %).';
 comment on column public.v_ops_kpi_daily.org_id is 'The tenant.';

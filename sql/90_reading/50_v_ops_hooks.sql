@@ -22,9 +22,9 @@ comment on view public.v_ops_hook_effectiveness is
   'One row an org and day, week or month: what the git hooks did, newest first, events behind the cursor included.';
 comment on column public.v_ops_hook_effectiveness.aggregation_period is 'hour, day, week (ISO, from Monday) or month.';
 comment on column public.v_ops_hook_effectiveness.period_start is 'First instant of the period.';
-comment on column public.v_ops_hook_effectiveness.executions is 'Hook executions (count).';
-comment on column public.v_ops_hook_effectiveness.block_rate is 'Executions that blocked, of all (percent).';
-comment on column public.v_ops_hook_effectiveness.override_rate is 'Executions that were overridden, of all (percent).';
+comment on column public.v_ops_hook_effectiveness.executions is 'Hook executions, interrupted and failed ones included (count).';
+comment on column public.v_ops_hook_effectiveness.block_rate is 'Executions that blocked, of those that decided (percent).';
+comment on column public.v_ops_hook_effectiveness.override_rate is 'Executions that were overridden, of those that decided (percent).';
 comment on column public.v_ops_hook_effectiveness.avg_duration_ms is 'Average duration (ms).';
 comment on column public.v_ops_hook_effectiveness.p95_duration_ms is '95th percentile of the duration (ms, within 1 %).';
 comment on column public.v_ops_hook_effectiveness.org_id is 'The tenant.';
@@ -59,12 +59,12 @@ comment on view public.v_ops_hook_teams is
 comment on column public.v_ops_hook_teams.team is 'The team of the agents, from ops.agents.';
 comment on column public.v_ops_hook_teams.aggregation_period is 'hour, day, week (ISO, from Monday) or month.';
 comment on column public.v_ops_hook_teams.period_start is 'First instant of the period.';
-comment on column public.v_ops_hook_teams.executions is 'Hook executions (count).';
-comment on column public.v_ops_hook_teams.block_rate is 'Executions that blocked, of all (percent).';
-comment on column public.v_ops_hook_teams.override_rate is 'Executions that were overridden, of all (percent).';
+comment on column public.v_ops_hook_teams.executions is 'Hook executions, interrupted and failed ones included (count).';
+comment on column public.v_ops_hook_teams.block_rate is 'Executions that blocked, of those that decided (percent).';
+comment on column public.v_ops_hook_teams.override_rate is 'Executions that were overridden, of those that decided (percent).';
 comment on column public.v_ops_hook_teams.avg_duration_ms is 'Average duration (ms).';
 comment on column public.v_ops_hook_teams.p95_duration_ms is '95th percentile of the duration (ms, within 1 %).';
-comment on column public.v_ops_hook_teams.compliance_rate is 'Executions that were not overridden, of all (percent).';
+comment on column public.v_ops_hook_teams.compliance_rate is 'Executions that were not overridden, of those that decided (percent).';
 comment on column public.v_ops_hook_teams.org_id is 'The tenant.';
 comment on column public.v_ops_hook_teams.compliance_change is
   'compliance_rate less that of the team''s period before, of the same length (percentage points); null in its first.';
@@ -91,7 +91,8 @@ counted as (
     coalesce(sum(versioned.event_count) filter (where versioned.event_type = 'hook_execution'), 0)::bigint as executions,
     coalesce(sum(versioned.event_count) filter (where versioned.result = 'blocked'), 0)::bigint as blocked_count,
     coalesce(sum(versioned.event_count) filter (where versioned.result = 'overridden'), 0)::bigint as overridden_count,
-    coalesce(sum(versioned.event_count) filter (where versioned.event_type = 'hook_baseline'), 0)::bigint as baseline_count
+    coalesce(sum(versioned.event_count) filter (where versioned.event_type = 'hook_baseline'), 0)::bigint as baseline_count,
+    sum(versioned.event_count) filter (where versioned.result in ('allowed', 'blocked', 'overridden')) as decisions
   from versioned
   group by 1, 2
 )
@@ -104,8 +105,8 @@ select
   counted.blocked_count,
   counted.overridden_count,
   counted.baseline_count,
-  round(100.0 * counted.blocked_count / nullif(counted.executions, 0), 6) as block_rate,
-  round(100.0 * counted.overridden_count / nullif(counted.executions, 0), 6) as override_rate,
+  round(100.0 * counted.blocked_count / nullif(counted.decisions, 0), 6) as block_rate,
+  round(100.0 * counted.overridden_count / nullif(counted.decisions, 0), 6) as override_rate,
   round(100.0 * counted.baseline_count / nullif(counted.executions, 0), 6) as baseline_rate,
   counted.org_id
 from counted
@@ -119,12 +120,12 @@ comment on column public.v_ops_hook_policies.policy_version is 'The version that
 comment on column public.v_ops_hook_policies.set_at is 'When that version was set; null for the default and for events that name none.';
 comment on column public.v_ops_hook_policies.first_day_start is 'First instant of the first day with events under it.';
 comment on column public.v_ops_hook_policies.last_day_start is 'First instant of the newest day with events under it.';
-comment on column public.v_ops_hook_policies.executions is 'Hook executions (count).';
+comment on column public.v_ops_hook_policies.executions is 'Hook executions, interrupted and failed ones included (count).';
 comment on column public.v_ops_hook_policies.blocked_count is 'Executions that blocked (count).';
 comment on column public.v_ops_hook_policies.overridden_count is 'Executions that were overridden (count).';
 comment on column public.v_ops_hook_policies.baseline_count is 'Findings accepted into the baseline (count).';
-comment on column public.v_ops_hook_policies.block_rate is 'Executions that blocked, of all (percent).';
-comment on column public.v_ops_hook_policies.override_rate is 'Executions that were overridden, of all (percent).';
+comment on column public.v_ops_hook_policies.block_rate is 'Executions that blocked, of those that decided (percent).';
+comment on column public.v_ops_hook_policies.override_rate is 'Executions that were overridden, of those that decided (percent).';
 comment on column public.v_ops_hook_policies.baseline_rate is 'Findings accepted into the baseline per 100 executions.';
 comment on column public.v_ops_hook_policies.org_id is 'The tenant.';
 

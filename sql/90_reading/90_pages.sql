@@ -73,7 +73,8 @@ begin
     coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0)::bigint,
     coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'blocked'), 0)::bigint,
     round(
-      100 - 100 * coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0) / nullif(sum(part.event_count), 0),
+      100 - 100 * coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0)
+      / nullif(sum(part.event_count) filter (where part.labels ->> 'result' in ('allowed', 'blocked', 'overridden')), 0),
       6
     )
   from ops.rollup_parts as part
@@ -97,7 +98,7 @@ begin
 end;
 $$;
 comment on function ops.team_compliance(text, timestamptz, timestamptz, timestamptz, jsonb, uuid) is
-  'Hook executions of each team and the share that was not overridden (percent), by period, over the window (whole), its periods that are over (settled) and as many before it (previous).';
+  'Hook executions of each team and the share of those that decided which was not overridden (percent), by period, over the window (whole), its periods that are over (settled) and as many before it (previous).';
 
 create function ops.top_patterns(
   period text,

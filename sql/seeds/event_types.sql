@@ -7,7 +7,7 @@ values
     '{"agent_id": {"type": "uuid", "required": true},
       "org_id": {"type": "uuid", "required": true},
       "hook_type": {"type": "text", "required": true},
-      "result": {"type": "text", "required": true, "one_of": ["blocked", "allowed", "overridden"]},
+      "result": {"type": "text", "required": true, "one_of": ["blocked", "allowed", "overridden", "interrupted", "failed"]},
       "findings_summary": {"type": "object", "required": true},
       "duration_ms": {"type": "number", "required": true},
       "override_reason": {"type": "text"},

@@ -67,12 +67,12 @@ values
     'count', 'count', 'hook_execution', '{}', '{}', null, '{team,hook_type}'
   ),
   (
-    'hook_block_rate', 'Hook executions that blocked, of all.',
-    'percent', 'ratio', 'hook_execution', '{"result": ["blocked"]}', '{}', null, '{team,hook_type}'
+    'hook_block_rate', 'Hook executions that blocked, of those that decided (allowed, blocked, overridden).',
+    'percent', 'ratio', 'hook_execution', '{"result": ["blocked"]}', '{"result": ["allowed", "blocked", "overridden"]}', null, '{team,hook_type}'
   ),
   (
-    'hook_override_rate', 'Hook executions that were overridden, of all.',
-    'percent', 'ratio', 'hook_execution', '{"result": ["overridden"]}', '{}', null, '{team,hook_type}'
+    'hook_override_rate', 'Hook executions that were overridden, of those that decided (allowed, blocked, overridden).',
+    'percent', 'ratio', 'hook_execution', '{"result": ["overridden"]}', '{"result": ["allowed", "blocked", "overridden"]}', null, '{team,hook_type}'
   ),
   (
     'hook_avg_duration_ms', 'Average duration of hook executions.',

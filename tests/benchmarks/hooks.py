@@ -73,7 +73,7 @@ def measure(place: Path, url: str | None, commits: int, before: Callable[[Path],
             subprocess.run(run, cwd=cwd, env=environment(place), check=True)
             if number >= 3:
                 taken[index].append(time.perf_counter() - started)
-    events = json.loads((wrapped / ".sentinel" / "telemetry-queue.json").read_text())["events"]
+    events = json.loads((wrapped / ".git" / ".sentinel" / "telemetry-queue.json").read_text())["events"]
     assert len(events) == commits + 3, "not every commit was recorded"
     alone_s, wrapped_s, bare_s = (quantiles(times, n=4)[0] for times in taken)
     return alone_s, wrapped_s, bare_s
@@ -96,7 +96,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def start_sender_again(repo: Path) -> None:
     """Let the next commit start the sender, once the one before has ended."""
-    folder = repo / ".sentinel"
+    folder = repo / ".git" / ".sentinel"
     while any(str(folder).encode() in words and b"send" in words for words in command_lines()):
         time.sleep(0.02)
     (folder / "telemetry-state.json").unlink(missing_ok=True)

@@ -260,6 +260,41 @@ def test_polling_from_a_terminal_keeps_the_token_to_itself(cli: Cli, database: p
     assert [text for text in said if TOKEN in text] == []
 
 
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (f'"{TOKEN}"', "GITHUB_TOKEN holds quotation marks"),
+        ("success", "GITHUB_TOKEN holds what stands in ordinary answers"),
+        (TOKEN, "a web page instead of JSON"),
+    ],
+)
+def test_a_terminal_says_what_is_wrong_with_a_token_in_two_lines_and_not_the_token(
+    cli: Cli, token: str, words: str
+) -> None:
+    with rest_api(workflow_run(1)) as rest:
+        if token == TOKEN:
+            rest.reply(RUNS, Reply(200, b"<html>Sign in</html>"))
+        poll = ("collect", "github", "--repo", REPOSITORY, "--api-url", rest.url, "--since", "2026-03-01")
+        answer = cli(*poll, env={"GITHUB_TOKEN": token})
+    assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (78, 2), answer.stderr
+    assert words in answer.stderr
+    assert TOKEN not in answer.stdout + answer.stderr
+
+
+def test_more_runs_in_one_second_than_github_lists_end_with_an_exit_code_and_a_way_out(
+    collect: Collect, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("listing", "polling"):
+        monkeypatch.setattr(f"opskpi.github.{module}.LISTED_AT_MOST", 10)
+    crowd = [workflow_run(number, at="2026-03-05T12:00:00Z") for number in range(1, 14)]
+    with rest_api(*crowd, workflow_run(50, at="2026-03-01T00:00:00Z")) as rest:
+        rest.listed_at_most = 10
+        with pytest.raises(OpsKpiError, match="runs are missing that GitHub does not list") as failure:
+            collect("--repo", REPOSITORY, "--api-url", rest.url, "--since", "2026-03-01")
+    assert (failure.value.exit_code, "status=failure" in failure.value.hint) == (1, True)
+    assert scalar(database, "select count(*) from telemetry_events where event_type = 'workflow_run'") == 11
+
+
 def test_the_own_job_becomes_an_event(cli: Cli, database: psycopg.Connection) -> None:
     environment = {
         "GITHUB_RUN_ID": "42",

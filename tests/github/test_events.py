@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import own_job
-from opskpi.github.events import Malformed, artifact_event, job_event, run_event
+from opskpi.github.events import artifact_event, job_event, run_event
+from opskpi.github.fields import Malformed
 from opskpi.github.payloads import Collected, read
 from opskpi.github.rules import Rules
 from opskpi.github.signatures import is_signed, require_signature
@@ -67,6 +68,7 @@ def test_a_run_is_one_event_with_all_that_kpis_ask_for() -> None:
             "outcome": "success",
             "conclusion": "success",
             "workflow": "ci",
+            "workflow_path": ".github/workflows/ci.yml",
             "run_attempt": 1,
             "repository": "octo-org/shop",
             "event": "push",

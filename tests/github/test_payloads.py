@@ -62,7 +62,19 @@ def test_a_webhook_that_was_sent_as_a_form_is_the_payload_in_it() -> None:
         assert collected_runs(text) == [1]
 
 
-@pytest.mark.parametrize("text", ["payload=", "payload=%FF", "payload=1&payload=2", "payload=%7B", "{} {", "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "payload=",
+        "payload=%FF",
+        "payload=1&payload=2",
+        "payload=%7B%7",
+        "payload=%zz",
+        "payload=%7B",
+        "{} {",
+        "[" * 5000,
+    ],
+)
 def test_what_is_no_json_in_any_shape_is_refused_as_a_whole(text: str) -> None:
     with pytest.raises(OpsKpiError) as refused:
         payloads.read(text.encode(), Rules(), source="file")

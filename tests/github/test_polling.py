@@ -19,7 +19,7 @@ from opskpi.github.rules import Rules, read_rules
 from opskpi.github.storing import Summary
 from support.events import NIL, Connection, kpis, refresh, rows, scalar
 from support.fixtures import Connect
-from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, rest_api, workflow_run
+from support.rest_api import NOW, REPOSITORY, RUNS, TOKEN, Json, Reply, Rest, artifact, workflow_run
 
 ARTIFACT = (
     '[{"event_type": "artifact", "event_id": "cccccccc-0000-4000-8000-00000000000c", "event_timestamp": "%s",'
@@ -40,12 +40,6 @@ ANSWERS = st.fixed_dictionaries(
         ),
     }
 )
-
-
-@pytest.fixture
-def rest() -> Iterator[Rest]:
-    with rest_api() as serving:
-        yield serving
 
 
 @pytest.fixture
@@ -109,6 +103,33 @@ def test_more_runs_than_a_filter_lists_are_found_by_filtering_on(
     assert [number for number, _, _ in stored_attempts(database)] == list(range(1, 35))
 
 
+@pytest.mark.parametrize("earlier", [0, 3, 12])
+def test_more_runs_in_one_second_than_are_listed_are_named_and_all_others_are_stored(
+    database: Connection, rest: Rest, github: GitHub, monkeypatch: pytest.MonkeyPatch, earlier: int
+) -> None:
+    for module in ("listing", "polling"):
+        monkeypatch.setattr(f"opskpi.github.{module}.LISTED_AT_MOST", 10)
+    rest.page_size, rest.listed_at_most = 5, 10
+    crowd = [workflow_run(100 + number, at="2026-03-05T12:00:00Z") for number in range(14)]
+    rest.runs = [*hours(1, earlier), *crowd, workflow_run(200, at="2026-03-06T00:00:00Z")]
+    summary = collected(database, github)
+    assert summary.accepted == earlier + 10 + 1
+    assert summary.unlisted == ["GitHub lists 10 runs of the second 2026-03-05T12:00:00Z: 4 of 14 cannot be polled"]
+    assert rows(database, "select resume_at from ops.collections") == [
+        (datetime.fromisoformat("2026-03-06T00:00:00Z"),)
+    ]
+
+
+def test_as_many_runs_in_one_second_as_are_listed_are_all_there(
+    database: Connection, rest: Rest, github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opskpi.github.listing.LISTED_AT_MOST", 10)
+    rest.page_size, rest.listed_at_most = 5, 10
+    rest.runs = [*hours(1, 3), *(workflow_run(100 + number, at="2026-03-05T12:00:00Z") for number in range(10))]
+    summary = collected(database, github)
+    assert (summary.accepted, summary.unlisted) == (13, [])
+
+
 def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anything_changed(
     database: Connection, rest: Rest, github: GitHub
 ) -> None:
@@ -121,6 +142,15 @@ def test_the_next_poll_reads_from_the_newest_run_on_and_then_asks_whether_anythi
     assert "if-none-match" in rest.headers[-1]
     rest.runs += [workflow_run(9, at="2026-03-02T00:00:00Z")]
     assert collected(database, github).accepted == 1
+
+
+def test_a_first_poll_that_finds_nothing_says_what_the_token_needs(
+    database: Connection, rest: Rest, github: GitHub
+) -> None:
+    [note] = collected(database, github).notes
+    assert "no run was listed since 2026-02-10" in note
+    assert "Actions: read" in note
+    assert collected(database, github).notes == []
 
 
 def test_a_run_still_going_is_no_event_and_is_seen_again(database: Connection, rest: Rest, github: GitHub) -> None:

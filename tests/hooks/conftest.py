@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.hook_tools import install_node_tools
 from support.hook_world import Receiver, World, running_receiver, world_in
 
 
@@ -31,3 +32,9 @@ def receiver() -> Iterator[Receiver]:
     """Run what takes events on this machine as a hub does, and answers as told."""
     with running_receiver() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def node_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the tools of npm once for a session."""
+    return install_node_tools(tmp_path_factory.mktemp("node_tools"))

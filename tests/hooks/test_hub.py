@@ -84,6 +84,29 @@ def test_a_wrong_key_keeps_the_events_until_there_is_a_right_one(
     assert "org" in event["refused"]["field"] + event["refused"]["reason"]
 
 
+def test_an_event_of_a_clock_that_was_ahead_arrives_once_it_is_sent_again(
+    world: World, migrated_database: Database, database: psycopg.Connection, tmp_path: Path
+) -> None:
+    org = uuid4()
+    world.env["OPSKPI_API_KEY"] = make_key(database, org)
+    ahead = (
+        "import time; real = time.time; time.time = lambda: real() + 3 * 86400; from opskpi.hooks import record;"
+        "assert record('hook_execution', hook_type='pre-commit', result='allowed', duration_ms=1)"
+    )
+    assert world.python(ahead).returncode == 0
+    assert not world.python("from opskpi.hooks import record; assert not record('nonsense')").stderr
+    with running_hub(migrated_database.dsn, tmp_path) as hub:
+        assert world.opskpi("hook", "install", "--hub", hub.url, "--org", org).returncode == 0
+        assert "1 refused" in world.opskpi("hook", "flush").stdout
+        assert types(database, org) == {}
+        resent = world.opskpi("hook", "resend")
+        assert resent.stdout.startswith("1 events queued again; 1 events sent"), resent.stderr
+        world.wrap("true")
+        settle_sending(world)
+    query = "select count(*), sum((metadata #>> '{dropped,malformed_event}')::int) from public.telemetry_events where org_id = %s and event_timestamp < now()"
+    assert database.execute(query, [org]).fetchone() == (2, 1)
+
+
 def settle_sending(world: World) -> None:
     """Send what is left once a sender that a hook may have started has ended."""
     world.await_quiet()

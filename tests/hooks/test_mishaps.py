@@ -33,37 +33,6 @@ def send_from(folder: Path) -> sender.Report:
     return sender.run(str(folder), foreground=True)
 
 
-def test_a_committed_folder_that_looks_like_a_repository_gets_no_key(inside: World, receiver: Receiver) -> None:
-    inner = inside.repo / "inner"
-    for name in ("objects", "refs"):
-        (inner / name).mkdir(parents=True)
-        (inner / name / "keep").write_text("")
-    (inner / "HEAD").write_text("ref: refs/heads/main\n")
-    (inner / "config").write_text("[core]\n\tbare = true\n")
-    settings(inner / ".sentinel", url=receiver.url)
-    inside.git("add", "-f", ".")
-    inside.wrap("true", cwd=inner)
-    inside.await_quiet()
-    assert "committed" in send_from(inner / ".sentinel").reason
-    assert receiver.requests == []
-
-
-@pytest.mark.parametrize("fault", ["git fails", "there is no git"])
-def test_settings_that_cannot_be_checked_send_nothing(
-    inside: World, receiver: Receiver, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue_execution(inside.folder)
-    inside.target(receiver.url)
-    if fault == "git fails":
-        (inside.repo / ".git" / "index").write_text("no index")
-    else:
-        monkeypatch.setenv("PATH", "/nowhere")
-    report = send_from(inside.folder)
-    assert (report.stopped, report.left) == ("paused", 1)
-    assert "could not be checked" in report.reason
-    assert receiver.requests == []
-
-
 def test_settings_in_a_submodule_and_behind_a_worktree_of_a_bare_repository_are_used(
     inside: World, receiver: Receiver
 ) -> None:
@@ -71,7 +40,7 @@ def test_settings_in_a_submodule_and_behind_a_worktree_of_a_bare_repository_are_
     inside.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", inside.repo, "inner")
     bare = inside.home / "bare" / ".git"
     inside.git("clone", "-q", "--bare", inside.repo, bare)
-    for folder in (inside.repo / "inner" / ".sentinel", bare / ".sentinel"):
+    for folder in (inside.repo / ".git" / "modules" / "inner" / ".sentinel", bare / ".sentinel"):
         settings(folder, url=receiver.url)
         queue_execution(folder)
         assert send_from(folder).sent == 1
@@ -155,7 +124,7 @@ def test_a_hook_that_another_tool_moved_away_is_kept(world: World) -> None:
         assert f"pre-commit.opskpi-original-{number}" in install(world)
     assert ": mine" in (world.hooks / "pre-commit.opskpi-original-1").read_text()
     assert ": theirs 1" in (world.hooks / "pre-commit.opskpi-original-2").read_text()
-    assert ": theirs 2" in (world.hooks / "pre-commit.opskpi-original").read_text()
+    assert ": theirs 2" in (world.hooks / "opskpi-original" / "pre-commit").read_text()
 
 
 def test_the_note_of_a_commit_counts_for_that_commit_only(world: World) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from opskpi.hooks import events, queue_file, record, starting
+from opskpi.hooks import events, losses, queue_file, record, starting
 from opskpi.hooks.storage import Folder
 from support.hook_world import EXECUTION, ORG, World
 
@@ -141,12 +141,18 @@ def test_a_queue_cut_off_at_any_byte_is_set_aside_and_its_whole_events_are_saved
     path = world.folder / queue_file.NAME
     whole = path.read_bytes()
     ends = [whole.index(events.line(entry)) + len(events.line(entry)) for entry in entries]
+    lost = 0
     for length in range(len(whole)):
+        path.write_bytes(whole)
+        with Folder(str(world.folder)) as folder:
+            losses.note_length(folder, 2)
         path.write_bytes(whole[:length])
         with Folder(str(world.folder)) as folder, queue_file.Queue(folder) as queue:
             queue.save()
-        assert world.queued() == entries[: sum(end <= length for end in ends)], length
-        assert world.queue()["dropped"] == {"damaged_file": 1}
+        saved = sum(end <= length for end in ends)
+        lost += 2 - saved
+        assert world.queued() == entries[:saved], length
+        assert world.queue()["dropped"] == {"damaged_file": length + 1, "damaged_event": lost}
         kept = sorted(name.name for name in world.folder.glob("telemetry-queue.damaged-*"))
         assert 1 <= len(kept) <= queue_file.DAMAGED_KEPT
         newest = max(kept, key=lambda name: int(name.split("-")[2].split(".")[0]))
@@ -192,7 +198,7 @@ def test_a_line_that_rotted_is_found_before_it_is_sent(inside: World) -> None:
     inside.target("http://127.0.0.1:1")
     inside.opskpi("hook", "flush")
     assert queued_numbers(inside)[:2] == [0, 2]
-    assert inside.queue()["dropped"] == {"damaged_file": 1}
+    assert inside.queue()["dropped"] == {"damaged_file": 1, "damaged_event": 1}
 
 
 def test_a_lock_that_nobody_gives_back_delays_a_hook_a_moment_and_loses_nothing(world: World) -> None:
@@ -267,20 +273,21 @@ def test_a_full_disk_changes_neither_the_hook_nor_the_queue(world: World) -> Non
     fill_queue(world, [queue_entry(number) for number in range(20)])
     before = (world.folder / queue_file.NAME).read_bytes()
     script = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
+    command = [sys.executable, "-B", "-I", "-S", starting.ENTRY, "wrap", "pre-commit", "sh", "-c", "echo out; exit 3"]
     answer = world.python(script, *command)
     assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "")
     assert (world.folder / queue_file.NAME).read_bytes() == before
-    assert sorted(path.name for path in world.folder.iterdir()) == [queue_file.NAME, queue_file.LOCK]
+    assert sorted(path.name for path in world.folder.iterdir()) == [*(losses.NAME, queue_file.NAME, queue_file.LOCK)]
     world.wrap("true")
     assert len(world.queued()) == 21
+    assert world.metrics()[-1]["dropped"] == {"disk_full": 1}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_disk_that_is_really_full_changes_neither_the_hook_nor_the_queue(world: World) -> None:
     world.folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", world.folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", world.folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
@@ -294,6 +301,8 @@ def test_a_disk_that_is_really_full_changes_neither_the_hook_nor_the_queue(world
         (world.folder / "filler").unlink()
         world.wrap("true")
         assert len(world.queued()) == 2
+        assert world.metrics()[-1]["dropped"] == {"disk_full": 1}
+        assert json.loads(world.opskpi("hook", "status", "--json").stdout)["queue"]["dropped"] == {"disk_full": 1}
     finally:
         subprocess.run(["umount", world.folder], check=True)
 
@@ -350,7 +359,7 @@ def test_a_worktree_a_submodule_and_a_bare_repository_each_have_their_place(worl
     assert (world.home / "bare.git" / ".sentinel" / queue_file.NAME).exists()
     world.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", world.home / "bare.git", "inner")
     world.wrap("true", cwd=world.repo / "inner")
-    assert (world.repo / "inner" / ".sentinel" / queue_file.NAME).exists()
+    assert (world.repo / ".git" / "modules" / "inner" / ".sentinel" / queue_file.NAME).exists()
     (world.repo / "deep" / "er").mkdir(parents=True)
     world.wrap("true", cwd=world.repo / "deep" / "er")
     world.wrap("true", cwd=world.home, env={"GIT_DIR": str(world.repo / ".git")})

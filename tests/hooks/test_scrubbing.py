@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from opskpi.hooks import events, plain_json
@@ -26,7 +26,6 @@ SECRETS = [
     "sb_secret_abcdefghijklmnop",
     "Bearer abcdef123456",
     "d41d8cd98f00b204e9800998ecf8427e",
-    "0f8fad5b-d9cb-469f-a165-70867728950e",
     "password=hunter22",
     "API_KEY: 's3cr3t-value'",
     "npm_abcdefghijklmnopqrstuvwxyz0123456789",
@@ -94,7 +93,8 @@ def test_no_e_mail_address_stays(before: str, address: str, after: str) -> None:
 
 
 @given(st.text(max_size=200), st.text("0123456789abcdef", min_size=32, max_size=128), st.text(max_size=200))
-def test_no_long_hexadecimal_number_stays(before: str, digits: str, after: str) -> None:
+def test_no_long_hexadecimal_number_stays_that_is_not_as_long_as_a_digest(before: str, digits: str, after: str) -> None:
+    assume(len(digits) not in {40, 64, 96, 128})
     assert digits not in scrub(f"{before} {digits} {after}", 10_000)
 
 

@@ -433,16 +433,6 @@ def test_one_sender_at_a_time(inside: World, receiver: Receiver) -> None:
     assert send(inside).left == 0
 
 
-def test_settings_that_a_repository_brings_along_are_not_trusted(inside: World, receiver: Receiver) -> None:
-    inside.target(receiver.url)
-    queue_executions(inside)
-    inside.git("add", "-f", ".sentinel/settings.json")
-    report = send(inside)
-    assert report.stopped == "paused"
-    assert "committed" in report.reason
-    assert receiver.requests == []
-
-
 def test_without_a_key_nothing_is_sent_and_the_message_says_where_it_goes(
     inside: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

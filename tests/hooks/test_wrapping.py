@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hook_world import AGENT, ENTRY, World
+from support.hook_world import AGENT, ENTRY, World, install
 
 LIGHT = "import sys; sys.path.insert(0, sys.argv[1]); {}; print(*sys.modules)"
 HEAVY = {"psycopg", "click", "httpx", "supabase", "rich", "yaml", "json", "re", "enum", "subprocess", "typing"}
@@ -21,13 +21,15 @@ HEAVY = {"psycopg", "click", "httpx", "supabase", "rich", "yaml", "json", "re", 
 @pytest.mark.parametrize("code", [0, 1, 3, 126, 127, 255])
 def test_the_exit_code_is_the_commands(world: World, code: int) -> None:
     assert world.wrap("sh", "-c", f"exit {code}").returncode == code
-    assert world.metrics()[0]["result"] == ("blocked" if code else "allowed")
+    result = "failed" if code in {126, 127} else "blocked" if code else "allowed"
+    assert world.metrics()[0]["result"] == result
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGINT])
 def test_a_command_that_a_signal_ends_ends_the_wrapper_by_the_same(world: World, number: signal.Signals) -> None:
     assert world.wrap("sh", "-c", f"kill -{number.value} $$").returncode == -number
-    assert world.metrics()[0]["result"] == "blocked"
+    is_asked = number in {signal.SIGTERM, signal.SIGINT}
+    assert world.metrics()[0]["result"] == ("interrupted" if is_asked else "failed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
@@ -40,7 +42,8 @@ def test_a_signal_sent_to_the_wrapper_reaches_the_command(world: World, number: 
         wrapper.send_signal(number)
         assert wrapper.stdout.read() == "got\n"
         assert wrapper.wait(10) == 9
-    assert world.metrics()[0]["result"] == "blocked"
+    is_asked = number in {signal.SIGTERM, signal.SIGHUP}
+    assert world.metrics()[0]["result"] == ("interrupted" if is_asked else "blocked")
 
 
 def read_until(terminal: int, text: bytes) -> bytes:
@@ -68,7 +71,54 @@ def test_an_interrupt_from_the_terminal_is_the_commands_to_answer(world: World) 
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 4
     assert b"Traceback" not in seen
-    assert world.metrics()[0]["result"] == "blocked"
+    assert world.metrics()[0]["result"] == "interrupted"
+
+
+def test_ctrl_c_during_a_commit_is_recorded_as_interrupted(world: World) -> None:
+    world.add_hook("pre-commit", "#!/bin/sh\necho ready\nsleep 30\n")
+    install(world)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(world.repo)
+        os.execvpe("git", ["git", "commit", "--allow-empty", "-m", "x"], world.env)  # noqa: S606
+    read_until(terminal, b"ready")
+    os.write(terminal, b"\x03")
+    os.waitpid(child, 0)
+    world.await_events(1, "hook_execution")
+    os.close(terminal)
+    assert world.metrics()[0]["result"] == "interrupted"
+
+
+@pytest.mark.parametrize("script", ["kill -INT $$", "exit 130", "exit 143"])
+def test_a_hook_that_ends_as_shells_do_after_ctrl_c_was_interrupted(world: World, script: str) -> None:
+    world.wrap("sh", "-c", script)
+    assert world.metrics()[0]["result"] == "interrupted"
+
+
+def test_a_hook_that_goes_on_after_ctrl_c_and_passes_has_allowed(world: World) -> None:
+    script = "trap : INT; kill -INT $PPID; sleep 0.1; exit 0"
+    assert world.wrap("sh", "-c", script).returncode == 0
+    assert world.metrics()[0]["result"] == "allowed"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#!/bin/sh\r\nexit 0\r\n", "fatal: cannot run .git/hooks/pre-commit: No such file or directory\n"),
+        ("#!/no/such/interpreter\n", "fatal: cannot run .git/hooks/pre-commit: No such file or directory\n"),
+        ("#!/tmp\n", "fatal: cannot exec '.git/hooks/pre-commit': Permission denied\n"),
+    ],
+)
+def test_a_hook_that_git_cannot_start_is_refused_in_gits_words_and_recorded_as_failed(
+    world: World, text: str, said: str
+) -> None:
+    (world.add_hook("pre-commit", "")).write_bytes(text.encode())
+    plain = world.commit()
+    install(world)
+    wrapped = world.commit()
+    assert (wrapped.returncode, wrapped.stderr, wrapped.stdout) == (plain.returncode, plain.stderr, plain.stdout)
+    assert (plain.returncode, plain.stderr) == (1, said)
+    assert [metrics["result"] for metrics in world.metrics()] == ["failed"]
 
 
 def test_standard_input_output_and_error_go_through_byte_for_byte(world: World) -> None:
@@ -93,7 +143,7 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126(world
     missing, forbidden = world.wrap("no-such-command"), world.wrap("./plain")
     assert (missing.returncode, forbidden.returncode) == (127, 126)
     assert missing.stderr == "opskpi: no-such-command: not found\n"
-    assert [metrics["result"] for metrics in world.metrics()] == ["blocked", "blocked"]
+    assert [metrics["result"] for metrics in world.metrics()] == ["failed", "failed"]
 
 
 def test_a_script_without_an_interpreter_line_runs_as_in_a_shell(world: World) -> None:

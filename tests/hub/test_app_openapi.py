@@ -46,7 +46,8 @@ def test_whatever_the_document_allows_is_answered_as_it_says(
     explore(tmp_path, f"{hub.url}/openapi.json", *options)
 
 
-@pytest.mark.parametrize("scopes", [[], ["ingest"], ["read"], ["admin"]], ids=["no key", "ingest", "read", "admin"])
+# The key of the test above may do everything; these are refused most of it.
+@pytest.mark.parametrize("scopes", [[], ["ingest"]], ids=["no key", "ingest"])
 def test_whoever_asks_no_operation_fails(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, tmp_path: Path, scopes: list[str]
 ) -> None:
@@ -79,7 +80,7 @@ def pages(secret: str) -> dict[str, Any]:
     return {"openapi": "3.1.0", "info": {"title": "pages", "version": "1"}, "paths": paths}
 
 
-@pytest.mark.parametrize("scopes", [[], ["read"], ["read", "admin"]], ids=["a visitor", "a reader", "an admin"])
+@pytest.mark.parametrize("scopes", [[], ["read", "admin"]], ids=["a visitor", "an admin"])
 def test_whatever_a_browser_asks_for_no_page_fails(
     hub: Hub, hub_database: psycopg.Connection, org: UUID, tmp_path: Path, scopes: list[str]
 ) -> None:

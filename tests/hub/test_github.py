@@ -5,6 +5,7 @@ import hmac
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import UUID
 
 import httpx
@@ -16,6 +17,7 @@ from support.hubs import Hub, problem, running_hub
 from support.rest_api import REPOSITORY, Json, workflow_run
 
 GITHUB = "/api/v1/github"
+FORM = "application/x-www-form-urlencoded"
 SECRET = "a secret of two, long and not guessed"  # noqa: S105
 ORG = UUID("33333333-0000-4000-8000-000000000003")
 
@@ -60,6 +62,18 @@ def test_the_workflows_that_settings_name_are_what_they_name(webhooks: Hub, hub_
     assert rows(hub_database, query) == [("slsa_provenance",)]
 
 
+def test_webhooks_of_two_workflows_of_one_name_are_counted_apart(
+    webhooks: Hub, hub_database: psycopg.Connection
+) -> None:
+    for number, file in ((4771, "one"), (4772, "two"), (4773, "one"), (4774, "two")):
+        described = workflow_run(number, name="twins", path=f".github/workflows/{file}.yml", workflow_id=len(file))
+        assert deliver(webhooks, payload(described)).json()["accepted"] == 1
+    query = (
+        "select metadata ->> 'workflow' from public.telemetry_events where run_id between 4771 and 4774 order by run_id"
+    )
+    assert rows(hub_database, query) == [("twins",), ("twins (.github/workflows/two.yml)",)] * 2
+
+
 @pytest.mark.parametrize(
     "headers",
     [{"X-Hub-Signature-256": ""}, {"X-Hub-Signature-256": "sha256=00"}, {"X-Hub-Signature-256": "sha1=00"}],
@@ -89,6 +103,61 @@ def test_a_payload_of_something_else_is_refused_by_itself(webhooks: Hub) -> None
     answer = deliver(webhooks, b'{"action": "opened", "issue": {}}')
     assert answer.status_code == 200
     assert [bool(fault["reason"]) for fault in answer.json()["refused"]] == [True]
+
+
+@pytest.mark.parametrize(("number", "form"), [(4751, FORM), (4752, f"{FORM}; charset=UTF-8"), (4753, FORM.upper())])
+def test_a_webhook_that_is_sent_as_a_form_is_the_same_run_as_one_sent_as_json(
+    webhooks: Hub, hub_database: psycopg.Connection, number: int, form: str
+) -> None:
+    sent = payload(workflow_run(number, name="bauen & prüfen+"))
+    body = urlencode({"payload": sent.decode()}).encode()
+    assert deliver(webhooks, body, **{"Content-Type": form}).json()["accepted"] == 1
+    assert deliver(webhooks, sent).json()["duplicate"] == 1
+    query = "select metadata ->> 'workflow' from public.telemetry_events where run_id = %s"
+    assert rows(hub_database, query, number) == [("bauen & prüfen+",)]
+
+
+def test_a_form_is_signed_as_it_is_sent_and_not_as_the_json_in_it(webhooks: Hub) -> None:
+    sent = payload(workflow_run(4761))
+    signature = "sha256=" + hmac.new(SECRET.encode(), sent, hashlib.sha256).hexdigest()
+    form = urlencode({"payload": sent.decode()}).encode()
+    answer = deliver(webhooks, form, **{"Content-Type": FORM, "X-Hub-Signature-256": signature})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "words"),
+    [
+        (b"", FORM, 400, "no field payload"),
+        (b"other=1", FORM, 400, "no field payload"),
+        (payload(workflow_run(4762)), FORM, 400, "no field payload"),
+        (b"payload=", FORM, 400, "empty field payload"),
+        (b"payload=%20", FORM, 400, "empty field payload"),
+        (b"payload={}&payload={}", FORM, 400, "field payload 2 times"),
+        (b"payload=%7B%7", FORM, 400, "broken percent-encoding at character 4"),
+        (b"payload=%7B%zz%7D", FORM, 400, "broken percent-encoding at character 4"),
+        (b"payload=%ff", FORM, 400, "not hold UTF-8"),
+        (b"payload=%7B", FORM, 400, "not valid JSON"),
+        (b"payload=%00", FORM, 400, "not valid JSON"),
+        (b"payload=\xff", FORM, 400, "not UTF-8"),
+        (b"&".join([b"a=1"] * 20), FORM, 400, "more than 10 fields"),
+        (b"payload={}", "application/json", 400, "not valid JSON"),
+        (b"payload={}", "text/plain", 415, f"must be application/json or {FORM}"),
+        (b"payload={}", "multipart/form-data; boundary=x", 415, f"must be application/json or {FORM}"),
+        (b"payload={}", f"{FORM}; charset=latin-1", 415, "UTF-8"),
+        (b"payload=" + b"x" * (4 << 20), FORM, 413, "larger than"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_no_form_with_one_payload_is_refused_by_a_sentence(
+    webhooks: Hub, body: bytes, kind: str, status: int, words: str
+) -> None:
+    answer = deliver(webhooks, body, **{"Content-Type": kind})
+    assert (answer.status_code, words in problem(answer)["detail"]) == (status, True), problem(answer)
+
+
+def test_a_byte_order_mark_before_the_json_is_passed_over(webhooks: Hub) -> None:
+    assert deliver(webhooks, b"\xef\xbb\xbf" + payload(workflow_run(4763))).json()["accepted"] == 1
 
 
 def test_a_hub_that_was_not_started_for_webhooks_takes_none(hub: Hub) -> None:

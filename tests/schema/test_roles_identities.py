@@ -130,6 +130,7 @@ def copy_of(owner: psycopg.Connection, table: Relation, row: dict[str, object]) 
         else None,
         "token_id": "dddddddd-0000-4000-8000-00000000000d",
         "version": 999,
+        "workflow_name": "new",
     }
     if table.name == "ops.request_counts":
         fresh["agent_id"] = "dddddddd-0000-4000-8000-00000000000d"

@@ -82,6 +82,7 @@ def test_a_role_that_may_not_add_rows_is_refused_in_every_table(
             "ops.request_counts",
             "ops.key_requests",
             "ops.collected_events",
+            "ops.workflows",
             "ops.alert_silences",
             "ops.agents",
         }

@@ -25,6 +25,8 @@ AGENT = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 KEY = "opskpi-test-key"
 # In the words of the hub and of PostgREST at once.
 PROBLEM = {"title": "told so", "code": "P0001", "message": "told so", "details": "told to answer", "hint": None}
+# The clock of the other side, also where a test changes the one of this process.
+true_time = time.time
 EXECUTION = {"hook_type": "pre-commit", "result": "allowed", "duration_ms": 1}
 
 
@@ -38,6 +40,14 @@ class World:
 
     @property
     def folder(self) -> Path:
+        entry = self.repo / ".git"
+        if entry.is_file():
+            entry = self.repo / entry.read_text().removeprefix("gitdir: ").strip()
+        return entry / ".sentinel"
+
+    @property
+    def earlier(self) -> Path:
+        """Where the first releases kept the queue."""
         return self.repo / ".sentinel"
 
     @property
@@ -177,6 +187,18 @@ def uninstall(world: World, *arguments: object) -> str:
     return answer.stdout
 
 
+def tree(place: Path) -> dict[str, tuple[int, bytes | str]]:
+    """Every file below a folder with mode and content, links with what they say."""
+    found: dict[str, tuple[int, bytes | str]] = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(place))] = (0, str(path.readlink()))
+        else:
+            content = path.read_bytes() if path.is_file() else "folder"
+            found[str(path.relative_to(place))] = (path.stat().st_mode, content)
+    return found
+
+
 def send(world: World) -> sender.Report:
     """Send what is queued, as the background does."""
     return sender.run(str(world.folder), foreground=True)
@@ -272,6 +294,9 @@ def running_receiver() -> Iterator[Receiver]:
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(true_time() if timestamp is None else timestamp)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

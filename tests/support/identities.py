@@ -49,6 +49,7 @@ IDENTITIES = [
 READ_WITH = {
     "ops.agents": {"ingest", "read"},
     "ops.collected_events": {"ingest", "read"},
+    "ops.workflows": {"ingest", "read"},
     "ops.request_counts": {"ingest"},
     "ops.key_requests": {"ingest"},
     "ops.policies": {"ingest", "read", "admin"},
@@ -70,6 +71,7 @@ WRITTEN_WITH = {
     "telemetry_events": "ingest",
     "ops.agents": "ingest",
     "ops.collected_events": "ingest",
+    "ops.workflows": "ingest",
     "ops.request_counts": "ingest",
     "ops.key_requests": "ingest",
     "ops.policies": "admin",

@@ -15,7 +15,24 @@ from opskpi.hooks import record, sender, state
 from opskpi.hooks.storage import Folder
 
 CALLS = (
-    (os, ("open", "write", "fsync", "fchmod", "rename", "unlink", "close", "link", "mkdir", "stat", "listdir")),
+    (
+        os,
+        (
+            "open",
+            "write",
+            "fsync",
+            "fchmod",
+            "rename",
+            "unlink",
+            "close",
+            "link",
+            "mkdir",
+            "stat",
+            "listdir",
+            "pwrite",
+            "lstat",
+        ),
+    ),
     (fcntl, ("flock",)),
 )
 

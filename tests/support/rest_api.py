@@ -1,4 +1,4 @@
-"""A stand-in for GitHub's REST API on this machine: runs, attempts and artifacts, pages, ETags, and faults on demand."""
+"""A stand-in for GitHub's REST API on this machine: runs, attempts, jobs and artifacts, pages, ETags, and faults on demand."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 TOKEN = "ghp_T0KENofNobody"  # noqa: S105
 REPOSITORY = "octo-org/shop"
 RUNS = f"/repos/{REPOSITORY}/actions/runs"
+WORKFLOWS = f"/repos/{REPOSITORY}/actions/workflows"
 NOW = datetime.fromisoformat("2026-03-12T00:00:00Z")
 Json = dict[str, Any]
 
@@ -49,6 +50,22 @@ def workflow_run(
     } | more
 
 
+def job(number: int, run_id: int, began: str, ended: str | None, **more: object) -> Json:
+    """Return a job as GitHub lists it; without an end it still goes on."""
+    return {
+        "id": number,
+        "run_id": run_id,
+        "run_attempt": 1,
+        "name": f"job {number}",
+        "workflow_name": "ci",
+        "status": "completed" if ended else "in_progress",
+        "conclusion": "success" if ended else None,
+        "started_at": began,
+        "completed_at": ended,
+        "html_url": f"https://github.com/{REPOSITORY}/actions/runs/{run_id}/job/{number}",
+    } | more
+
+
 def artifact(number: int, size: int, name: str = "app.tar.gz", at: str = "2026-03-10T12:00:30Z") -> Json:
     """Return an artifact as GitHub lists it."""
     return {"id": number, "name": name, "size_in_bytes": size, "created_at": at, "expired": False}
@@ -71,6 +88,8 @@ class Rest:
     url: str = ""
     runs: list[Json] = field(default_factory=list)
     attempts: dict[tuple[int, int], Json] = field(default_factory=dict)
+    jobs: dict[tuple[int, int], list[Json]] = field(default_factory=dict)
+    workflows: list[Json] = field(default_factory=list)
     artifacts: dict[int, list[Json]] = field(default_factory=dict)
     page_size: int = 100
     listed_at_most: int = 1000
@@ -101,9 +120,14 @@ class Rest:
         if path == RUNS:
             found = sorted(self._created(query.get("created", ">=2000-01-01T00:00:00Z")), key=_order, reverse=True)
             return self._page("workflow_runs", found[: self.listed_at_most], len(found), path, query)
+        if path == WORKFLOWS:
+            return self._page("workflows", self.workflows, len(self.workflows), path, query)
         if path.startswith(RUNS) and parts[1:] == ["artifacts"]:
             found = self.artifacts.get(int(parts[0]), [])
             return self._page("artifacts", found, len(found), path, query)
+        if path.startswith(RUNS) and parts[1:2] == ["attempts"] and parts[3:] == ["jobs"]:
+            found = self.jobs.get((int(parts[0]), int(parts[2])), [])
+            return self._page("jobs", found, len(found), path, query)
         if path.startswith(RUNS) and parts[1:2] == ["attempts"] and (int(parts[0]), int(parts[2])) in self.attempts:
             return Reply(200, json.dumps(self.attempts[int(parts[0]), int(parts[2])]).encode())
         return Reply(404, b'{"message": "Not Found"}')

@@ -49,6 +49,7 @@ WRITES = {
         ("ops.policies", "INSERT"),
         # Only collect_events comes here, as the caller; ops is no exposed schema.
         ("ops.collected_events", "INSERT"),
+        ("ops.workflows", "INSERT"),
         # The policy of this asks for the scope admin, too.
         ("ops.alert_silences", "INSERT"),
         # Only ingest_events comes here, likewise.
@@ -66,6 +67,7 @@ WRITES = {
         ("slsa_audit_metrics", "UPDATE"),
         ("slsa_audit_metrics_id_seq", "USAGE"),
         ("ops.collected_events", "INSERT"),
+        ("ops.workflows", "INSERT"),
         # The trigger on the audits writes it as the caller.
         ("ops.audit_changes", "INSERT"),
         ("ops.policies", "INSERT"),
@@ -84,6 +86,8 @@ WRITING_FUNCTIONS = {
         "ops.cast_anonymised(jsonb)",
         "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
+        "ops.note_workflows(uuid,jsonb)",
+        "ops.label_workflows(jsonb)",
         "ops.leave_to_check()",
         "ops.count_request(uuid,uuid[],timestamp with time zone)",
         "ops.count_key_request(uuid,timestamp with time zone,integer)",
@@ -102,6 +106,8 @@ WRITING_FUNCTIONS = {
         "ops.cast_anonymised(jsonb)",
         "ops.check_anonymised(jsonb)",
         "ops.collect_events(jsonb)",
+        "ops.note_workflows(uuid,jsonb)",
+        "ops.label_workflows(jsonb)",
         "ops.leave_to_check()",
         "record_audit(jsonb)",
         "ops.observe_audit(jsonb,jsonb)",
@@ -250,6 +256,11 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
         connection.execute(
             "insert into ops.collected_events (org_id, event_id, event_timestamp) values (%s, gen_random_uuid(), now())",
             [org],
+        )
+        connection.execute(
+            "select ops.note_workflows(%s, jsonb_build_array(jsonb_build_object("
+            "'repository', %s::text, 'workflow', %s::text, 'workflow_path', %s::text)))",
+            [org, f"{mark}/shop", f"{mark}-workflow", f".github/workflows/{mark}.yml"],
         )
         # An id that no event has, so that nothing of the counts changes.
         connection.execute(

@@ -80,6 +80,12 @@ def github(
         summaries = _read(options, reading.sources(files, os.environ), signature, secret_env, org)
     if options.as_json:
         console.show_json(summaries)
+    if any(summary.unlisted for summary in summaries):
+        raise OpsKpiError(
+            "runs are missing that GitHub does not list; all others are stored",
+            'Read them by their states: gh api --paginate "repos/OWNER/NAME/actions/runs?created=SECOND..SECOND'
+            '&status=failure" | opskpi collect github -, and take webhooks from now on.',
+        )
     refused = sum(summary.refused for summary in summaries)
     if refused and not any(summary.accepted or summary.duplicate or summary.still_running for summary in summaries):
         raise OpsKpiError("everything was refused", "Is this a payload of GitHub Actions? See the reasons above.")
@@ -149,5 +155,7 @@ def _show(summary: Summary) -> None:
         f"{summary.source}: {summary.accepted:,} accepted, {summary.duplicate:,} duplicate,"
         f" {summary.refused:,} refused, {summary.still_running:,} still running{requests}"
     )
+    for sentence in [*summary.unlisted, *summary.notes]:
+        console.show(f"  {sentence}")
     for refusal in summary.refusals:
         console.show(f"  {refusal.place}: {refusal.field + ' ' if refusal.field else ''}{refusal.reason}")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import date
 
 import click
@@ -55,6 +56,7 @@ def install(
     """
     if hub is not None and supabase is not None:
         raise OpsKpiError("--hub and --supabase are two targets", "Pass one of them.", ExitCode.BAD_ARGUMENT)
+    configuring.refuse_distrusted()
     hooks = installing.install(force_shared=force_shared)
     configuring.configure(hub, supabase, org, key_file)
     _show_hooks(options, hooks)
@@ -148,6 +150,8 @@ def override(options: Options, reason: str, hook_type: str, findings: int, sever
 def status(options: Options) -> None:
     """Show the hooks, the queue, what was dropped and why, the last success and error, and the policy.
 
+    The exit code is 78 where the hooks are installed and no target is set, because nothing is sent then.
+
     \b
     Example:
       opskpi hook status
@@ -190,6 +194,26 @@ def flush(options: Options) -> None:
         console.show(_sent(report))
     for warning in report.warnings:
         console.notice(f"opskpi: {warning}")
+
+
+@command(hook)
+def resend(options: Options) -> None:
+    """Send again what was refused because a clock was wrong, with its time corrected; then all that is queued.
+
+    The clock must be set first. What is refused for good is listed with its reason.
+
+    \b
+    Example:
+      opskpi hook resend
+    """
+    report = overview.flush(resend=True)
+    for_good = overview.refused_for_good()
+    if options.as_json:
+        console.show_json(asdict(report) | {"refused_for_good": for_good})
+        return
+    console.show(f"{report.resent} events queued again; {_sent(report)}")
+    for line in for_good:
+        console.show(f"refused for good: {line}")
 
 
 @command(hook)
@@ -238,6 +262,12 @@ def _status(options: Options) -> None:
             console.show(line)
     if warning := overview.warning("status"):
         console.notice(warning)
+    if found["target"] is None and found["recording"] and overview.has_hooks():
+        raise OpsKpiError(
+            "the hooks report, but no target is set: nothing is sent",
+            "Name one: opskpi hook install --hub URL --org UUID --key-file PATH",
+            ExitCode.CONFIGURATION,
+        )
 
 
 def overview_lines(found: dict) -> list[str]:
@@ -249,14 +279,36 @@ def overview_lines(found: dict) -> list[str]:
         f"recording: {'on' if found['recording'] else 'off, by DO_NOT_TRACK or OPSKPI_TELEMETRY'}",
         f"queue: {queue['events']} events, {queue['bytes']:,} bytes, in {found['folder']}",
         f"dropped: {dropped or 'nothing'}",
-        f"refused: {found['refused']} events, in telemetry-refused.json" if found["refused"] else "refused: nothing",
+        _refused(found["refused"], found["resendable"]),
         f"target: {target['kind']} {target['url']}, key {target['key']}" if target else "target: none",
         f"sent: {found['sent']} events, last {found['last_success'] or 'never'}",
         f"last error: {error['at']} {error['reason']}" if error else "last error: none",
         f"policy: version {found['policy'].get('version')}",
     ]
+    if found["distrust"]:
+        lines.append(f"not trusted, so its settings are not used: {found['distrust']}")
+    if old := found["earlier"]:
+        lines += _earlier_lines(old)
     if paused:
         lines.append(f"paused until {paused['until']}: {paused['reason']}")
     elif found["next_try"]:
         lines.append(f"next try: {found['next_try']}")
+    return lines
+
+
+def _refused(count: int, resendable: int) -> str:
+    if not count:
+        return "refused: nothing"
+    again = f"; {resendable} of them because of a wrong clock: set it, then `opskpi hook resend`" if resendable else ""
+    return f"refused: {count} events, in telemetry-refused.json, {count - resendable} of them for good{again}"
+
+
+def _earlier_lines(old: dict) -> list[str]:
+    """What an earlier version, or another program, left in the working tree."""
+    lines = []
+    if old["events"]:
+        fate = f"left alone: {old['distrust']}" if old["distrust"] else "sent with the others"
+        lines.append(f"earlier queue: {old['events']} events, in {old['folder']}, {fate}")
+    if old["settings"]:
+        lines.append(f"settings in {old['folder']} are not used: run `opskpi hook install --hub URL …` again")
     return lines

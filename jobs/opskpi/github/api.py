@@ -1,6 +1,5 @@
 """GitHub's REST API: one host, a token that leaves it never, rate limits honoured, failures tried again."""
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -8,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import httpx
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github.access import TOKEN_VARIABLES, base_url_of, token_of
+from opskpi.github.access import base_url_of, token_of
+from opskpi.github.answers import NotJson, document_of, refuse
 from opskpi.github.events import Event, site_of
 from opskpi.outbound.reasons import phrase
 from opskpi.outbound.secrets import Misconfigured, scrub
@@ -34,15 +34,12 @@ LONGEST_TAG = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of 200, or of 304 with `document` None. `following` is the URL of the next page, if there is one."""
+    """An answer of 200, or of 304 (`is_unchanged`). `following` is the URL of the next page, if there is one."""
 
     document: Any
     entity_tag: str | None
     following: str | None
-
-
-class Gone(OpsKpiError):  # noqa: N818
-    """An answer of 404 or 410."""
+    is_unchanged: bool = False
 
 
 class _Passing(Exception):  # noqa: N818
@@ -64,7 +61,7 @@ class GitHub:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._base = base_url_of(base_url)
-        self._token = token_of(environ)
+        self.token = token_of(environ)
         self.host = site_of(str(self._base))
         self.requests: list[Event] = []
         self._sleep = sleep
@@ -118,13 +115,17 @@ class GitHub:
                 self._wait(wait)
             else:
                 return self._answer(response, body)
-        raise OpsKpiError(f"{self.host} sends in circles or limits again and again", exit_code=ExitCode.TRY_LATER)
+        raise OpsKpiError(
+            f"{self.host} sends in circles or limits again and again",
+            f"Run it again later, with a token of its own in {self.token.variable}; check --api-url.",
+            ExitCode.TRY_LATER,
+        )
 
     def _send(self, url: httpx.URL, endpoint: str, entity_tag: str | None) -> tuple[httpx.Response, bytes]:
         """One request, recorded whatever becomes of it."""
         headers = {"accept": "application/vnd.github+json", "x-github-api-version": API_VERSION, "user-agent": "opskpi"}
-        if self._token:
-            headers["authorization"] = f"Bearer {self._token}"
+        if self.token.value:
+            headers["authorization"] = f"Bearer {self.token.value}"
         if entity_tag:
             headers["if-none-match"] = entity_tag
         moment, began, status, is_whole = self._now(), time.monotonic(), 0, False
@@ -134,6 +135,8 @@ class GitHub:
                 body = self._body(response, began + REQUEST_S)
                 is_whole = True
                 return response, body
+        except httpx.ProxyError:
+            raise _Passing("the proxy of HTTPS_PROXY refused the connection") from None
         except httpx.RemoteProtocolError:
             raise _Passing("the answer was cut short or is malformed") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
@@ -156,24 +159,18 @@ class GitHub:
                 raise _Passing(f"the answer did not end within {REQUEST_S} s")
         return b"".join(chunks)
 
-    def _without_token(self, document: object) -> object:
-        """Whatever a server sends back is stored, so its echo of the token must not be, however JSON writes it."""
-        if not self._token:
-            return document
-        return json.loads(json.dumps(document, ensure_ascii=False).replace(self._token, "***"))
-
     def _answer(self, response: httpx.Response, body: bytes) -> Answer:
         status = response.status_code
         if status == HTTPStatus.NOT_MODIFIED:
-            return Answer(None, None, None)
+            return Answer(None, None, None, is_unchanged=True)
         if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
             raise _Passing(f"answered {phrase(status)}")
         if status != HTTPStatus.OK:
-            self._refuse(status, body)
+            refuse(response, body, self.token, self.host)
         try:
-            document = self._without_token(json.loads(body))
-        except (ValueError, RecursionError):
-            raise _Passing("answered with something that is not JSON, or was cut short") from None
+            document = document_of(response, body, self.token, self.host)
+        except NotJson as fault:
+            raise _Passing(str(fault)) from None
         tag = response.headers.get("etag", "")
         following = response.links.get("next", {}).get("url")
         return Answer(
@@ -184,7 +181,7 @@ class GitHub:
 
     def _is_usable(self, tag: str) -> bool:
         """Whether an ETag can be kept and sent again."""
-        is_echo = bool(self._token) and self._token in tag
+        is_echo = bool(self.token.value) and self.token.value in tag
         return not is_echo and tag.isascii() and tag.isprintable() and 0 < len(tag) <= LONGEST_TAG
 
     def _limited(self, response: httpx.Response, body: bytes) -> float:
@@ -204,30 +201,13 @@ class GitHub:
         if wait > LONGEST_WAIT_S:
             seconds = min(self._now().timestamp() + wait, datetime(2200, 1, 1, tzinfo=UTC).timestamp())
             until = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            way = "with a token of its own in" if self.token.value else "put a token, which has a higher one, into"
             raise OpsKpiError(
                 f"{self.host}: the rate limit is used up until {until}",
-                f"Run it again then, or with a token of its own in {TOKEN_VARIABLES[0]}.",
+                f"Run it again then, or {way} {self.token.variable}.",
                 ExitCode.TRY_LATER,
             )
         self._sleep(wait)
-
-    def _refuse(self, status: int, body: bytes) -> NoReturn:
-        said = self._said(body)
-        message = f"{self.host} answered {phrase(status)}{f': {said}' if said else ''}"
-        if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-            raise Gone(message, "Check the name; a private repository needs a token.", ExitCode.BAD_ARGUMENT)
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            hint = f"Put a token that may read Actions into {TOKEN_VARIABLES[0]}."
-            raise OpsKpiError(message, hint, ExitCode.CONFIGURATION)
-        raise OpsKpiError(message, "Check --repo and --api-url.")
-
-    def _said(self, body: bytes) -> str:
-        try:
-            said = json.loads(body)
-        except (ValueError, RecursionError):
-            return ""
-        message = said.get("message") if isinstance(said, dict) else None
-        return scrub(message, [self._token]) if isinstance(message, str) else ""
 
     def _url(self, path: str, *, base: httpx.URL | None = None) -> httpx.URL:
         """The URL of a path under the base, or of a reference in an answer. Raises OpsKpiError for another host."""
@@ -237,8 +217,8 @@ class GitHub:
             raise OpsKpiError(f"{self.host} points to something that is no URL", "Check --api-url.") from None
         if (url.scheme, url.host, url.port, url.userinfo) != (self._base.scheme, self._base.host, self._base.port, b""):
             raise OpsKpiError(
-                f"{self._base.host} points to another host, {scrub(url.host, [self._token])}: not followed",
-                "The token goes to no other host; if that is where the API is, pass it as --api-url.",
+                f"{self._base.host} points to another host, {scrub(url.host, [self.token.value])}: not followed",
+                "The token goes to no other host. Pass it as --api-url if the API is there; sign in if a login is.",
             )
         return url
 

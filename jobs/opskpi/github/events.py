@@ -2,18 +2,18 @@
 
 Fields of GitHub (https://docs.github.com/en/rest/actions/workflow-runs): `created_at` is when a run was first asked
 for and stays when it is run again; `run_started_at` is when the attempt began; `updated_at` is when anything about it
-changed last. For a run that has just ended that is its end. Later it moves of its own accord, so the first one seen is
-kept (`ops.collect_events`); and an earlier attempt shows when the next was asked for, so it gets no duration.
+changed last, see `endings`. The end that is seen first is kept (`ops.collect_events`).
 """
 
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
+from opskpi.github.endings import CLOCKS_DIFFER, UNKNOWN, Ending, times
+from opskpi.github.fields import Json, Malformed, instant, mapping, required_instant, text, whole
 from opskpi.github.rules import Rules
 
 NAMESPACE = UUID("7d0c3a52-5a0e-5c5e-9d6c-5f2f6d0f6f61")
@@ -29,34 +29,18 @@ OUTCOMES = {
     "action_required": "skipped",
     "stale": "skipped",
 }
-# GitHub ends a run after 35 days, so a later `updated_at` is not its end.
-CLOCKS_DIFFER = timedelta(minutes=1)
-LONGEST_RUN = timedelta(days=35)
-LONGEST_TEXT = 300
-LARGEST_NUMBER = 10**18 - 1
 MAY_BE_OF_A_TAG = {"push", "workflow_dispatch", "create"}
-UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 Event = dict[str, Any]
-Json = Mapping[str, Any]
-
-
-class Malformed(ValueError):  # noqa: N818
-    """What GitHub would not have sent: the field at fault, empty for the whole, and the reason."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}".strip())
-        self.field = field
-        self.reason = reason
 
 
 def run_event(
-    run: object, rules: Rules, *, host: str = PUBLIC_HOST, around: Json | None = None, is_latest: bool = True
+    run: object, rules: Rules, *, host: str = PUBLIC_HOST, around: Json | None = None, ending: Ending = UNKNOWN
 ) -> Event | None:
     """The event of one attempt of a run; None while it goes on.
 
     `around` is what stands beside the run in a webhook payload (`workflow`, `repository`); `host` is where it ran, if
-    no URL of it says; `is_latest` is false for an attempt that was followed by another. The event_id is made of host,
+    no URL of it says; `ending` is what is known of its end elsewhere. The event_id is made of host,
     run and attempt: runs are numbered across a host, so a repository that was renamed changes nothing. A run that waits
     for approval (action_required) keeps its attempt when it goes on, so that is an event of its own. Raises Malformed.
     """
@@ -68,19 +52,20 @@ def run_event(
     conclusion = _conclusion(run)
     names = _workflow_names(run, around)
     event_type = rules.event_type(names)
-    started_at, ended_at = _times(run, attempt)
+    duration, ended_at = times(run, ending)
     payload = {
         "outcome": OUTCOMES.get(conclusion, "skipped"),
         "conclusion": conclusion,
         "workflow": names[0],
+        **_workflow_identity(run, around),
         "run_attempt": attempt,
         "repository": repository_of(run) or repository_of(around),
         "event": text(run, "event"),
         "url": text(run, "html_url"),
         "head_sha": text(run, "head_sha"),
     }
-    if started_at is not None and is_latest:
-        payload["duration_ms"] = milliseconds(ended_at - started_at)
+    if duration is not None:
+        payload["duration_ms"] = milliseconds(duration)
     waits = ["action_required"] if conclusion == "action_required" else []
     event_id = identify("run", host_of(run, host), number, attempt, *waits)
     return _event(event_type, event_id, ended_at, payload, run_id=number, tag=_tag(run, around, rules))
@@ -98,6 +83,7 @@ def job_event(job: object, *, host: str = PUBLIC_HOST, around: Json | None = Non
     payload = {
         "conclusion": _conclusion(job),
         "workflow": text(job, "workflow_name") or text(mapping(around.get("workflow") or {}), "name") or "unnamed",
+        **_workflow_identity({}, around),
         "job": text(job, "name") or "unnamed",
         "run_attempt": whole(job, "run_attempt", default=1),
         "repository": repository_of(around),
@@ -146,57 +132,6 @@ def site_of(address: str) -> str:
         return ""
 
 
-def mapping(value: object) -> Json:
-    """The JSON object. Raises Malformed for anything else."""
-    if not isinstance(value, Mapping):
-        raise Malformed("", "is not a JSON object")
-    return value
-
-
-def text(described: Json, key: str) -> str | None:
-    """A text as it can be stored, at most LONGEST_TEXT characters; None when there is none. Raises Malformed."""
-    value = described.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise Malformed(key, "must be a text")
-    return UNSTORABLE.sub("\ufffd", value).strip()[:LONGEST_TEXT] or None
-
-
-def whole(described: Json, key: str, *, default: int | None = None, least: int = 1) -> int:
-    """A whole number from `least` to LARGEST_NUMBER. Raises Malformed when it is neither that nor has a default."""
-    value = described.get(key)
-    if value is None and default is not None:
-        return default
-    if value is None:
-        raise Malformed(key, "is required")
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST_NUMBER:
-        raise Malformed(key, f"must be a whole number from {least} to 10^18")
-    return value
-
-
-def instant(described: Json, key: str) -> datetime | None:
-    """An instant in UTC; None when there is none. Raises Malformed for what is none, or names no time zone."""
-    value = described.get(key)
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if moment is not None and moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise Malformed(key, "must be a time such as 2026-01-31T23:59:59Z")
-
-
-def required_instant(described: Json, key: str) -> datetime:
-    """An instant in UTC. Raises Malformed when there is none."""
-    moment = instant(described, key)
-    if moment is None:
-        raise Malformed(key, "is required")
-    return moment
-
-
 def repository_of(around: Json) -> str | None:
     """The full name of the repository that a run or payload names; None when it names none. Raises Malformed."""
     found = around.get("repository")
@@ -234,7 +169,7 @@ def _workflow_names(run: Json, around: Json) -> list[str]:
     """What the workflow goes by: its name first, then its file's name with and without the suffix."""
     workflow = around.get("workflow")
     workflow = workflow if isinstance(workflow, Mapping) else {}
-    path = PurePosixPath((text(run, "path") or text(workflow, "path") or "").partition("@")[0])
+    path = PurePosixPath(_path_of(run) or _path_of(workflow))
     names = [text(workflow, "name"), text(run, "name"), path.stem, path.name]
     found = [name for name in names if name]
     if not found and run.get("workflow_id") is not None:
@@ -244,14 +179,22 @@ def _workflow_names(run: Json, around: Json) -> list[str]:
     return found
 
 
-def _times(run: Json, attempt: int) -> tuple[datetime | None, datetime]:
-    """When the attempt began, None when it is not known, and when it ended; the begin where the end is not known."""
-    started_at, ended_at = instant(run, "run_started_at"), required_instant(run, "updated_at")
-    if started_at is None and attempt == 1:
-        started_at = instant(run, "created_at")
-    if started_at is not None and ended_at - started_at > LONGEST_RUN:
-        return None, started_at
-    return started_at, ended_at
+def _workflow_identity(run: Json, around: Json) -> Event:
+    """The number and the file of the workflow, by which `ops.label_workflows` tells two of one name apart."""
+    workflow = around.get("workflow")
+    workflow = workflow if isinstance(workflow, Mapping) else {}
+    numbers = [
+        whole(found, key) for found, key in ((run, "workflow_id"), (workflow, "id")) if found.get(key) is not None
+    ]
+    return {
+        "workflow_id": numbers[0] if numbers else None,
+        "workflow_path": _path_of(run) or _path_of(workflow) or None,
+    }
+
+
+def _path_of(described: Json) -> str:
+    """The file of a workflow, without the branch that may follow it."""
+    return (text(described, "path") or "").partition("@")[0]
 
 
 def milliseconds(duration: timedelta) -> int | None:

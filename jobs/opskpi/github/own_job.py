@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github.events import LARGEST_NUMBER, PUBLIC_HOST, Event, identify, milliseconds, site_of, text
+from opskpi.github.events import PUBLIC_HOST, Event, identify, milliseconds, site_of
+from opskpi.github.fields import LARGEST_NUMBER, text
 
 JOB_STATUSES = ("success", "failure", "cancelled", "skipped")
 
@@ -36,6 +37,7 @@ def event_of_own_job(
     payload: Event = {
         "conclusion" if is_job else "outcome": outcome,
         "workflow": text(environ, "GITHUB_WORKFLOW") or "unnamed",
+        "workflow_path": _path_of(text(environ, "GITHUB_WORKFLOW_REF") or "", repository or ""),
         "job": job,
         "run_attempt": int(attempt) if attempt.isascii() and attempt.isdigit() and len(attempt) < 10 else 1,
         "repository": repository,
@@ -57,3 +59,9 @@ def event_of_own_job(
     }
     tag = text(environ, "GITHUB_REF_NAME") if environ.get("GITHUB_REF_TYPE") == "tag" else None
     return event | ({"tag": tag} if tag else {})
+
+
+def _path_of(reference: str, repository: str) -> str | None:
+    """The file that octo-org/octo-repo/.github/workflows/ci.yml@refs/heads/main names; None without one."""
+    path, _, _ = reference.removeprefix(f"{repository}/").partition("@")
+    return path or None

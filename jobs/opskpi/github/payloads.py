@@ -1,32 +1,16 @@
 """Webhook payloads and REST answers, as one object, a list or JSON lines, taken apart into what they describe."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
-from urllib.parse import parse_qs
 
-from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github.events import (
-    PUBLIC_HOST,
-    Event,
-    Json,
-    Malformed,
-    artifact_event,
-    job_event,
-    repository_of,
-    run_event,
-    whole,
-)
+from opskpi.github.beside import Beside, Part
+from opskpi.github.documents import documents, text_of
+from opskpi.github.events import PUBLIC_HOST, Event, artifact_event, job_event, repository_of, run_event
+from opskpi.github.fields import Json, Malformed, whole
 from opskpi.github.rules import Rules
 
-LARGEST = 64 << 20
 # A `status` is what a run or job has; a webhook has an `action` as well.
 LISTS = {"workflow_runs": "run", "jobs": "job", "workflow_jobs": "job", "artifacts": "artifact"}
-FORM_FIELD = "payload="
-DEEPEST_LIST = 8
 OTHER = "is neither a workflow_run nor a workflow_job payload, nor a list of runs"
 
 
@@ -56,61 +40,86 @@ def read(raw: bytes, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> l
     URL says. Raises OpsKpiError (BAD_ARGUMENT) when the whole is not JSON; what is at fault in a part is a refusal of
     that part.
     """
-    return [
-        collected
-        for place, document, fault in _documents(raw, source)
-        for collected in (
-            [Collected(place, refusal=Refusal(place, "", fault))] if fault else _taken(place, document, rules, host)
-        )
+    return read_text(text_of(raw, source), rules, source=source, host=host)
+
+
+def read_text(text: str, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> list[Collected]:
+    """What JSON describes, as `read` says, which is not bytes any more and no form. Raises what `read` raises."""
+    parts = [
+        part
+        for place, document, fault in documents(text, source)
+        for part in ([Part(place, "fault", fault)] if fault else _parts(place, document))
     ]
+    beside = Beside(parts, host)
+    return [_collected(part, beside, rules, host) for part in parts]
 
 
-def _taken(place: str, document: object, rules: Rules, host: str) -> Iterator[Collected]:
-    for part, kind, described, around in _parts(place, document):
-        try:
-            if kind == "run":
-                yield Collected(part, run_event(described, rules, host=host, around=around))
-            elif kind == "job":
-                yield Collected(part, job_event(described, host=host, around=around))
-            elif kind == "artifact":
-                run_id = whole(around, "id") if "id" in around else None
-                named = repository_of(around)
-                yield Collected(part, artifact_event(described, host=host, repository=named, run_id=run_id))
-            else:
-                yield Collected(part, refusal=Refusal(part, "", OTHER))
-        except Malformed as fault:
-            yield Collected(part, refusal=Refusal(part, fault.field, fault.reason))
+def _collected(part: Part, beside: Beside, rules: Rules, host: str) -> Collected:
+    around = beside.around(part)
+    try:
+        match part.kind:
+            case "run":
+                ending = beside.ending_of(part)
+                return Collected(part.place, run_event(part.described, rules, host=host, around=around, ending=ending))
+            case "job":
+                return Collected(part.place, job_event(part.described, host=host, around=around))
+            case "artifact":
+                run_id = whole(part.around, "id") if "id" in part.around else None
+                named = repository_of(part.around)
+                return Collected(part.place, artifact_event(part.described, host=host, repository=named, run_id=run_id))
+            case "fault":
+                return Collected(part.place, refusal=Refusal(part.place, "", str(part.described)))
+            case _:
+                return Collected(part.place, refusal=Refusal(part.place, "", OTHER))
+    except Malformed as fault:
+        return Collected(part.place, refusal=Refusal(part.place, fault.field, fault.reason))
 
 
-def _parts(place: str, document: object) -> Iterator[tuple[str, str, object, Json]]:
+def _parts(place: str, document: object) -> Iterator[Part]:
     """Each run, job and artifact with its place, kind, and what stands around it."""
     if not isinstance(document, Mapping):
-        yield place, "", document, {}
+        yield Part(place, "", document)
         return
     if isinstance(document.get("workflow_job"), Mapping):
-        yield f"{place}, workflow_job", "job", _with_status(document, "workflow_job"), document
+        yield Part(f"{place}, workflow_job", "job", _with_status(document, "workflow_job"), document)
     elif isinstance(document.get("workflow_run"), Mapping) and "size_in_bytes" not in document:
         yield from _run_parts(f"{place}, workflow_run", _with_status(document, "workflow_run"), document)
     elif any(isinstance(document.get(key), list) for key in LISTS) and "status" not in document:
+        counted = {"total_count": document.get("total_count")}
         for key, kind in LISTS.items():
-            listed = document.get(key)
-            for number, described in enumerate(listed if isinstance(listed, list) else []):
+            for number, described in enumerate(_listed(document, key)):
                 part = f"{place}, {key}[{number}]"
-                yield from _run_parts(part, described, {}) if kind == "run" else [(part, kind, described, {})]
+                if kind == "run":
+                    yield from _run_parts(part, described, {})
+                else:
+                    yield Part(part, kind, described, counted if kind == "job" else {})
     elif "size_in_bytes" in document:
-        yield place, "artifact", document, {}
+        yield Part(place, "artifact", document)
+    elif "run_id" in document and ("completed_at" in document or "steps" in document):
+        yield Part(place, "job", document)
     elif "run_started_at" in document or "run_attempt" in document or "workflow_id" in document:
         yield from _run_parts(place, document, {})
     else:
-        yield place, "", document, {}
+        yield Part(place, "", document)
 
 
-def _run_parts(place: str, run: object, around: Json) -> Iterator[tuple[str, str, object, Json]]:
-    yield place, "run", run, around
-    beside = run.get("artifacts") if isinstance(run, Mapping) else None
-    listed = beside if isinstance(beside, list) else around.get("artifacts")
-    for number, artifact in enumerate(listed if isinstance(listed, list) else []):
-        yield f"{place}, artifacts[{number}]", "artifact", artifact, run if isinstance(run, Mapping) else {}
+def _run_parts(place: str, run: object, around: Json) -> Iterator[Part]:
+    """A run, and the artifacts and jobs that are listed in it or beside it."""
+    yield Part(place, "run", run, around)
+    if not isinstance(run, Mapping):
+        return
+    for number, artifact in enumerate(_listed(run, "artifacts") or _listed(around, "artifacts")):
+        yield Part(f"{place}, artifacts[{number}]", "artifact", artifact, run)
+    of_run = {"run_id": run.get("id"), "run_attempt": run.get("run_attempt"), "workflow_name": run.get("name")}
+    known = {key: value for key, value in around.items() if key in ("repository", "workflow")}
+    for number, job in enumerate(_listed(run, "jobs") or _listed(around, "jobs")):
+        described = of_run | dict(job) if isinstance(job, Mapping) else job
+        yield Part(f"{place}, jobs[{number}]", "job", described, {"repository": run.get("repository")} | known)
+
+
+def _listed(document: Json, key: str) -> list[object]:
+    listed = document.get(key)
+    return listed if isinstance(listed, list) else []
 
 
 def _with_status(payload: Json, key: str) -> Json:
@@ -119,104 +128,3 @@ def _with_status(payload: Json, key: str) -> Json:
     return {"status": action} | {
         name: value for name, value in payload[key].items() if value is not None or name != "status"
     }
-
-
-def _documents(raw: bytes, source: str) -> Iterator[tuple[str, Any, str]]:
-    """Each JSON document with its place, and what is wrong with it, if anything; the elements of a list one by one."""
-    for place, document, fault in _found(_decoded(raw, source), source):
-        yield from [(place, document, fault)] if fault else _elements(place, document)
-
-
-def _found(decoded: str, source: str) -> list[tuple[str, Any, str]]:
-    """The whole, or JSON lines, or documents one after the other as `gh api --paginate` prints them."""
-    try:
-        return [(source, _parsed(decoded), "")]
-    except ValueError as error:
-        fault = error
-    lines = list(_lines(decoded, source))
-    if all(not wrong for _, _, wrong in lines):
-        return lines
-    with suppress(ValueError):
-        return _concatenated(decoded, source)
-    if not any(isinstance(document, dict) for _, document, _ in lines):
-        raise _unreadable(source, f"is not JSON: {fault}") from fault
-    return lines
-
-
-def _lines(decoded: str, source: str) -> Iterator[tuple[str, Any, str]]:
-    # Not splitlines: a text in JSON may hold what that takes for the end of a line.
-    for number, line in enumerate(decoded.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{source}: line {number}", _parsed(line), ""
-            except ValueError as fault:
-                yield f"{source}: line {number}", None, f"is not JSON: {fault}"
-
-
-def _concatenated(decoded: str, source: str) -> list[tuple[str, Any, str]]:
-    """Documents that nothing or blanks separate. Raises ValueError where one is not JSON."""
-    found: list[tuple[str, Any, str]] = []
-    end = 0
-    while start := _BLANKS.match(decoded, end):
-        if start.end() == len(decoded):
-            break
-        try:
-            document, end = _DECODER.raw_decode(decoded, start.end())
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
-        found.append((f"{source}: document {len(found) + 1}", document, ""))
-    return found
-
-
-def _elements(place: str, document: object, depth: int = 0) -> Iterator[tuple[str, Any, str]]:
-    """The elements of a list and of the lists in it, which `gh api --paginate --slurp` writes; else the document."""
-    if not isinstance(document, list) or depth == DEEPEST_LIST:
-        yield place, document, ""
-        return
-    for number, element in enumerate(document, 1):
-        yield from _elements(f"{place}{',' if depth else ':'} element {number}", element, depth + 1)
-
-
-def _decoded(raw: bytes, source: str) -> str:
-    if len(raw) > LARGEST:
-        raise _unreadable(source, f"is larger than {LARGEST >> 20} MiB")
-    try:
-        decoded = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    if not decoded.strip():
-        raise _unreadable(source, "is empty")
-    return _of_form(decoded, source) if decoded.startswith(FORM_FIELD) else decoded
-
-
-def _of_form(decoded: str, source: str) -> str:
-    """The payload of a webhook whose content type is application/x-www-form-urlencoded."""
-    try:
-        fields = parse_qs(decoded.strip(), strict_parsing=True, errors="strict", max_num_fields=10)
-        [payload] = fields.get("payload", [])
-    except ValueError as error:
-        raise _unreadable(source, "begins as a form, but does not hold one payload") from error
-    return payload
-
-
-def _parsed(decoded: str) -> Any:
-    try:
-        return json.loads(decoded, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _refuse_constant(literal: str) -> NoReturn:
-    raise ValueError(f"{literal} is no number")
-
-
-def _unreadable(source: str, reason: str) -> OpsKpiError:
-    return OpsKpiError(
-        f"{source} {reason}",
-        "Pass a webhook payload, a list of them, JSON lines, or GitHub's list of runs.",
-        ExitCode.BAD_ARGUMENT,
-    )
-
-
-_BLANKS = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

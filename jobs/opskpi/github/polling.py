@@ -1,9 +1,9 @@
 """Polls the runs of a repository: since the last time, each page stored as it comes, what was read kept."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -13,31 +13,21 @@ from psycopg.rows import class_row
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import storing
 from opskpi.github.api import GitHub
-from opskpi.github.events import Event, Json, Malformed, artifact_event, host_of, identify, instant, run_event, whole
-from opskpi.github.listing import Page, Repository
+from opskpi.github.endings import UNKNOWN, Ending, end_of, is_doubtful
+from opskpi.github.events import Event, artifact_event, host_of, identify, run_event
+from opskpi.github.fields import Json, Malformed, mapping, text, whole
+from opskpi.github.listing import LISTED_AT_MOST, Overfull, Page, Repository
 from opskpi.github.payloads import Collected, Refusal
+from opskpi.github.resuming import Collection, Resume, start_of
 from opskpi.github.rules import Rules
 from opskpi.github.storing import Summary
 from opskpi.orgs import NIL_ORG
 from opskpi.postgres.journal import journalled
 
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
-# A run may be run again for 30 days, as another attempt that stands in the list where the first one stood.
-RUN_AGAIN_WITHIN = timedelta(days=30)
-SWEPT_EVERY = timedelta(days=1)
 EARLIER_ATTEMPTS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """A row of `ops.collections`: a repository that is polled, and how far it is."""
-
-    org_id: UUID
-    source: str
-    resume_at: datetime
-    swept_at: datetime
-    entity_tag: str | None
-    collected_at: datetime
+# A token of a workflow has 1,000 requests an hour, and each new run takes one for its artifacts.
+JOBS_ASKED_AT_MOST = 100
 
 
 def collections(connection: psycopg.Connection) -> list[Collection]:
@@ -93,26 +83,42 @@ class _Poll:
         self._source = f"{github.host}/{repository.lower()}"
         self._rules = rules
         self._org_id = org_id
+        self._asked_for_jobs = 0
+        self._has_listed_workflows = False
         self.summary = Summary(f"{github.host}/{repository}")
 
     def run(self, since: datetime | None, now: datetime, on_progress: Callable[[int, int], None]) -> None:
         last = self._last()
-        start, swept_at = _start(last, since, now)
+        start, swept_at = start_of(last, since, now)
         entity_tag = last.entity_tag if last and start == last.resume_at else None
         # Reading from later on than is due leaves what lies between due.
         moves_on = last is None or start <= last.resume_at
-        resume = _Resume(start, now)
+        resume = Resume(start, now)
         done = 0
         for page in self._repository.pages(start, entity_tag):
+            if page.overfull:
+                self.summary.unlisted.append(_out_of_reach(page.overfull))
             found = self._found(page, resume)
             with self._connection.transaction():
                 storing.store(self._connection, found, self.summary, self._org_id)
                 if page.is_last and moves_on:
-                    # The tag is that of the question which the next poll asks only if it is the same question.
-                    self._record(resume.at, swept_at, page.entity_tag if resume.at == start else None)
+                    # The tag is that of the question which the next poll asks only if it is the same question, and
+                    # if this poll took all of its answer.
+                    is_whole = resume.at == start and not self.summary.postponed
+                    self._record(resume.at, swept_at, page.entity_tag if is_whole else None)
                 self.store_requests()
             done += len(page.runs)
             on_progress(done, max(page.total, done))
+        if self.summary.postponed:
+            self.summary.notes.append(
+                f"{self.summary.postponed:,} runs wait for the next poll: their end is read from their jobs, with"
+                f" {JOBS_ASKED_AT_MOST} requests per poll"
+            )
+        if last is None and not done:
+            self.summary.notes.append(
+                f"no run was listed since {start:%Y-%m-%d}: if there are some, {self._github.token.name} may not read"
+                f" Actions. {self._github.token.advice}"
+            )
 
     def store_requests(self) -> None:
         """Store the requests made since the last call as events."""
@@ -120,58 +126,105 @@ class _Poll:
         self.summary.api_requests += len(requests)
         storing.store_requests(self._connection, requests, self._org_id)
 
-    def _found(self, page: Page, resume: "_Resume") -> list[Collected]:
+    def _found(self, page: Page, resume: Resume) -> list[Collected]:
         """The runs of a page, with the artifacts and earlier attempts of those that are new.
 
         Where reading these fails, the runs before are stored: a run is known only together with what belongs to it.
         """
         listed = [self._collected(f"run {number + 1}", run, resume) for number, run in enumerate(page.runs)]
         known = storing.known(self._connection, (one.event for one in listed if one.event), self._org_id)
+        self._meet_workflows([one for one in listed if one.event and one.event["event_id"] not in known])
         complete: list[Collected] = []
         try:
             for collected, run in zip(listed, page.runs, strict=True):
-                complete += self._earlier_attempts(run)
-                if collected.event and collected.event["event_id"] not in known:
-                    complete += self._artifacts(collected.event["run_id"])
-                complete.append(collected)
+                attempts = self._missing_attempts(run)
+                is_new = collected.event is not None and collected.event["event_id"] not in known
+                asks = is_new and is_doubtful(mapping(run))
+                if (asks or attempts) and self._asked_for_jobs >= JOBS_ASKED_AT_MOST:
+                    self.summary.postponed += 1
+                    resume.note(run, is_going=True)
+                    continue
+                for attempt in attempts:
+                    complete += self._earlier_attempt(run, attempt)
+                if is_new:
+                    found = (
+                        self._judged(collected.place, partial(self._event, run, self._ending(run)))
+                        if asks
+                        else collected
+                    )
+                    complete += [*self._artifacts(whole(mapping(run), "id")), found]
+                else:
+                    complete.append(collected)
         except OpsKpiError:
             storing.store(self._connection, complete, self.summary, self._org_id)
             raise
         return complete
 
-    def _collected(self, place: str, run: object, resume: "_Resume") -> Collected:
-        collected = self._judged(place, partial(self._event, run))
+    def _collected(self, place: str, run: object, resume: Resume) -> Collected:
+        collected = self._judged(f"{self._name}: {place}", partial(self._event, run))
         if not collected.refusal:
             resume.note(run, is_going=collected.event is None)
         return collected
 
-    def _earlier_attempts(self, run: object) -> Iterator[Collected]:
-        """Those that nobody has seen: the list shows the latest attempt of a run only."""
+    def _meet_workflows(self, found: list[Collected]) -> None:
+        """Note the workflows of new runs, with all of the repository when one of them is met for the first time.
+
+        Two of one name then have labels of their own from the first run on, in whatever order they run.
+        """
+        met = storing.workflows_of(found)
+        is_listed = any(one["workflow_id"] for one in met) and not self._has_listed_workflows
+        if is_listed and not storing.knows_workflows(self._connection, met, self._org_id):
+            self._has_listed_workflows = True
+            for described in self._repository.workflows():
+                with suppress(Malformed):
+                    one = mapping(described)
+                    known = {"workflow": text(one, "name"), "workflow_path": text(one, "path")}
+                    met.append({"repository": met[0]["repository"], "workflow_id": whole(one, "id")} | known)
+        storing.note_workflows(self._connection, met, self._org_id)
+
+    def _missing_attempts(self, run: object) -> list[int]:
+        """The earlier attempts that nobody has seen: the list shows the latest attempt of a run only."""
         try:
-            run = run if isinstance(run, Mapping) else {}
+            run = mapping(run)
             number, attempts = whole(run, "id"), whole(run, "run_attempt", default=1)
             host = host_of(run, self._github.host)
         except Malformed:
-            return
+            return []
         earlier = range(max(attempts - EARLIER_ATTEMPTS, 1), attempts)
         ids = {attempt: str(identify("run", host, number, attempt)) for attempt in earlier}
         known = storing.known(self._connection, [{"event_id": event_id} for event_id in ids.values()], self._org_id)
-        for attempt, event_id in ids.items():
-            found = None if event_id in known else self._repository.attempt(number, attempt)
-            if found is not None:
-                yield self._judged(f"run {number}, attempt {attempt}", partial(self._event, found, is_latest=False))
+        return [attempt for attempt, event_id in ids.items() if event_id not in known]
+
+    def _earlier_attempt(self, run: object, attempt: int) -> Iterator[Collected]:
+        number = whole(mapping(run), "id")
+        found = self._repository.attempt(number, attempt)
+        if found is not None:
+            ending = self._ending(found, is_latest=False)
+            yield self._judged(f"{self._name}: run {number}, attempt {attempt}", partial(self._event, found, ending))
+
+    def _ending(self, run: object, *, is_latest: bool = True) -> Ending:
+        """What the jobs of an attempt tell of its end."""
+        try:
+            number, attempt = whole(mapping(run), "id"), whole(mapping(run), "run_attempt", default=1)
+        except Malformed:
+            return Ending(is_latest=is_latest)
+        before = len(self._github.requests)
+        jobs = self._repository.jobs(number, attempt)
+        self._asked_for_jobs += len(self._github.requests) - before
+        return Ending(end_of(jobs), is_latest=is_latest)
 
     def _artifacts(self, run_id: int) -> Iterator[Collected]:
         described = {"host": self._github.host, "repository": self._name, "run_id": run_id}
         for number, artifact in enumerate(self._repository.artifacts(run_id)):
-            yield self._judged(f"run {run_id}, artifact {number + 1}", partial(artifact_event, artifact, **described))
+            yield self._judged(
+                f"{self._name}: run {run_id}, artifact {number + 1}", partial(artifact_event, artifact, **described)
+            )
 
-    def _event(self, run: object, *, is_latest: bool = True) -> Event | None:
+    def _event(self, run: object, ending: Ending = UNKNOWN) -> Event | None:
         around: Json = {"repository": {"full_name": self._name}}
-        return run_event(run, self._rules, host=self._github.host, around=around, is_latest=is_latest)
+        return run_event(run, self._rules, host=self._github.host, around=around, ending=ending)
 
     def _judged(self, place: str, make: Callable[[], Event | None]) -> Collected:
-        place = f"{self._name}: {place}"
         try:
             return Collected(place, make())
         except Malformed as fault:
@@ -193,39 +246,7 @@ class _Poll:
         )
 
 
-class _Resume:
-    """From when on the next poll must read: the creation of the oldest run that goes on, else of the newest run."""
-
-    def __init__(self, start: datetime, now: datetime) -> None:
-        self._newest = start
-        self._now = now
-        self._oldest_going: datetime | None = None
-
-    def note(self, run: object, *, is_going: bool) -> None:
-        try:
-            created_at = instant(run, "created_at") if isinstance(run, Mapping) else None
-        except Malformed:
-            return
-        if created_at is None:
-            return
-        # A time to come would have the next polls find nothing.
-        created_at = min(created_at, self._now)
-        self._newest = max(self._newest, created_at)
-        if is_going:
-            self._oldest_going = min(self._oldest_going or created_at, created_at)
-
-    @property
-    def at(self) -> datetime:
-        return self._oldest_going or self._newest
-
-
-def _start(last: Collection | None, since: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """From when on to read, and when older runs were last read again."""
-    a_month_ago = now - RUN_AGAIN_WITHIN
-    if since is not None:
-        return since, now if since <= a_month_ago else last.swept_at if last else since
-    if last is None:
-        return a_month_ago, now
-    if now - last.swept_at >= SWEPT_EVERY:
-        return min(last.resume_at, a_month_ago), now
-    return last.resume_at, last.swept_at
+def _out_of_reach(overfull: Overfull) -> str:
+    second = overfull.second.strftime("%Y-%m-%dT%H:%M:%SZ")
+    rest = "the rest" if overfull.total is None else f"{overfull.total - LISTED_AT_MOST:,} of {overfull.total:,}"
+    return f"GitHub lists {LISTED_AT_MOST:,} runs of the second {second}: {rest} cannot be polled"

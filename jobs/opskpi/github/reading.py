@@ -9,6 +9,7 @@ import psycopg
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.github import payloads, storing
+from opskpi.github.documents import LARGEST
 from opskpi.github.events import PUBLIC_HOST, site_of
 from opskpi.github.rules import read_rules
 from opskpi.github.signatures import require_signature
@@ -40,9 +41,9 @@ def read_bytes(source: str) -> bytes:
     try:
         if source == "-":
             # Without a standard input there is none to read.
-            return sys.stdin.buffer.read(payloads.LARGEST + 1) if sys.stdin else b""
+            return sys.stdin.buffer.read(LARGEST + 1) if sys.stdin else b""
         with Path(source).open("rb") as file:
-            return file.read(payloads.LARGEST + 1)
+            return file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no path"
         raise OpsKpiError(f"{source} cannot be read: {reason}", exit_code=ExitCode.BAD_ARGUMENT) from error
@@ -60,6 +61,7 @@ def collect(
     summary = Summary(name)
     with journalled(connection, "collect"):
         found = payloads.read(raw, read_rules(connection), source=name, host=host)
+        storing.note_workflows(connection, storing.workflows_of(found), org_id)
         storing.store(connection, found, summary, org_id)
     return summary
 

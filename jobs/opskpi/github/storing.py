@@ -19,9 +19,11 @@ REFUSALS_KEPT = 20
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a source: counts of events stored, known already and refused, and of runs still going.
+    """What became of a source: counts of events stored, known already and refused, and of runs still going or left to
+    the next poll (`postponed`).
 
-    `api_requests` counts the requests made to read it. `refusals` holds the first 20.
+    `api_requests` counts the requests made to read it. `refusals` holds the first 20. `unlisted` says, a sentence
+    each, which runs GitHub has and does not list; `notes`, what else somebody should know.
     """
 
     source: str
@@ -29,8 +31,11 @@ class Summary:
     duplicate: int = 0
     refused: int = 0
     still_running: int = 0
+    postponed: int = 0
     api_requests: int = 0
     refusals: list[Refusal] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def refuse(self, refusal: Refusal) -> None:
         """Count a refusal, and keep it while there is room."""
@@ -52,6 +57,30 @@ def store_requests(connection: psycopg.Connection, requests: Sequence[Event], or
     """Store the api_request events of requests that were made."""
     if requests:
         _call(connection, requests, org_id)
+
+
+def workflows_of(found: Iterable[Collected]) -> list[Event]:
+    """The workflows of events, each once, as `ops.note_workflows` takes them."""
+    keys = ("repository", "workflow", "workflow_path", "workflow_id")
+    payloads = [part.event["payload"] for part in found if part.event]
+    told = [payload for payload in payloads if "workflow_path" in payload or "workflow_id" in payload]
+    return [dict(zip(keys, values, strict=True)) for values in dict.fromkeys(tuple(map(one.get, keys)) for one in told)]
+
+
+def note_workflows(connection: psycopg.Connection, workflows: Sequence[Event], org_id: UUID = NIL_ORG) -> None:
+    """Note workflows together, so that those of one name are told apart from the first event on."""
+    if workflows:
+        wanted = None if org_id == NIL_ORG else org_id
+        connection.execute("select ops.note_workflows(org_id => %s, workflows => %s)", [wanted, Jsonb(workflows)])
+
+
+def knows_workflows(connection: psycopg.Connection, workflows: Sequence[Event], org_id: UUID = NIL_ORG) -> bool:
+    """Whether all of the workflows were noted before."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        [is_known] = cursor.execute(
+            "select ops.knows_workflows(org_id => %s, workflows => %s)", [org_id, Jsonb(workflows)]
+        ).fetchall()
+    return is_known
 
 
 def known(connection: psycopg.Connection, events: Iterable[Event], org_id: UUID = NIL_ORG) -> set[str]:

@@ -47,7 +47,7 @@ PANELS = (
         sql="select period_start as time, block_rate, override_rate from v_ops_hook_effectiveness"
         " where org_id = nullif('$org', '')::uuid and aggregation_period = '$period' and $__timeFilter(period_start)"
         " order by 1",
-        says="Executions that blocked, and that were overridden, of all.",
+        says="Executions that blocked, and that were overridden, of those that decided.",
         unit="percent",
         window=PERIOD,
         samples=EXECUTIONS,
@@ -75,7 +75,7 @@ PANELS = (
         sql="select period_start as time, team as metric, compliance_rate as value from v_ops_hook_teams"
         " where org_id = nullif('$org', '')::uuid and aggregation_period = '$period' and $__timeFilter(period_start)"
         " and ('*' in ($team) or team in ($team)) order by 1, 2",
-        says="Executions that were not overridden, of all of the team.",
+        says="Executions of the team that were not overridden, of those that decided.",
         unit="percent",
         window=PERIOD,
         samples="executions of the team, in the table beside",

@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import installing, places, settings
+from opskpi.hooks import installing, key_file, places, settings
 from opskpi.hooks.storage import Folder
 
 
-def configure(hub: str | None, supabase: str | None, org: str | None, key_file: str | None) -> None:
+def configure(hub: str | None, supabase: str | None, org: str | None, key_path: str | None) -> None:
     """Write the settings of the repository here; what is None stays as it is. Raises OpsKpiError."""
+    refuse_distrusted()
     path = places.folder()
     with installing.explained(Path(path)), Folder(path) as folder:
         chosen = settings.read(folder)
@@ -22,10 +23,21 @@ def configure(hub: str | None, supabase: str | None, org: str | None, key_file: 
                 chosen |= {"target": kind, "url": _url(url)}
         if org is not None:
             chosen["org_id"] = _org(org)
-        if key_file is not None:
-            chosen["key_file"] = _key_file(key_file)
+        if key_path is not None:
+            chosen["key_file"] = _key_file(key_path)
         if chosen != before or not chosen:
             folder.write(settings.NAME, (json.dumps(chosen, indent=2) + "\n").encode())
+
+
+def refuse_distrusted() -> None:
+    """Raise OpsKpiError where the repository here may be a stranger's: its settings would never be used."""
+    found = places.repository()
+    if found is not None and (reason := found.distrust()):
+        raise OpsKpiError(
+            f"this repository is not trusted: {reason}",
+            "It and all folders above it must belong to you or to root, and nobody else may write them.",
+            ExitCode.CONFIGURATION,
+        )
 
 
 def _url(url: str) -> str:
@@ -59,4 +71,6 @@ def _key_file(path: str) -> str:
         raise OpsKpiError(
             f"there is no file {absolute}", "Put the key into it, readable for you only.", ExitCode.BAD_ARGUMENT
         )
+    if reason := key_file.fault(absolute):
+        raise OpsKpiError(reason, "Put the key into a file that only you read and write.", ExitCode.BAD_ARGUMENT)
     return absolute

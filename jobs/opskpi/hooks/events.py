@@ -6,7 +6,7 @@ import time
 from opskpi.hooks.plain_json import dumps
 
 NIL_ORG = "00000000-0000-0000-0000-000000000000"
-RESULTS = ("allowed", "blocked", "overridden")
+RESULTS = ("allowed", "blocked", "overridden", "interrupted", "failed")
 SEVERITIES = ("unknown", "none", "info", "low", "medium", "high", "critical")
 KINDS = ("hook_execution", "hook_baseline", "hook_override")
 
@@ -17,6 +17,9 @@ _GIT_HOOKS = {
 # These need no scrubbing, whose patterns would take longer than all the rest.
 _KNOWN_WORDS = {*_GIT_HOOKS, *RESULTS, *SEVERITIES, "--no-verify", "manual", "tool"}
 LARGEST_NUMBER = 10**15
+# In the metrics of an event: what was lost since the event before that told it, counts by reason.
+DROPPED = "dropped"
+_MOST_REASONS = 40
 _MISSING = object()
 
 
@@ -97,10 +100,27 @@ def restored(stored: object) -> "dict[str, object] | None":
     common = {key: metrics[key] for key in ("event_id", "agent_id", "org_id") if is_uuid(metrics.get(key))}
     if (version := as_version(metrics.get("policy_version"))) is not None:
         common["policy_version"] = version
+    if counts := carried(stored):
+        common[DROPPED] = counts
     try:
         return build(kind, metrics, common, stamp)
     except Malformed:
         return None
+
+
+def carried(stored: "dict[str, object]") -> "dict[str, int]":
+    """What an event says of lost ones, counts by reason; nothing where that is malformed."""
+    metrics = stored.get("metrics")
+    counts = metrics.get(DROPPED) if isinstance(metrics, dict) else None
+    if not isinstance(counts, dict):
+        return {}
+    kept = {
+        reason: count
+        for reason, count in counts.items()
+        if isinstance(reason, str) and reason.isascii() and reason.replace("_", "").isalpha()
+        if type(count) is int and 0 < count <= LARGEST_NUMBER
+    }
+    return dict(list(kept.items())[:_MOST_REASONS])
 
 
 def payload(event: "dict[str, object]", org: "str | None" = None) -> "dict[str, object]":

@@ -5,7 +5,10 @@ import _signal as signal  # pyright: ignore[reportMissingImports]
 import os
 import time
 
-__all__ = ["Forwarding", "signal"]
+__all__ = ["INTERRUPTING", "Forwarding", "signal"]
+
+# By these a person or the system ends a program that could have gone on.
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Forwarding:
@@ -16,6 +19,8 @@ class Forwarding:
 
     def __init__(self) -> None:
         self.child_ended: float | None = None
+        # Somebody has asked for the end: by the terminal, or by a signal to this process.
+        self.interrupted = False
         self._child: int | None = None
         self._early: list[int] = []
         self._before: dict[int, object] = {}
@@ -27,7 +32,7 @@ class Forwarding:
             for number in self._PASSED_ON:
                 self._replace(number, self._pass_on)
             for number in self._WAITED_OUT:
-                self._replace(number, _wait_out)
+                self._replace(number, self._wait_out)
         except ValueError:
             return
 
@@ -52,7 +57,12 @@ class Forwarding:
     def _note_end(self, _number: int, _frame: object) -> None:
         self.child_ended = time.monotonic()
 
+    def _wait_out(self, _number: int, _frame: object) -> None:
+        self.interrupted = True
+
     def _pass_on(self, number: int, _frame: object) -> None:
+        if number in INTERRUPTING:
+            self.interrupted = True
         if self._child is None:
             self._early.append(number)
         else:
@@ -64,7 +74,3 @@ class Forwarding:
                 os.kill(self._child, number)
         except OSError:
             return
-
-
-def _wait_out(_number: int, _frame: object) -> None:
-    return

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import git, manifest, places, shims, starting
-
-NAMES = ("pre-commit", "pre-push", "post-commit")
+from opskpi.hooks import excluding, git, hook_states, manifest, originals, places, shims, starting
+from opskpi.hooks.originals import NAMES, Place
+from opskpi.hooks.wrapping import MARKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,18 @@ def here() -> places.Repository:
     return found
 
 
+def tree_here(repository: places.Repository) -> Path | None:
+    """The working tree around the working directory; None in a bare repository."""
+    return Path(git.ask("rev-parse", "--show-toplevel")) if repository.top else None
+
+
 def hooks_folder(repository: places.Repository, *, force_shared: bool) -> Path:
     """Where git looks for the hooks. Raises OpsKpiError for a place that other repositories share, unless forced."""
     folder = Path(os.path.normpath(Path.cwd() / git.ask("rev-parse", "--git-path", "hooks")))
     resolved = folder.resolve()
+    tree = tree_here(repository)
     inside = [Path(repository.common_dir).resolve(), *([Path(repository.top).resolve()] if repository.top else [])]
-    inside.append(Path(git.ask("rev-parse", "--show-toplevel")).resolve() if repository.top else inside[0])
+    inside.append(tree.resolve() if tree else inside[0])
     if not force_shared and not any(resolved.is_relative_to(place) for place in inside):
         raise OpsKpiError(
             f"the hooks are in {folder} (core.hooksPath), outside of this repository: others use them, too",
@@ -63,140 +69,71 @@ def install(*, force_shared: bool = False) -> list[Hook]:
     """Put our hooks in place; a second time changes nothing. Raises OpsKpiError where that cannot be done."""
     repository = here()
     folder = hooks_folder(repository, force_shared=force_shared)
+    tree = tree_here(repository)
+    _refuse_top(folder, tree)
     _refuse_committed(folder)
     with explained(folder):
-        noted = manifest.read(repository) or {}
-        folders = manifest.folders(noted)
-        folders.setdefault(str(folder), not folder.exists())
-        noted["folders"] = folders
+        noted = manifest.read(repository) or manifest.Manifest()
+        described = manifest.describe(repository, tree, folder)
+        kept = noted.of(described)
+        if kept is None:
+            described.made = not folder.exists()
+            noted.folders.append(kept := described)
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(repository, noted)
-        hooks = [_install_one(folder / name) for name in NAMES]
-        _exclude(repository, folder, noted)
-        manifest.write(repository, noted)
+        place = Place(folder)
+        originals.prepare(place)
+        # Before the hooks are there, so that none is ever an untracked file.
+        excluding.exclude(repository, noted, kept, place)
+        hooks = [_install_one(place, name) for name in NAMES]
+        originals.link_neighbours(place)
     return hooks
 
 
 def uninstall(*, force_shared: bool = False) -> list[Hook]:
     """Put back what was there before `install`; a second time changes nothing. Raises OpsKpiError as `install` does."""
     repository = here()
-    folders = manifest.folders(manifest.read(repository) or {})
+    noted = manifest.read(repository) or manifest.Manifest()
+    folders = {path: kept.made for kept in noted.folders if (path := manifest.path_of(repository, kept))}
     if not folders:
-        folders[str(hooks_folder(repository, force_shared=force_shared))] = False
+        folders[hooks_folder(repository, force_shared=force_shared)] = False
     hooks: list[Hook] = []
-    for folder, made in ((Path(path), made) for path, made in folders.items()):
+    for folder, made in folders.items():
         with explained(folder):
-            hooks += [_uninstall_one(folder / name) for name in NAMES]
+            place = Place(folder)
+            hooks += [_uninstall_one(place, name) for name in NAMES]
+            originals.clear(place)
             if made and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
     with explained(Path(repository.git_dir)):
-        Path(repository.git_dir, "opskpi-pre-commit").unlink(missing_ok=True)
+        for git_dir in (Path(repository.common_dir), *Path(repository.common_dir, "worktrees").glob("*")):
+            (git_dir / MARKER).unlink(missing_ok=True)
     return hooks
 
 
 def forget(repository: places.Repository) -> None:
-    """Take `.sentinel/` out of info/exclude again, and the note of what was installed. Raises OpsKpiError."""
+    """Take our lines out of info/exclude again, and the note of what was installed. Raises OpsKpiError."""
     noted = manifest.read(repository)
     if noted is None:
         return
-    exclude = Path(repository.common_dir, "info", "exclude")
-    with explained(exclude):
-        added = manifest.excluded(noted)
-        if added and exclude.is_file():
-            left = exclude.read_bytes()
-            for lines in added.values():
-                left = left.replace(lines.encode("utf-8", "surrogateescape"), b"", 1)
-            if left or not noted.get("made_exclude"):
-                exclude.write_bytes(left)
-            else:
-                exclude.unlink()
-        if noted.get("made_info") and not any(exclude.parent.iterdir()):
-            exclude.parent.rmdir()
+    with explained(excluding.file_of(repository)):
+        excluding.forget(repository, noted)
         Path(repository.common_dir, manifest.NAME).unlink(missing_ok=True)
 
 
-def state_of(folder: Path, name: str) -> str:
-    """One sentence about a hook as it is now."""
-    hook = folder / name
-    if not shims.is_ours(str(hook)):
-        if shims.is_ours(f"{hook}{shims.LEGACY}") or os.path.lexists(shims.original_of(str(hook))):
-            return "another tool has put its own hook in place of ours: run `opskpi hook install` again"
-        return "not installed"
-    if name == "post-commit":
-        return "looks for commits without their pre-commit hook"
-    original = shims.original_of(str(hook))
-    if os.access(original, os.X_OK):
-        return "reports"
-    if os.path.lexists(original):
-        return "nothing to report: the hook there is not executable, git would not run it either"
-    return "nothing to report: there is no such hook yet; once there is one, run `opskpi hook install` again"
-
-
-def _install_one(hook: Path) -> Hook:
-    original = Path(shims.original_of(str(hook)))
-    legacy = Path(f"{hook}{shims.LEGACY}")
-    notes = _keep_edits(hook) + _keep_edits(legacy)
-    if shims.is_ours(str(legacy)):
-        # Another tool moved us aside; what we ran goes where we were put, as if the tool had found only that.
-        if os.path.lexists(original) and not shims.is_frameworks(str(original)):
-            original.replace(legacy)
-        else:
-            legacy.unlink()
-            original.unlink(missing_ok=True)
-    if not shims.is_ours(str(hook)) and os.path.lexists(hook):
-        notes += _keep_as(hook, original)
-    via = shims.via_of(str(original)) if os.path.lexists(original) else ""
-    _place(hook, shims.text(hook.name, sys.executable, starting.ENTRY, via))
-    return Hook(hook.name, hook, state_of(hook.parent, hook.name) + notes)
-
-
-def _keep_edits(hook: Path) -> str:
-    """Keep what someone changed in a hook of ours under a further name; the result says so."""
-    if not shims.is_ours(str(hook)) or not shims.is_edited(str(hook)):
-        return ""
-    kept = _free(Path(f"{hook}.opskpi-edited"))
-    _link(hook, kept)
-    return f"; ours was changed by someone, that file is kept as {kept.name}"
-
-
-def _free(path: Path) -> Path:
-    """The path, or where that is taken one with a number at the end."""
-    free, number = path, 0
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def _keep_as(hook: Path, original: Path) -> str:
-    """Give the hook its second name; the result says what became of another hook that had this name."""
-    note = ""
-    if os.path.lexists(original):
-        if _is_same(hook, original):
-            original.unlink()
-        else:
-            kept = _free(original)
-            original.rename(kept)
-            note = f"; the hook that it ran before is kept as {kept.name}"
-    _link(hook, original)
-    return note
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    if one.is_symlink() or other.is_symlink():
-        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
-    if not one.is_file() or not other.is_file():
-        return False
-    return one.stat().st_mode == other.stat().st_mode and one.read_bytes() == other.read_bytes()
-
-
-def _link(hook: Path, original: Path) -> None:
-    """Give the hook its second name while it keeps the first: at no moment is there no hook."""
-    try:
-        os.link(hook, original, follow_symlinks=False)
-    except OSError:
-        # A file system without hard links.
-        hook.rename(original)
+def _install_one(place: Place, name: str) -> Hook:
+    hook, original = place.hooks / name, place.original(name)
+    notes = originals.settle(place, name)
+    if os.path.lexists(hook) and not shims.is_ours(str(hook)):
+        if not os.access(hook, os.X_OK) and name != "post-commit":
+            # Git says so at each commit, and does after us what it did before.
+            originals.forget_previous_release(place, name)
+            return Hook(name, hook, hook_states.state_of(place, name) + notes)
+        originals.give_second_name(hook, original)
+    environment = shims.Environment(sys.executable, starting.ENTRY, place.base, NAMES)
+    _place(hook, shims.text(name, environment, shims.start_of(str(original), shims.LONGEST_TEXT + 1)))
+    originals.forget_previous_release(place, name)
+    return Hook(name, hook, hook_states.state_of(place, name) + notes)
 
 
 def _place(hook: Path, text: bytes) -> None:
@@ -212,26 +149,33 @@ def _place(hook: Path, text: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _uninstall_one(hook: Path) -> Hook:
-    original = Path(shims.original_of(str(hook)))
-    legacy = Path(f"{hook}{shims.LEGACY}")
-    notes = _keep_edits(hook) + _keep_edits(legacy)
-    if shims.is_ours(str(hook)):
-        if os.path.lexists(original):
-            original.replace(hook)
-            return Hook(hook.name, hook, "is as it was" + notes)
-        hook.unlink(missing_ok=True)
-        return Hook(hook.name, hook, "removed; there was none before" + notes)
-    if shims.is_ours(str(legacy)):
-        if os.path.lexists(original) and not shims.is_frameworks(str(original)):
-            original.replace(legacy)
-        else:
-            legacy.unlink()
-            original.unlink(missing_ok=True)
-        return Hook(hook.name, hook, "what another tool put there stays; ours is removed from behind it" + notes)
-    if os.path.lexists(original):
-        return Hook(hook.name, hook, f"another tool has replaced it; the one from before stays in {original}")
-    return Hook(hook.name, hook, "was not installed")
+def _uninstall_one(place: Place, name: str) -> Hook:
+    hook, original = place.hooks / name, place.original(name)
+    was_there = os.path.lexists(original) or os.path.lexists(f"{hook}{shims.PREVIOUS_ENDING}")
+    was_moved = was_there or bool(originals.asides(place, name))
+    notes = originals.settle(place, name)
+    is_ours = shims.is_ours(str(hook))
+    if (is_ours or not os.path.lexists(hook)) and os.path.lexists(original):
+        hook.parent.mkdir(parents=True, exist_ok=True)
+        original.replace(hook)
+        state = "is as it was"
+    elif is_ours:
+        hook.unlink()
+        state = "removed; there was none before"
+    else:
+        moved = "what another tool has done there stays; ours is removed from behind it"
+        state = moved if was_moved else "was not installed"
+    originals.forget_previous_release(place, name)
+    return Hook(name, hook, state + notes)
+
+
+def _refuse_top(folder: Path, tree: Path | None) -> None:
+    if tree is not None and folder.resolve() == tree.resolve():
+        raise OpsKpiError(
+            f"the hooks are in {folder} (core.hooksPath), which is the working tree itself",
+            "Put the hooks into a folder of their own, or write `opskpi hook wrap` into them.",
+            ExitCode.CONFIGURATION,
+        )
 
 
 def _refuse_committed(folder: Path) -> None:
@@ -243,30 +187,6 @@ def _refuse_committed(folder: Path) -> None:
                 f"Write into it what it should run: opskpi hook wrap --hook-type {name} -- COMMAND",
                 ExitCode.CONFIGURATION,
             )
-
-
-def _exclude(repository: places.Repository, folder: Path, noted: dict[str, object]) -> None:
-    """Keep `.sentinel/`, and our hooks where they lie in the working tree, from being committed."""
-    excluded = manifest.excluded(noted)
-    if str(folder) in excluded or repository.top is None:
-        return
-    exclude = Path(repository.common_dir, "info", "exclude")
-    noted.setdefault("made_info", not exclude.parent.exists())
-    noted.setdefault("made_exclude", not exclude.exists())
-    exclude.parent.mkdir(exist_ok=True)
-    text = exclude.read_bytes() if exclude.exists() else b""
-    lines = [] if excluded else [f"/{places.FOLDER}/"]
-    top = Path(repository.top).resolve()
-    if folder.resolve().is_relative_to(top) and not folder.resolve().is_relative_to(
-        Path(repository.common_dir).resolve()
-    ):
-        inside = folder.resolve().relative_to(top)
-        lines += [f"/{inside}/{name}{ending}" for name in NAMES for ending in ("", shims.ORIGINAL)]
-    added = ("" if not text or text.endswith(b"\n") else "\n") + "".join(f"{line}\n" for line in lines)
-    noted["excluded"] = excluded | {str(folder): added}
-    manifest.write(repository, noted)
-    with exclude.open("ab") as file:
-        file.write(added.encode("utf-8", "surrogateescape"))
 
 
 def _mask() -> int:

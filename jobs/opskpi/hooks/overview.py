@@ -7,9 +7,12 @@ import sys
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.hooks import (
+    earlier,
     events,
+    hook_states,
     identity,
     installing,
+    losses,
     places,
     plain_json,
     policy,
@@ -18,17 +21,19 @@ from opskpi.hooks import (
     schedule,
     sender,
     settings,
+    shims,
     starting,
     state,
     switch,
     targets,
+    trust,
 )
 from opskpi.hooks.storage import Folder
 
 WARNED = "telemetry-warned.json"
 _OWN_FILES = (
     *(settings.NAME, policy.NAME, schedule.STATE, WARNED),
-    *(queue_file.NAME, queue_file.LOCK, sender.LOCK, refusals.NAME),
+    *(queue_file.NAME, queue_file.LOCK, sender.LOCK, refusals.NAME, losses.NAME),
 )
 
 
@@ -41,12 +46,12 @@ def status() -> dict[str, object]:
         "agent_id": identity.agent_id(),
         "queue": {"events": 0, "bytes": 0, "oldest": None, "dropped": {}},
     }
-    answer["hooks"] = _hooks()
+    answer |= {"hooks": _hooks(), "distrust": _distrust(path), "earlier": _earlier(path)}
     try:
         with Folder(path, create=False) as folder:
             return answer | _status_of(folder)
     except FileNotFoundError:
-        nothing = {"settings": {}, "policy": policy.BUILT_IN, "refused": 0, "damaged_files": 0}
+        nothing = {"settings": {}, "policy": policy.BUILT_IN, "refused": 0, "resendable": 0, "damaged_files": 0}
         return answer | nothing | _outlook({}, state.State())
     except OSError as error:
         raise OpsKpiError(
@@ -62,6 +67,7 @@ def upcoming() -> list[dict[str, str]]:
     """The requests that would be made for what is queued now, in their order: method, url and body, exactly."""
     try:
         with Folder(places.folder(), create=False) as folder:
+            earlier.Earlier(folder.path).drain(folder)
             chosen = settings.read(folder)
             target = targets.of(chosen) or targets.Target("hub", "", None, targets.org_of(chosen))
             with queue_file.Queue(folder) as queue:
@@ -78,19 +84,25 @@ def upcoming() -> list[dict[str, str]]:
     ]
 
 
-def flush() -> sender.Report:
-    """Send now. Raises OpsKpiError where not everything could be sent, TRY_LATER or CONFIGURATION by the reason."""
+def flush(*, resend: bool = False) -> sender.Report:
+    """Send now, with `resend` also what was refused for its time.
+
+    Raises OpsKpiError where not everything could be sent, TRY_LATER or CONFIGURATION by the reason.
+    """
     path = places.folder()
     if not os.path.isdir(path):
-        return sender.Report()
+        if not earlier.Earlier(path).count():
+            return sender.Report()
+        with Folder(path):
+            pass
     # A process of its own, because a name look-up that hangs cannot be ended otherwise.
-    command = [sys.executable, "-I", starting.ENTRY, "send", path, "--foreground"]
+    command = [sys.executable, "-I", starting.ENTRY, "send", path, "--foreground", *["--resend"] * resend]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     try:
         report = sender.Report(**json.loads(answer.stdout))
     except (ValueError, TypeError):
         raise OpsKpiError(f"nothing could be sent from {path}", "`opskpi hook status` says more.") from None
-    if report.stopped and (report.left or report.stopped in {"no_target", "paused"}):
+    if report.stopped and (report.left or resend or report.stopped in {"no_target", "paused"}):
         raise _unsent(report)
     return report
 
@@ -111,11 +123,32 @@ def warning(shown_by: str) -> str | None:
         return None
 
 
+def refused_for_good() -> list[str]:
+    """One sentence for each event that was refused for good."""
+    try:
+        with Folder(places.folder(), create=False) as folder:
+            kept, _ = refusals.load(folder)
+    except OSError:
+        return []
+    return [refusals.sentence(event) for event in kept if refusals.is_for_good(event)]
+
+
 def clear(*, purge: bool) -> int:
     """Remove the `.sentinel` folder unless events in it are to be sent (`purge`: anyway); return how many those are."""
     repository = installing.here()
+    path = repository.folder
+    left = _cleared(path, purge=purge)
+    old = earlier.Earlier(path)
+    if old.path is not None and not old.distrust():
+        left += _cleared(old.path, purge=purge)
+    if not left:
+        installing.forget(repository)
+    return left
+
+
+def _cleared(path: str, *, purge: bool) -> int:
     try:
-        with Folder(repository.folder, create=False) as folder:
+        with Folder(path, create=False) as folder:
             with queue_file.Queue(folder) as queue:
                 left = 0 if purge else len(queue.lines)
             if not left:
@@ -125,17 +158,13 @@ def clear(*, purge: bool) -> int:
                     ):
                         folder.remove(name)
     except FileNotFoundError:
-        left = 0
+        return 0
     except queue_file.Locked:
         raise _locked() from None
     except OSError as error:
-        raise OpsKpiError(
-            f"{repository.folder} cannot be removed: {error.strerror}", "", ExitCode.CONFIGURATION
-        ) from error
-    if not left:
-        if os.path.isdir(repository.folder) and not os.listdir(repository.folder):
-            os.rmdir(repository.folder)
-        installing.forget(repository)
+        raise OpsKpiError(f"{path} cannot be removed: {error.strerror}", "", ExitCode.CONFIGURATION) from error
+    if not left and not os.listdir(path):
+        os.rmdir(path)
     return left
 
 
@@ -148,11 +177,13 @@ def _status_of(folder: Folder) -> dict[str, object]:
     chosen = settings.read(folder)
     remembered = state.load(folder)
     names = folder.names()
+    refused, _ = refusals.load(folder)
     return {
         "queue": {"events": len(stamps), "bytes": size, "oldest": stamps[0] if stamps else None, "dropped": dropped},
         "settings": chosen,
         "policy": policy.document(folder),
-        "refused": len(refusals.load(folder)[0]),
+        "refused": len(refused),
+        "resendable": sum(not refusals.is_for_good(event) for event in refused),
         "damaged_files": sum(name.startswith(queue_file.DAMAGED) for name in names),
     } | _outlook(chosen, remembered)
 
@@ -183,9 +214,34 @@ def _hooks() -> dict[str, str]:
     try:
         repository = installing.here()
         folder = installing.hooks_folder(repository, force_shared=True)
+        return hook_states.states(repository, installing.tree_here(repository), folder)
     except OpsKpiError:
         return {}
-    return {name: installing.state_of(folder, name) for name in installing.NAMES}
+
+
+def has_hooks() -> bool:
+    """Whether a hook of ours is installed in the repository here."""
+    try:
+        folder = installing.hooks_folder(installing.here(), force_shared=True)
+    except OpsKpiError:
+        return False
+    return any(shims.is_ours(str(folder / name)) for name in installing.NAMES)
+
+
+def _distrust(path: str) -> str | None:
+    """Why this repository, or the settings in its folder, are not used, in words; None where they are."""
+    found = places.repository()
+    reason = (found.distrust() if found else "") or trust.fault(os.path.join(path, settings.NAME), 2)
+    return reason or None
+
+
+def _earlier(path: str) -> dict[str, object] | None:
+    """What the first releases left in the working tree: events, and why they are left alone; None without any."""
+    old = earlier.Earlier(path)
+    if old.path is None or not (old.count() or os.path.lexists(os.path.join(old.path, settings.NAME))):
+        return None
+    has_settings = os.path.lexists(os.path.join(old.path, settings.NAME))
+    return {"folder": old.path, "events": old.count(), "settings": has_settings, "distrust": old.distrust() or None}
 
 
 def _key_state(target: targets.Target) -> str:
@@ -210,6 +266,8 @@ def _unsent(report: sender.Report) -> OpsKpiError:
         )
     if report.stopped in {"paused", "off"}:
         return OpsKpiError(f"{left}: {report.reason}", "They are kept; mend it and try again.", ExitCode.CONFIGURATION)
+    if report.stopped == "clock":
+        return OpsKpiError(report.reason, "Set it, then run `opskpi hook resend` again.", ExitCode.CONFIGURATION)
     when = f" in {report.wait_s:.0f} s" if report.wait_s else ""
     return OpsKpiError(f"{left}: {report.reason}", f"They are kept; try again{when}.", ExitCode.TRY_LATER)
 

@@ -7,6 +7,8 @@ import errno
 import os
 import sys
 
+from opskpi.hooks import trust
+
 FOLDER = ".sentinel"
 _LONGEST_POINTER = 4096
 
@@ -15,28 +17,54 @@ class Repository:
     """The absolute paths of a git repository.
 
     `git_dir` is that of this working tree, `common_dir` the one that all its working trees share; `top` is the
-    folder of the working tree (the main one for a linked worktree), None for a bare repository. `home` is where
-    the `.sentinel` folder is.
+    folder of the working tree (the main one for a linked worktree), None for a bare repository. `entry` is what led
+    here: the `.git` of the working tree, or what GIT_DIR names.
     """
 
-    __slots__ = ("common_dir", "git_dir", "home", "top")
+    __slots__ = ("common_dir", "entry", "git_dir", "top")
 
-    def __init__(self, git_dir: str, common_dir: str, top: "str | None", home: "str | None" = None) -> None:
+    def __init__(self, git_dir: str, common_dir: str, top: "str | None", entry: str) -> None:
         self.git_dir = git_dir
         self.common_dir = common_dir
         self.top = top
-        self.home = home or top or common_dir
+        self.entry = entry
 
     @property
     def folder(self) -> str:
-        """The `.sentinel` folder: a linked worktree uses the main one's, so that its removal loses no events."""
-        return os.path.join(self.home, FOLDER)
+        """The `.sentinel` folder in the git directory, where neither a checkout, `git clean` nor `git stash` reaches.
+
+        All working trees share it, so that the removal of one loses no events. A repository that is not trusted
+        gets the user's own.
+        """
+        return os.path.join(state_home() if self.distrust() else self.common_dir, FOLDER)
+
+    def distrust(self) -> str:
+        """Why the repository may be a stranger's, in words; empty where it is the caller's."""
+        try:
+            folder = os.path.join(self.common_dir, FOLDER)
+            for path in dict.fromkeys((self.entry, self.git_dir, folder)):
+                # The way to the folder leads through its git directory.
+                if (path == folder or path != self.common_dir) and (
+                    reason := trust.fault(path, 2 if path == folder else 1)
+                ):
+                    return reason
+        except OSError as error:
+            return f"whose {self.common_dir} is cannot be told: {error.strerror}"
+        return trust.brought_along(self.common_dir)
 
 
 def folder() -> str:
     """The `.sentinel` folder of the repository around the working directory, else that of the user."""
     found = repository()
     return found.folder if found else os.path.join(state_home(), FOLDER)
+
+
+def earlier_folder(common_dir: str) -> "str | None":
+    """Where the first releases kept the folder of a repository: in the working tree; None where there is none."""
+    top = os.path.dirname(common_dir) if os.path.basename(common_dir) == ".git" else None
+    if top is None and (named := _worktree_named_in(common_dir)):
+        top = os.path.normpath(os.path.join(common_dir, named))
+    return os.path.join(top, FOLDER) if top else None
 
 
 def repository(start: "str | None" = None) -> "Repository | None":
@@ -51,15 +79,16 @@ def repository(start: "str | None" = None) -> "Repository | None":
         if not _is_git_dir(git_dir):
             return None
         work_tree = os.environ.get("GIT_WORK_TREE")
-        return _repository(git_dir, _tree_of(git_dir, os.path.abspath(work_tree) if work_tree else start))
+        tree = _tree_of(git_dir, os.path.abspath(work_tree) if work_tree else start)
+        return _repository(git_dir, tree, os.path.abspath(named))
     place = start
     while True:
         candidate = os.path.join(place, ".git")
         git_dir = _resolved(candidate)
         if _is_git_dir(git_dir):
-            return _repository(git_dir, place)
+            return _repository(git_dir, place, candidate)
         if _is_git_dir(place):
-            return _repository(place, _tree_of(place, place))
+            return _repository(place, _tree_of(place, place), place)
         parent = os.path.dirname(place)
         if parent == place:
             return None
@@ -87,31 +116,28 @@ def _user_folder(variable: str, default: "tuple[str, ...]") -> str:
     return os.path.join(base, "opskpi")
 
 
-def _repository(git_dir: str, top: "str | None") -> Repository:
+def _repository(git_dir: str, top: "str | None", entry: str) -> Repository:
     pointer = _first_line(os.path.join(git_dir, "commondir"))
     if pointer is None:
-        # From a git dir that lies elsewhere no linked worktree finds the main one, unless git keeps it there.
-        is_apart = top is not None and git_dir != os.path.join(top, ".git") and not _names_its_tree(git_dir)
-        return Repository(git_dir, git_dir, top, _around(git_dir) if is_apart else None)
+        return Repository(git_dir, git_dir, top, entry)
     common = os.path.normpath(os.path.join(git_dir, pointer))
-    if os.path.basename(common) == ".git":
-        return Repository(git_dir, common, os.path.dirname(common))
-    # A linked worktree of a bare repository, or of one whose git dir lies elsewhere.
-    return Repository(git_dir, common, None)
+    # Else it is a linked worktree of a bare repository, or of one whose git dir lies elsewhere.
+    main = os.path.dirname(common) if os.path.basename(common) == ".git" else None
+    return Repository(git_dir, common, main, entry)
 
 
-def _around(git_dir: str) -> str:
-    return os.path.dirname(git_dir) if os.path.basename(git_dir) == ".git" else git_dir
-
-
-def _names_its_tree(git_dir: str) -> bool:
-    """Whether the git dir is that of a submodule or another whose configuration names the working tree."""
+def _worktree_named_in(git_dir: str) -> str:
+    """The working tree that the configuration of a git dir names, as that of a submodule does; empty without one."""
     try:
         with open(os.path.join(git_dir, "config"), "rb") as file:
             lines = file.read(1 << 18).splitlines()
     except OSError:
-        return False
-    return any(line.strip().lower().replace(b" ", b"").startswith(b"worktree=") for line in lines)
+        return ""
+    for line in lines:
+        name, _, value = line.partition(b"=")
+        if name.strip().lower() == b"worktree":
+            return os.fsdecode(value.strip().strip(b'"'))
+    return ""
 
 
 def _tree_of(git_dir: str, start: str) -> "str | None":

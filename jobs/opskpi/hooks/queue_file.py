@@ -1,13 +1,18 @@
-"""The queue `telemetry-queue.json`: {"events": [{"event", "timestamp", "metrics"}]}, and "dropped", counts by reason.
+"""The queue `telemetry-queue.json`: {"events": [{"event", "timestamp", "metrics"}]}, and counts by reason.
+
+"dropped" counts what was lost since the installation, "told" what of that an event has carried in its metrics.
 
 One event a line, as `events.line` writes it, so that adding one to a thousand needs no reading of the thousand.
 """
 
-import errno
 import time
 
-from opskpi.hooks import events, plain_json
+from opskpi.hooks import events, losses, plain_json
 from opskpi.hooks.storage import Folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 NAME = "telemetry-queue.json"
 LOCK = "telemetry-queue.lock"
@@ -20,6 +25,7 @@ DAMAGED_KEPT = 3
 LOCK_WAIT_S = 1.0
 
 _HEAD, _LONGEST_READ = b'{"events": [\n', 8 * MOST_BYTES
+_CARRIES = b'"dropped": {'
 _KEPT_LONGEST = (b'"result": "blocked"', b'"result": "overridden"', b'{"event": "hook_override"')
 
 
@@ -30,13 +36,18 @@ class Locked(Exception):  # noqa: N818
 class Queue:
     """The queue, locked from `with` to its end. `lines` are events as `events.line` writes them, oldest first.
 
-    `dropped` counts by reason what was lost: age, count, size (the bounds), damaged_file (files set aside, in which
-    there may have been more events than could be saved), malformed_report and malformed_event.
+    `dropped` counts by reason what was lost: age, count, size (the bounds), damaged_file (files set aside),
+    damaged_event (the events that these held and that could not be saved), malformed_report, malformed_event, refused
+    (for good, by the other side), and what `losses` counts where the queue could not be written: disk_full,
+    unwritable, lock. `told` counts what of that queued or sent events carry.
     """
 
     def __init__(self, folder: Folder, wait: float = LOCK_WAIT_S) -> None:
         self.lines: list[bytes] = []
         self.dropped: dict[str, int] = {}
+        self.told: dict[str, int] = {}
+        self._more: dict[str, int] = {}
+        self._noted: int | None = None
         self._folder = folder
         self._wait = wait
         self._stored: bytes | None = None
@@ -58,10 +69,27 @@ class Queue:
     def __exit__(self, *_: object) -> None:
         self._folder.unlock(self._lock)
 
+    def add(self, event: "dict[str, object]") -> None:
+        """Append an event; it carries what was lost and not told yet."""
+        counts = {reason: lost - self.told.get(reason, 0) for reason, lost in self.dropped.items()}
+        counts = {reason: count for reason, count in counts.items() if count > 0}
+        if counts and isinstance(metrics := event["metrics"], dict):
+            event = event | {"metrics": metrics | {events.DROPPED: counts}}
+            self.told |= {reason: self.dropped[reason] for reason in counts}
+        self.lines.append(events.line(event))
+
     def drop(self, reason: str, count: int = 1) -> None:
         """Count what is not there any more."""
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+            self._more[reason] = self._more.get(reason, 0) + count
+
+    def untell(self, entries: "list[bytes]") -> None:
+        """Let a later event carry what these lines carry, because they do not arrive."""
+        for entry in entries:
+            if _CARRIES in entry:
+                for reason, count in events.carried(plain_json.read_object(entry)).items():
+                    self.told[reason] = max(self.told.get(reason, 0) - count, 0)
 
     def save(self, now: "float | None" = None) -> None:
         """Write what changed, within the bounds: what is too old, then what is too much, the oldest first.
@@ -72,19 +100,65 @@ class Queue:
         content = self._content()
         is_nothing = self._stored is None and not self.lines and not self.dropped
         if content != self._stored and not is_nothing:
+            if self._noted is None:
+                self._reserve()
+            # A kill between the two must not make an event that was sent look lost: the smaller number stands first.
+            if self._noted is not None and len(self.lines) < self._noted:
+                self._note_length()
             self._folder.write(NAME, content)
             self._stored = content
+            self._note_losses()
         for name in self._spooled:
             self._folder.remove(name)
         self._spooled = []
 
+    def discard(self) -> None:
+        """Remove the file of the queue, and the events that wait beside it, because they are elsewhere now."""
+        for name in (NAME, losses.NAME, *self._spooled):
+            self._folder.remove(name)
+        # Whoever holds or awaits the lock goes on with the file that is gone, and makes a queue that is drained again.
+        self._folder.remove(LOCK)
+
+    def _reserve(self) -> None:
+        try:
+            losses.reserve(self._folder)
+        except OSError:
+            return  # the queue has its own copy of the counts
+
+    def _note_length(self) -> None:
+        try:
+            losses.note_length(self._folder, len(self.lines))
+        except OSError:
+            return
+        self._noted = len(self.lines)
+
+    def _note_losses(self) -> None:
+        if not self.dropped:
+            if len(self.lines) != self._noted:
+                self._note_length()
+            return
+        before = {reason: lost - self._more.get(reason, 0) for reason, lost in self.dropped.items()}
+        queued = len(self.lines)
+        try:
+            losses.note(self._folder, more=self._more, at_least=before, told=self.told, queued=queued)
+        except OSError:
+            return
+        self._more, self._noted = {}, queued
+
     def _read(self) -> None:
         self._stored = self._folder.read(NAME, _LONGEST_READ)
+        lost, told, self._noted = losses.read(self._folder)
+        self.dropped, self.told = lost, told
         if self._stored is not None:
             if (parts := _split(self._stored)) is not None:
-                self.lines, self.dropped = parts
+                self.lines, dropped, self.told = parts
+                self._raise_to(dropped)
             else:
                 self.salvage()
+        elif self._noted:
+            # Somebody removed the file.
+            self.drop("damaged_file")
+            self.drop("damaged_event", self._noted)
         self._merge_spool()
 
     def salvage(self) -> None:
@@ -93,10 +167,16 @@ class Queue:
 
         stored = self._stored or b""
         _set_aside(self._folder)
-        saved, self.dropped = salvage(stored)
+        saved, dropped = salvage(stored)
         self.lines = [events.line(event) for event in saved]
+        self._raise_to(dropped)
         self.drop("damaged_file")
+        self.drop("damaged_event", max((self._noted or 0) - len(self.lines), 0))
         self.save()
+
+    def _raise_to(self, dropped: "dict[str, int]") -> None:
+        for reason, count in dropped.items():
+            self.dropped[reason] = max(count, self.dropped.get(reason, 0))
 
     def _merge_spool(self) -> None:
         known = None
@@ -122,6 +202,7 @@ class Queue:
     def _bound(self, now: float) -> None:
         oldest = events.now_stamp(now - LONGEST_S).encode("ascii")
         fresh = [entry for entry in self.lines if stamp(entry) >= oldest]
+        self.untell([entry for entry in self.lines if stamp(entry) < oldest])
         self.drop("age", len(self.lines) - len(fresh))
         self.lines = fresh
         self.drop("count", self._shed(len(self.lines) - MOST_EVENTS, 0))
@@ -141,21 +222,25 @@ class Queue:
             shed.add(place)
             count -= 1
             size -= len(self.lines[place]) + 2
+        self.untell([self.lines[place] for place in shed])
         self.lines = [entry for place, entry in enumerate(self.lines) if place not in shed]
         return len(shed)
 
     def _content(self) -> bytes:
-        end = b"]}\n" if not self.dropped else b'], "dropped": %b}\n' % plain_json.dumps(self.dropped).encode("ascii")
-        return _HEAD + b",\n".join(self.lines) + (b"\n" if self.lines else b"") + end
+        end = b"]"
+        for name, counts in ((b"dropped", self.dropped), (b"told", self.told)):
+            if counts:
+                end += b', "%b": %b' % (name, plain_json.dumps(counts).encode("ascii"))
+        return _HEAD + b",\n".join(self.lines) + (b"\n" if self.lines else b"") + end + b"}\n"
 
 
 def spool(folder: Folder, event: "dict[str, object]") -> None:
     """Write an event to a file of its own, which the next one that has the lock moves into the queue.
 
-    Raises OSError, also when there are as many such files as the queue has places.
+    Raises Locked when there are as many such files as the queue has places, and OSError.
     """
     if sum(name.startswith(SPOOL) for name in folder.names()) >= MOST_EVENTS:
-        raise OSError(errno.EDQUOT, "too many events wait for the lock")
+        raise Locked
     entry = events.line(event)
     folder.write(f"{SPOOL}{event_id(entry).decode('ascii')}.json", entry)
 
@@ -179,27 +264,29 @@ def _is_kept_longest(entry: bytes) -> bool:
     return any(mark in entry for mark in _KEPT_LONGEST)
 
 
-def _split(stored: bytes) -> "tuple[list[bytes], dict[str, int]] | None":
+def _split(stored: bytes) -> "tuple[list[bytes], dict[str, int], dict[str, int]] | None":
     """The lines and the counts of a queue as we write it; None for anything else."""
     if not stored.startswith(_HEAD) or not stored.endswith(b"}\n"):
         return None
     lines = stored[len(_HEAD) : -1].split(b"\n")
     end = lines.pop()
-    if end == b"]}":
-        dropped: dict[str, int] = {}
-    elif end.startswith(b'], "dropped": {'):
-        counts = plain_json.read_object(b'{"x": [' + end).get("dropped")
-        if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
-            return None
-        dropped = counts
-    else:
+    if end[:1] != b"]":
+        return None
+    ending = plain_json.read_object(b'{"x": [' + end)
+    dropped, told = ending.get("dropped", {}), ending.get("told", {})
+    if not ending or not is_counts(dropped) or not is_counts(told):
         return None
     whole = [entry.removesuffix(b",") for entry in lines]
     if any(not entry.startswith(b'{"event": "') or not entry.endswith(b"}}") for entry in whole):
         return None
     if [*(entry + b"," for entry in whole[:-1]), *whole[-1:]] != lines:
         return None
-    return whole, dropped
+    return whole, dict(dropped), dict(told)
+
+
+def is_counts(value: object) -> "TypeGuard[dict[str, int]]":
+    """Whether it is an object of counts by reason."""
+    return isinstance(value, dict) and all(type(count) is int for count in value.values())
 
 
 def _set_aside(folder: Folder) -> None:

@@ -2,7 +2,7 @@
 
 import time
 
-from opskpi.hooks import events, identity, places, policy, queue_file, schedule, settings, starting, switch
+from opskpi.hooks import events, identity, losses, places, policy, queue_file, schedule, settings, starting, switch
 from opskpi.hooks.storage import Folder
 
 
@@ -41,19 +41,37 @@ def _record(path: str, kind: str, metrics: "dict[str, object]", dropped: str) ->
         except events.Malformed:
             event, dropped = None, "malformed_event"
         try:
-            with queue_file.Queue(folder) as queue:
-                if event is not None:
-                    queue.lines.append(events.line(event))
-                if dropped:
-                    queue.drop(dropped)
-                queue.save(now)
-                length, oldest = len(queue.lines), queue_file.stamp(queue.lines[0]).decode() if queue.lines else ""
+            kept = _queued(folder, event, dropped, now)
         except queue_file.Locked:
-            if event is not None:
-                queue_file.spool(folder, event)
-            return event is not None
-        _send_if_due(folder, chosen, length, oldest, now)
+            losses.count(folder, "lock")
+            raise
+        except OSError as error:
+            losses.count(folder, losses.reason_of(error))
+            raise
+        if kept is not None:
+            _send_if_due(folder, chosen, *kept, now)
     return event is not None
+
+
+def _queued(folder: Folder, event: "dict[str, object] | None", dropped: str, now: float) -> "tuple[int, str] | None":
+    """Put an event into the queue; its length and oldest stamp, None where another process has it (then it is spooled).
+
+    Raises Locked and OSError where the event could not be kept.
+    """
+    try:
+        with queue_file.Queue(folder) as queue:
+            if dropped:
+                queue.drop(dropped)
+            if event is not None:
+                queue.add(event)
+            queue.save(now)
+            return len(queue.lines), queue_file.stamp(queue.lines[0]).decode() if queue.lines else ""
+    except queue_file.Locked:
+        if dropped:
+            losses.count(folder, dropped)
+        if event is not None:
+            queue_file.spool(folder, event)
+        return None
 
 
 def _send_if_due(folder: Folder, chosen: "dict[str, object]", length: int, oldest: str, now: float) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from opskpi.hooks import (
     answers,
     distrust,
+    earlier,
     events,
     policy,
     policy_fetching,
@@ -41,6 +42,7 @@ class Report:
     sent: int = 0
     duplicate: int = 0
     refused: int = 0
+    resent: int = 0
     left: int = 0
     stopped: str = ""
     reason: str = ""
@@ -49,12 +51,15 @@ class Report:
 
 
 def main(arguments: list[str]) -> None:
-    """`send FOLDER` detached and silent, or `send FOLDER --foreground`, which prints the report; does not return."""
+    """`send FOLDER` detached and silent, or `send FOLDER --foreground`, which prints the report; does not return.
+
+    With `--resend` besides, what was refused for its time is sent again.
+    """
     foreground = "--foreground" in arguments
     try:
         if not foreground:
             _detach()
-        report = run(arguments[0], foreground=foreground)
+        report = run(arguments[0], foreground=foreground, resend="--resend" in arguments)
         if foreground:
             sys.stdout.write(json.dumps(asdict(report)) + "\n")
             sys.stdout.flush()
@@ -75,21 +80,24 @@ def _detach() -> None:
     os.nice(10)
 
 
-def run(path: str, *, foreground: bool) -> Report:
+def run(path: str, *, foreground: bool, resend: bool = False) -> Report:
     """Send until nothing is left or it has to stop.
 
-    In the foreground earlier failures and pauses do not count, and it does not wait for a slot.
+    In the foreground earlier failures and pauses do not count, and it does not wait for a slot. `resend` queues again
+    what was refused for its time.
 
     Raises OSError where the folder cannot be written.
     """
     if switch.is_off():
         return Report(stopped="off", reason="DO_NOT_TRACK or OPSKPI_TELEMETRY=0 is set")
+    if reason := distrust.reason_for(path):
+        return Report(stopped="paused", reason=reason)
     with Folder(path, create=False) as folder:
         lock = folder.lock(LOCK, 0)
         if lock is None:
             return Report(stopped="busy", reason="another process is sending")
         try:
-            one_run = _Run(folder, foreground=foreground)
+            one_run = _Run(folder, foreground=foreground, resend=resend)
             try:
                 return one_run.to_the_end()
             finally:
@@ -99,9 +107,10 @@ def run(path: str, *, foreground: bool) -> Report:
 
 
 class _Run:
-    def __init__(self, folder: Folder, *, foreground: bool) -> None:
+    def __init__(self, folder: Folder, *, foreground: bool, resend: bool) -> None:
         self._folder = folder
         self._foreground = foreground
+        self._resend = resend
         self._settings = settings.read(folder)
         self._state = state.load(folder)
         self._report = Report()
@@ -111,9 +120,12 @@ class _Run:
 
     def to_the_end(self) -> Report:
         target = targets.of(self._settings)
+        self._drain_earlier()
         if target is None:
             self._stop("no_target", "no hub or Supabase project is set")
-        elif not self._must_wait() and not self._is_foreign():
+        elif not self._must_wait():
+            if self._resend:
+                self._queue_refused(target)
             self._send_all(target)
             self._refresh_policy(target)
         self._report.left = len(self._queued(None))
@@ -134,11 +146,36 @@ class _Run:
             return bool(self._report.stopped)
         return schedule.must_wait(asdict(self._state), self._settings, now)
 
-    def _is_foreign(self) -> bool:
-        reason = distrust.reason_for(self._folder.path)
-        if reason:
-            self._pause(reason)
-        return bool(reason)
+    def _drain_earlier(self) -> None:
+        try:
+            earlier.Earlier(self._folder.path).drain(self._folder)
+        except (OSError, queue_file.Locked):
+            return  # the next run finds them
+
+    def _queue_refused(self, target: targets.Target) -> None:
+        """Queue again what was refused for its time, once the clocks here and there agree."""
+        if not self._take_slot():
+            return
+        reply = targets.fetch_policy(self._loop, target, None)
+        now = state.clock()
+        if not isinstance(reply, targets.Answered):
+            self._stop("retry", reply.reason)
+            return
+        if reply.date is not None and abs(now - reply.date) > refusals.WRONG_BY_S:
+            off_by = round(abs(now - reply.date))
+            self._stop("clock", f"the clock here is {off_by} s {'ahead' if now > reply.date else 'behind'}")
+            return
+        kept, _ = refusals.load(self._folder)
+        again = [event for event in (refusals.corrected(event, now) for event in kept) if event is not None]
+        with queue_file.Queue(self._folder, wait=30) as queue:
+            known = set(map(queue_file.event_id, queue.lines))
+            queue.lines += [line for line in map(events.line, again) if queue_file.event_id(line) not in known]
+            queue.lines.sort(key=queue_file.stamp)
+            queue.save()
+        if again:
+            # After the queue has them: a kill between leaves them in both, and they are stored once.
+            refusals.forget(self._folder, refusals.ids_of(again))
+        self._report.resent = len(again)
 
     def _send_all(self, target: targets.Target) -> None:
         while not self._report.stopped and time.monotonic() < self._until:
@@ -151,11 +188,13 @@ class _Run:
         """Send a batch; where it is refused as a whole, its halves, until it is known which event is at fault."""
         if not self._take_slot():
             return
-        outcome = answers.of_batch(targets.send(self._loop, target, batch), len(batch))
+        reply = targets.send(self._loop, target, batch)
+        outcome = answers.of_batch(reply, len(batch))
         now = state.clock()
+        date = reply.date if isinstance(reply, targets.Answered) else None
         if isinstance(outcome, answers.Taken):
             self._newest_policy = outcome.policy_version
-            self._settle(batch, outcome, now)
+            self._settle(batch, outcome, now, date)
         elif isinstance(outcome, answers.Unacceptable):
             if len(batch) > 1:
                 middle = len(batch) // 2
@@ -163,7 +202,7 @@ class _Run:
                     if not self._report.stopped:
                         self._deliver(target, half)
             else:
-                self._settle(batch, answers.Taken(0, 0, {0: ("", outcome.reason)}, None), now)
+                self._settle(batch, answers.Taken(0, 0, {0: ("", outcome.reason)}, None), now, date)
         elif isinstance(outcome, answers.Later):
             self._state.note_failure(now, outcome.reason, outcome.after)
             state.save(self._folder, self._state)
@@ -171,12 +210,14 @@ class _Run:
         else:
             self._pause(outcome.reason)
 
-    def _settle(self, batch: list[Event], taken: "answers.Taken", now: float) -> None:
+    def _settle(self, batch: list[Event], taken: "answers.Taken", now: float, date: float | None) -> None:
         """Keep what was refused, then take the batch out of the queue: a kill between is a repetition, no loss."""
-        if taken.refused:
-            refusals.keep(self._folder, batch, taken.refused, now)
+        lost = refusals.keep(self._folder, batch, taken.refused, now, date) if taken.refused else 0
         ids = {_id(event) for event in batch}
+        refused = {_id(batch[place]) for place in taken.refused}
         with queue_file.Queue(self._folder, wait=30) as queue:
+            queue.drop("refused", lost)
+            queue.untell([entry for entry in queue.lines if queue_file.event_id(entry) in refused])
             queue.lines = [entry for entry in queue.lines if queue_file.event_id(entry) not in ids]
             queue.save()
         self._state.note_success(now)

@@ -10,8 +10,11 @@ LONGEST_FILE = 1 << 18
 
 
 def read(folder: Folder) -> "dict[str, object]":
-    """The settings of a folder; empty where `hook install` wrote none."""
-    return plain_json.read_object(folder.read(NAME, LONGEST_FILE))
+    """The settings of a folder; empty where `hook install` wrote none, and where others could have written them."""
+    try:
+        return plain_json.read_object(folder.read(NAME, LONGEST_FILE))
+    except PermissionError:
+        return {}
 
 
 def fingerprint(chosen: "dict[str, object]") -> str:

@@ -5,8 +5,15 @@ import fcntl
 import os
 import time
 
+from opskpi.hooks import trust
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 _REGULAR, _KIND = 0o100000, 0o170000
+_LONGEST_CHANGE_S = 1.0
 _locks_held: set[int] = set()
 
 
@@ -14,11 +21,17 @@ class Folder:
     """An open `.sentinel` folder; used with `with`, which closes it. Files in it are named without a path."""
 
     def __init__(self, path: str, *, create: bool = True) -> None:
-        """Raises OSError where there is none, it cannot be made, or it is a link."""
+        """Raises OSError where there is none, it cannot be made, it is a link, or others can write it.
+
+        Whose the folders above it are has been asked by those who chose it.
+        """
         self.path = path
         if create:
             _make(path)
         self._number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINK)
+        if reason := trust.fault_of_open(self._number, path):
+            os.close(self._number)
+            raise PermissionError(errno.EPERM, reason, path)
 
     def __enter__(self) -> "Folder":
         return self
@@ -27,7 +40,10 @@ class Folder:
         os.close(self._number)
 
     def read(self, name: str, limit: int) -> "bytes | None":
-        """What a file holds, at most `limit` bytes of it; None when there is none. Raises OSError, also for a link."""
+        """What a file holds, at most `limit` bytes of it; None when there is none.
+
+        Raises OSError, also for a link and for a file that others could have written.
+        """
         try:
             file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK, dir_fd=self._number)
         except FileNotFoundError:
@@ -35,6 +51,8 @@ class Folder:
         try:
             if os.fstat(file).st_mode & _KIND != _REGULAR:
                 raise OSError(errno.EINVAL, "is no file", name)
+            if reason := trust.fault_of_open(file, os.path.join(self.path, name)):
+                raise PermissionError(errno.EPERM, reason, name)
             pieces: list[bytes] = []
             while limit > 0 and (piece := os.read(file, min(limit, 1 << 20))):
                 pieces.append(piece)
@@ -64,6 +82,38 @@ class Folder:
             self.remove(temporary)
             raise
         os.fsync(self._number)
+
+    def change(self, name: str, change: "Callable[[bytes], bytes]", *, durably: bool = False) -> None:
+        """Replace what a file holds in its place, by as many bytes, alone with it; nothing where there is no such file.
+
+        Needs no free space where the file system writes in place. Raises OSError, also where another process keeps
+        the file for long.
+        """
+        try:
+            file = os.open(name, os.O_RDWR | os.O_NONBLOCK | _NO_LINK, dir_fd=self._number)
+        except FileNotFoundError:
+            return
+        try:
+            if not _locked(file, _LONGEST_CHANGE_S):
+                raise OSError(errno.EAGAIN, "another process keeps the file", name)
+            stored = os.pread(file, 1 << 16, 0)
+            changed = change(stored)
+            if changed != stored:
+                os.pwrite(file, changed, 0)
+            if durably:
+                # Others need not wait for the disk.
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.fsync(file)
+        finally:
+            os.close(file)
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has something of this name."""
+        try:
+            os.stat(name, dir_fd=self._number, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def refuse_link(self, name: str) -> None:
         """Raise OSError when the name is that of a link, a folder or a device."""
@@ -109,23 +159,16 @@ class Folder:
         """Take the lock that a file stands for, waiting so many seconds at most; None when another has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _NO_LINK
         file = os.open(name, flags, 0o600, dir_fd=self._number)
-        until = time.monotonic() + wait
-        pause = 0.0005
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    os.close(file)
-                    return None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.02)
-            except OSError:
-                os.close(file)
-                raise
-            else:
-                _locks_held.add(file)
-                return file
+        try:
+            taken = _locked(file, wait)
+        except OSError:
+            os.close(file)
+            raise
+        if not taken:
+            os.close(file)
+            return None
+        _locks_held.add(file)
+        return file
 
     @staticmethod
     def unlock(lock: int) -> None:
@@ -133,6 +176,22 @@ class Folder:
         _locks_held.discard(lock)
         fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
+
+
+def _locked(file: int, wait: float) -> bool:
+    """Lock an open file; False when another process still has the lock after so many seconds."""
+    until = time.monotonic() + wait
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+        else:
+            return True
 
 
 def _make(path: str) -> None:

@@ -5,11 +5,12 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from opskpi.hooks import events, plain_json
+from opskpi.hooks import events, key_file, plain_json
 from opskpi.outbound.limits import Timeouts, retry_after
 from opskpi.outbound.requests import FAILURES, exchange, http_url, reason_of
 from opskpi.outbound.secrets import Misconfigured
@@ -24,12 +25,16 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An HTTP answer: its status, the wait it asks for (None: none), its ETag and its body."""
+    """An HTTP answer: its status, the wait it asks for (None: none), its ETag and its body.
+
+    `date` is the clock of the other side, in seconds since 1970; None where the answer does not say.
+    """
 
     status: int
     after: timedelta | None
     etag: str | None
     body: bytes
+    date: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,7 @@ class Target:
         """The API key: from OPSKPI_API_KEY, else the first line of the key file. Raises Misconfigured."""
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key and self.key_file:
-            try:
-                with open(self.key_file, encoding="utf-8") as file:
-                    key = file.readline(10_000).strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise Misconfigured(f"the key file {self.key_file} cannot be read: {error}") from None
+            key = key_file.read(self.key_file)
         if not key:
             raise Misconfigured(f"there is no API key: set {KEY_VARIABLE}, or name a file with --key-file")
         if not key.isascii() or not key.isprintable():
@@ -181,7 +182,14 @@ async def _exchange(method: str, url: httpx.URL, headers: dict[str, str], conten
 
 def _answered(status: int, headers: httpx.Headers, body: bytes) -> Answered:
     after = retry_after(headers.get("retry-after"), datetime.now(UTC))
-    return Answered(status, after, headers.get("etag"), body)
+    return Answered(status, after, headers.get("etag"), body, _date(headers))
+
+
+def _date(headers: httpx.Headers) -> float | None:
+    try:
+        return parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _over_supabase(
@@ -218,7 +226,8 @@ def _supabase_call(url: str, key: str, function: str, arguments: dict[str, objec
     def call() -> Reply:
         try:
             answer = client.rpc(function, arguments).execute()
-            return Answered(200, None, None, plain_json.dumps(answer.data).encode("ascii"))
+            date = _date(seen[-1].headers) if seen else None
+            return Answered(200, None, None, plain_json.dumps(answer.data).encode("ascii"), date)
         except APIError as error:
             if not seen:
                 raise ValueError(error.code) from None

@@ -10,7 +10,7 @@ import sys
 import time
 
 from opskpi.hooks import switch
-from opskpi.hooks.forwarding import Forwarding, signal
+from opskpi.hooks.forwarding import INTERRUPTING, Forwarding, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 REPORT = "OPSKPI_HOOK_REPORT"
 MARKER = "opskpi-pre-commit"
+# The folder beside that of the hooks which holds the originals under their own names ends so.
+FOLDER_ENDING = ".opskpi-original"
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _LONGEST_REPORT = 1 << 18
 
 
-def hook_command(original: str, via: str, arguments: "list[str]") -> "list[str]":
-    """The hook that was there before, under its own name.
-
-    `via` is the shell of one that asks for its own name ($0), which tells some hooks what to do: the shell reads the
-    moved file and calls it by the old name.
-    """
+def previous_command(original: str, via: str, arguments: "list[str]") -> "list[str]":
+    """The command of a hook of the previous release: `via` is the shell that reads the file under its old name."""
     if not via:
         return [original, *arguments]
     name = original.removesuffix(".opskpi-original")
     return [*via.split(), "-c", '. "$0.opskpi-original"', name, *arguments]
 
 
-def run_and_exit(hook_type: str, command: "list[str]", git_process: "int | None" = None) -> "NoReturn":
+def run_and_exit(
+    hook_type: str, command: "list[str]", git_process: "int | None" = None, *, is_gits: bool = False
+) -> "NoReturn":
     """`run`, and end this process as the command ended: with its exit code, or by its signal."""
     try:
-        status = run(hook_type, command, git_process)
+        status = run(hook_type, command, git_process, is_gits=is_gits)
     except KeyboardInterrupt:
         status = -signal.SIGINT
     if status < 0:
@@ -45,10 +45,11 @@ def run_and_exit(hook_type: str, command: "list[str]", git_process: "int | None"
     os._exit(status)
 
 
-def run(hook_type: str, command: "list[str]", git_process: "int | None" = None) -> int:
+def run(hook_type: str, command: "list[str]", git_process: "int | None" = None, *, is_gits: bool = False) -> int:
     """Run the command, record a hook_execution, and return its exit code, or minus the signal that ended it.
 
     `git_process` is the process of the commit whose pre-commit hook this is, for the note that it was not skipped.
+    `is_gits` says that git itself would run the command: where it cannot start, the words are git's.
     """
     off = switch.is_off()
     report = None if off else _report_folder()
@@ -56,16 +57,28 @@ def run(hook_type: str, command: "list[str]", git_process: "int | None" = None) 
     try:
         forwarding.start()
         started = time.monotonic()
-        status, spawned = _run(command, report, forwarding, _no_recorder if off else _recorder)
+        status, recorder = _run(command, report, forwarding, _no_recorder if off else _recorder, is_gits)
         ended = forwarding.child_ended or time.monotonic()
-        if spawned is not None:
-            _finish(spawned, hook_type, status, (ended - started) * 1000, report=report, git_process=git_process)
+        if recorder is not None:
+            result = _result(status, is_interrupted=forwarding.interrupted)
+            _finish(recorder, hook_type, result, (ended - started) * 1000, report=report, git_process=git_process)
     finally:
         forwarding.stop()
     return status
 
 
-def _run(command: "list[str]", report: "str | None", forwarding: "Forwarding", prepare):
+def _result(status: int, *, is_interrupted: bool) -> str:
+    """What an exit code, or minus a signal, says: only a hook that ran to its end has decided something."""
+    if status == 0:
+        return "allowed"
+    number = -status if status < 0 else status - 128
+    if is_interrupted or number in INTERRUPTING:
+        return "interrupted"
+    # As in a shell, which says the same for a hook whose interpreter or last command is not there.
+    return "failed" if status < 0 or status in {NOT_EXECUTABLE, NOT_FOUND} else "blocked"
+
+
+def _run(command: "list[str]", report: "str | None", forwarding: "Forwarding", prepare, is_gits: bool):
     """Return the status and what `prepare` returned; that is called while the command runs."""
     environment = dict(os.environ)
     if report is not None:
@@ -75,7 +88,7 @@ def _run(command: "list[str]", report: "str | None", forwarding: "Forwarding", p
     try:
         child = _spawn(command, environment)
     except OSError as error:
-        return _not_started(command, error), prepare()
+        return _not_started(command, error, is_gits=is_gits), prepare()
     forwarding.to(child)
     prepared = prepare()
     _, status = os.waitpid(child, 0)
@@ -98,13 +111,19 @@ def _spawn(command: "list[str]", environment: "dict[str, str]") -> int:
         return os.posix_spawn("/bin/sh", ["sh", script, *command[1:]], environment, setsigdef=defaults)
 
 
-def _not_started(command: "list[str]", error: OSError) -> int:
-    reason = "not found" if error.errno in {errno.ENOENT, errno.ENOTDIR} else os.strerror(error.errno or errno.EACCES)
+def _not_started(command: "list[str]", error: OSError, *, is_gits: bool) -> int:
+    is_missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+    reason = os.strerror(error.errno or errno.EACCES)
+    if not is_gits:
+        said = f"opskpi: {command[0]}: {'not found' if is_missing else reason}"
+    else:
+        hook = command[0].replace(f"{FOLDER_ENDING}/", "/")
+        said = f"fatal: cannot run {hook}: {reason}" if is_missing else f"fatal: cannot exec '{hook}': {reason}"
     try:
-        os.write(2, f"opskpi: {command[0]}: {reason}\n".encode("utf-8", "surrogateescape"))
+        os.write(2, f"{said}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         pass
-    return NOT_FOUND if error.errno in {errno.ENOENT, errno.ENOTDIR} else NOT_EXECUTABLE
+    return NOT_FOUND if is_missing else NOT_EXECUTABLE
 
 
 def _report_folder() -> "str | None":
@@ -131,12 +150,12 @@ def _no_recorder() -> None:
     return None
 
 
-def _finish(recording, hook_type, status, duration_ms, *, report, git_process) -> None:
+def _finish(recording, hook_type, result, duration_ms, *, report, git_process) -> None:
     try:
         if hook_type == "pre-commit" and git_process is not None:
             _leave_marker(git_process)
         metrics, is_malformed = _read_report(report)
-        metrics.setdefault("result", "allowed" if status == 0 else "blocked")
+        metrics.setdefault("result", result)
         metrics |= {"hook_type": hook_type, "duration_ms": round(max(duration_ms, 0.0), 1)}
         recording.record("hook_execution", metrics, "malformed_report" if is_malformed else "", folder=_folder())
     except Exception:  # noqa: BLE001 - the hook's result stands, whatever becomes of the record

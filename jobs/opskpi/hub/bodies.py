@@ -17,6 +17,8 @@ SMALL_BYTES = 128 * 1024
 # Who sends too much is heard out so far: a connection closed on unread bytes would take the answer along.
 DISCARDED_BYTES = 8 * 1024 * 1024
 DISCARD_S = 5
+JSON = "application/json"
+NAMES = {JSON: "JSON"}
 
 
 async def read_json(request: Request, limit: int) -> str:
@@ -25,10 +27,14 @@ async def read_json(request: Request, limit: int) -> str:
     Raises Problem: 415 unless it is plain JSON, 400 when it is not UTF-8 or holds a NUL, and what `read` raises. The
     syntax of the JSON is not checked.
     """
-    _require_json(request)
-    body = await read(request, limit)
+    kind = require_kind(request)
+    return decoded(await read(request, limit), kind)
+
+
+def decoded(body: bytes, kind: str) -> str:
+    """The text of a body of a media type. Raises Problem, 400, when it is not UTF-8 or holds a NUL."""
     if b"\0" in body:
-        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON: it holds a NUL byte")
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not valid {NAMES.get(kind, kind)}: it holds a NUL byte")
     try:
         return body.decode()
     except UnicodeDecodeError as error:
@@ -90,14 +96,20 @@ class _Share:
         _Share._taken -= self._own
 
 
-def _require_json(request: Request) -> None:
+def require_kind(request: Request, *others: str) -> str:
+    """The media type of the body, JSON for all that is written in JSON.
+
+    Raises Problem, 415, unless it is JSON or one of the `others`, in UTF-8 and without a compression.
+    """
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     kind = media_type.strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+    if kind.startswith("application/") and kind.endswith("+json"):
+        kind = JSON
+    if kind not in {JSON, *others}:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {' or '.join([JSON, *others])}")
     name, _, charset = parameters.strip().lower().partition("=")
     if name == "charset" and charset.strip('"') not in {"utf-8", "utf8"}:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON in UTF-8")
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {NAMES.get(kind, kind)} in UTF-8")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in {"identity", ""}:
         raise Problem(
@@ -106,6 +118,7 @@ def _require_json(request: Request) -> None:
             hint="Send it without Content-Encoding.",
             headers={"Accept-Encoding": "identity"},
         )
+    return kind
 
 
 async def _refuse(request: Request, rest: AsyncIterator[bytes], limit: int, size: int) -> NoReturn:

@@ -10,10 +10,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from opskpi.errors import OpsKpiError
-from opskpi.github import payloads
+from opskpi.github import forms, payloads
 from opskpi.github.rules import SETTINGS, Rules, rules_of
 from opskpi.github.signatures import is_signed
-from opskpi.hub.bodies import read_json
+from opskpi.hub.bodies import decoded, read, require_kind
 from opskpi.hub.database import Caller, Database
 from opskpi.hub.deadlines import ANSWER_S
 from opskpi.hub.problems import Problem
@@ -37,6 +37,11 @@ class Webhook:
 
 
 router = APIRouter()
+FORM_SCHEMA = {"type": "object", "required": [forms.FIELD], "properties": {forms.FIELD: {"type": "string"}}}
+BODY = body(
+    {"type": "object"}, {"action": "completed", "workflow_run": {}}, "A webhook's payload, as JSON or as a form."
+)
+BODY["requestBody"]["content"][forms.MEDIA_TYPE] = {"schema": FORM_SCHEMA}
 
 
 @router.post(
@@ -44,7 +49,7 @@ router = APIRouter()
     summary="Take a webhook of GitHub",
     response_model=Collected,
     responses=described(400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
-    openapi_extra=body({"type": "object"}, {"action": "completed", "workflow_run": {}}, "A webhook's payload."),
+    openapi_extra=BODY,
 )
 async def post_github(request: Request) -> Response:
     """Store what a workflow_run or workflow_job webhook tells. It is signed (X-Hub-Signature-256), and needs no key.
@@ -58,16 +63,18 @@ async def post_github(request: Request) -> Response:
             "this hub takes no webhooks",
             hint="Start it with `opskpi serve --github-secret-env NAME`.",
         )
-    text = await read_json(request, PAYLOAD_BYTES)
-    if not is_signed(text.encode(), request.headers.get(SIGNATURE), os.environ.get(webhook.secret_env, "")):
+    kind = require_kind(request, forms.MEDIA_TYPE)
+    raw = await read(request, PAYLOAD_BYTES)
+    if not is_signed(raw, request.headers.get(SIGNATURE), os.environ.get(webhook.secret_env, "")):
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
             "the payload is not signed with the secret of this hub",
-            hint="Give the webhook in GitHub the same secret, and the content type application/json.",
+            hint="Give the webhook in GitHub the same secret; the signature is over the body as it is sent.",
             headers={"WWW-Authenticate": "Signature"},
         )
     if request.headers.get(EVENT, EVENTS_TAKEN[0]) not in EVENTS_TAKEN:
         return _answer(Collected())
+    text = _json_of(decoded(raw, kind), kind)
     async with asyncio.timeout(ANSWER_S):
         collected = await _collect(request.app.state.database, webhook, text)
     if collected.accepted:
@@ -80,9 +87,10 @@ async def _collect(database: Database, webhook: Webhook, text: str) -> Collected
     patterns = [pattern.replace("_", r"\_") for pattern in SETTINGS]
     rules: Rules = rules_of(json.loads(await database.ask_as(caller, READ_RULES, [patterns])))
     try:
-        found = payloads.read(text.encode(), rules, source="the body")
+        found = payloads.read_text(text, rules, source="the body")
     except OpsKpiError as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON") from error
+        hint = f"A form has the content type {forms.MEDIA_TYPE}." if text.startswith(f"{forms.FIELD}=") else ""
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid JSON", hint=hint) from error
     answer = Collected(still_running=sum(part.event is None and part.refusal is None for part in found))
     for part in found:
         if part.refusal:
@@ -94,6 +102,20 @@ async def _collect(database: Database, webhook: Webhook, text: str) -> Collected
         for verdict in told["refused"]:
             answer.refuse(verdict["field"], verdict["reason"])
     return answer
+
+
+def _json_of(text: str, kind: str) -> str:
+    """The JSON of a body of a media type. Raises Problem, 400, for a form that does not hold one payload."""
+    if kind != forms.MEDIA_TYPE:
+        return text
+    try:
+        return forms.payload_of(text)
+    except ValueError as fault:
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            f"the form {fault}",
+            hint=f"A webhook of content type {forms.MEDIA_TYPE} sends {forms.FIELD}=… with JSON, percent-encoded.",
+        ) from None
 
 
 def _caller(webhook: Webhook, text: str) -> Caller:

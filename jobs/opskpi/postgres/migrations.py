@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import scalar_row
 
 from opskpi.errors import ExitCode, OpsKpiError, explain
-from opskpi.postgres import locks
+from opskpi.postgres import locks, permissions
 
 FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>\w+)\.sql")
 OLDEST_SERVER = 15
@@ -121,6 +121,41 @@ def migrate(
             ) from error
     _guard_tenants(connection)
     return done
+
+
+def repair_grants(
+    connection: psycopg.Connection, notify: Callable[[str], None] = lambda _: None, patience_s: float = PATIENCE_S
+) -> list[permissions.Fault]:
+    """Bring back the roles, policies and grants that a database lacks, in one transaction, and return what was amiss.
+
+    The database must be at this program's migration. `notify`, `patience_s` and the errors are those of `migrate`.
+    """
+    require_current(connection)
+    try:
+        found = locks.patiently(connection, partial(_repair_grants, connection), notify=notify, patience_s=patience_s)
+    except locks.NotFreeError as error:
+        raise _not_free("the repair of the grants", error, "Nothing is changed.") from error
+    _guard_tenants(connection)
+    return found
+
+
+def _repair_grants(connection: psycopg.Connection, watch: locks.Watch) -> list[permissions.Fault]:
+    with connection.transaction():
+        watch.begin()
+        before = permissions.faults(connection)
+        if any(fault.kind == "role" for fault in before):
+            _make_roles(connection)
+        permissions.repair(connection)
+        return before
+
+
+def require_grants(connection: psycopg.Connection) -> None:
+    """Raise OpsKpiError when policies or grants of the schema are missing, as after a restore without their roles."""
+    if found := permissions.faults(connection):
+        raise OpsKpiError(
+            f"the database is at the schema, but {permissions.in_words(found)}",
+            "Run `opskpi migrate --repair-grants`.",
+        )
 
 
 def _known_missing(connection: psycopg.Connection, watch: locks.Watch) -> list[Migration]:
@@ -249,6 +284,10 @@ def _refuse_newer(connection: psycopg.Connection) -> None:
 def _prepare(connection: psycopg.Connection) -> None:
     """Make the history and, on a plain Postgres, the roles that Supabase would have."""
     connection.execute(cast("LiteralString", HISTORY))
+    _make_roles(connection)
+
+
+def _make_roles(connection: psycopg.Connection) -> None:
     with connection.cursor(row_factory=scalar_row) as cursor:
         on_supabase = cursor.execute(
             "select to_regclass('auth.users') is not null or to_regrole('supabase_admin') is not null"

@@ -1,17 +1,17 @@
-"""Is all well? The checks are SQL, except those of the migrations and of the channels that this program can send to."""
+"""Is all well? The checks are SQL, but for those of migrations, permissions and channels that this program sends to."""
 
 from collections.abc import Collection
 
 import psycopg
 
 from opskpi.errors import OpsKpiError
-from opskpi.postgres import migrations
+from opskpi.postgres import migrations, permissions
 from opskpi.status import reading
 from opskpi.status.reading import Check
 
 
 def examine(connection: psycopg.Connection, channel_kinds: Collection[str]) -> list[Check]:
-    """The migration check and, where the schema is there, those of `ops.doctor` and of the channels.
+    """The migration check and, where the schema is there, those of `ops.doctor`, the permissions and the channels.
 
     `channel_kinds` are the kinds of channels that this program can send to.
     """
@@ -22,8 +22,20 @@ def examine(connection: psycopg.Connection, channel_kinds: Collection[str]) -> l
     return [
         Check("migrations", passed=True, detail="the schema is current"),
         *reading.checks(connection),
+        _permissions(connection),
         _channels(connection, channel_kinds),
     ]
+
+
+def _permissions(connection: psycopg.Connection) -> Check:
+    """What `sql/` grants is known to this program alone, so the check is not one of `ops.doctor`."""
+    found = permissions.faults(connection)
+    detail = (
+        f"{permissions.in_words(found)}: run opskpi migrate --repair-grants"
+        if found
+        else "all policies and grants of the schema are there"
+    )
+    return Check("permissions", passed=not found, detail=detail)
 
 
 def _channels(connection: psycopg.Connection, kinds: Collection[str]) -> Check:

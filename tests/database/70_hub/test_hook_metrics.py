@@ -515,6 +515,23 @@ def test_the_policies_are_compared_by_what_the_hooks_did_under_each(database):
     assert_exact(database)
 
 
+def test_hooks_that_were_interrupted_or_failed_are_executions_but_no_decisions(database):
+    results = ("allowed", "overridden", "blocked", "blocked", "interrupted", "failed")
+    answer = ingest(database, *(hook_run(result=result) for result in results))
+    assert answer == {"accepted": 6, "duplicate": 0, "refused": []}
+    refresh(database)
+    found = hook_metrics(database, "2026-03-01", "2026-03-31")
+    assert (found["total_executions"], found["override_rate"]) == (6, 25)
+    rates = "select executions, block_rate, override_rate from public."
+    assert rows(database, f"{rates}v_ops_hook_policies") == [(6, 50, 25)]
+    assert rows(database, f"{rates}v_ops_hook_effectiveness where aggregation_period = 'day'") == [(6, 50, 25)]
+    only = ingest(database, hook_run("2026-04-10T10:00:00Z", result="interrupted"))
+    assert only["accepted"] == 1
+    refresh(database)
+    april = f"{rates}v_ops_hook_effectiveness where aggregation_period = 'day' and period_start >= '2026-04-01'"
+    assert rows(database, april) == [(1, None, None)]
+
+
 def test_a_policy_version_that_is_no_number_is_refused_and_one_of_a_plain_insert_harms_nothing(database):
     answer = ingest(database, hook_run(policy_version="one"))
     assert [(found["field"], answer["accepted"]) for found in answer["refused"]] == [("policy_version", 0)]

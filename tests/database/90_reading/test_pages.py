@@ -19,6 +19,8 @@ pytestmark = pytest.mark.database
 
 Connection = psycopg.Connection[Any]
 SINCE = datetime(2026, 3, 1, tzinfo=UTC)
+# A hook that was interrupted, or could not run, has decided nothing.
+DECISIONS = ("allowed", "blocked", "overridden")
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
 ORG, OTHER = uuid4(), uuid4()
 TEAMS = {uuid4(): "payments", uuid4(): "data", uuid4(): None}
@@ -34,7 +36,7 @@ def draw_hooks(connection: Connection, seed: int, org: UUID = NIL) -> list[dict[
             "at": SINCE - timedelta(days=9) + timedelta(seconds=chance.randrange(19 * 86_400)),
             "agent": chance.choice(list(TEAMS)),
             "hook_type": chance.choice(["pre-commit", "pre-push"]),
-            "result": chance.choice(["allowed", "allowed", "blocked", "overridden"]),
+            "result": chance.choice(["allowed", "allowed", "blocked", "overridden", "interrupted", "failed"]),
             "duration_ms": chance.randint(1, 5000),
             "pattern": chance.choice(["todo", "print", "debugger"]),
         }
@@ -72,10 +74,11 @@ def expected_window(events: list[dict[str, Any]], since: datetime, until: dateti
         return {}
     count, durations = len(inside), sorted(event["duration_ms"] for event in inside)
     shares = {result: sum(event["result"] == result for event in inside) for result in ("blocked", "overridden")}
+    decisions = sum(event["result"] in DECISIONS for event in inside)
     return {
         "hook_executions_total": Decimal(count),
-        "hook_block_rate": round(Decimal(100 * shares["blocked"]) / count, 6),
-        "hook_override_rate": round(Decimal(100 * shares["overridden"]) / count, 6),
+        "hook_block_rate": round(Decimal(100 * shares["blocked"]) / decisions, 6),
+        "hook_override_rate": round(Decimal(100 * shares["overridden"]) / decisions, 6),
         "hook_avg_duration_ms": round(Decimal(sum(durations)) / count, 6),
         "hook_p95_duration_ms": durations[-(-95 * count // 100) - 1],
     }
@@ -218,13 +221,15 @@ def test_activity_patterns_and_teams_are_what_the_events_say(database: Connectio
     assert patterns == {pattern: blocked.count(pattern) for pattern in set(blocked)}
     teams = rows(
         database,
-        "select team, executions, overridden from ops.team_compliance('day', %s, %s, %s) where part = 'whole' order by 1",
+        "select team, executions, overridden, compliance_rate from ops.team_compliance('day', %s, %s, %s) where part = 'whole' order by 1",
         *(SINCE, until, NOW),
     )
     assert teams == [
-        (team, len(of_team), sum(event["result"] == "overridden" for event in of_team))
+        (team, len(of_team), overridden, 100 - round(Decimal(100 * overridden) / decisions, 6))
         for team in ("data", "payments")
         for of_team in [[event for event in inside if TEAMS[event["agent"]] == team]]
+        for overridden in [sum(event["result"] == "overridden" for event in of_team)]
+        for decisions in [sum(event["result"] in DECISIONS for event in of_team)]
     ]
 
 
