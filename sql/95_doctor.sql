@@ -209,6 +209,20 @@ begin atomic
         to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
         to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
       ) end
-  from ops.count_differences(doctor.as_of - interval '7 days') as difference;
+  from ops.count_differences(doctor.as_of - interval '7 days') as difference
+  union all
+  select 'counts of objectives', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'good and total of the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has good %s of %s and %s of %s counted where they differ; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.good order by difference.day_start))[1],
+        (array_agg(difference.total order by difference.day_start))[1],
+        (array_agg(difference.counted_good order by difference.day_start))[1],
+        (array_agg(difference.counted_total order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.sli_differences(doctor.as_of - interval '7 days') as difference;
 end;
 comment on function ops.doctor(timestamptz) is 'One row a check: whether it passed, and what was found or what to do.';

@@ -83,6 +83,25 @@ comment on column ops.cursors.most_events is 'How many events the next attempt t
 alter table ops.cursors enable row level security;
 create policy cursors_select_authenticated on ops.cursors for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
+create function ops.restore_cursor()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- A cursor that has counted stays: set back, it would count events twice.
+  delete from ops.cursors where cursors.name = new.name and cursors.last_id = 0;
+  return new;
+end;
+$$;
+comment on function ops.restore_cursor() is
+  'Trigger: a cursor that a restore inserts replaces the one that the migrations have made, as long as that has counted nothing.';
+
+create trigger cursors_restore
+before insert on ops.cursors
+for each row execute function ops.restore_cursor();
+
 create function ops.cursor_id()
 returns bigint
 language plpgsql

@@ -89,13 +89,14 @@ for each row execute function public.update_slsa_audit_metrics_updated_at();
 
 create table ops.audit_changes (
   org_id uuid not null,
-  audit_change_id bigint generated always as identity,
+  -- Not from a sequence: a restore that brings pending changes and notes all audits again would draw their numbers twice.
+  audit_change_id uuid not null default gen_random_uuid(),
   audited_at timestamptz not null,
   constraint audit_changes_pkey primary key (org_id, audit_change_id)
 );
 comment on table ops.audit_changes is 'One row an audit written, moved or removed since the last refresh, which recounts its hour. Audits change, so an id cursor would miss them.';
 comment on column ops.audit_changes.org_id is 'The tenant.';
-comment on column ops.audit_changes.audit_change_id is 'Number of the change.';
+comment on column ops.audit_changes.audit_change_id is 'Drawn at random.';
 comment on column ops.audit_changes.audited_at is 'The audit_timestamp, before or after the change.';
 alter table ops.audit_changes enable row level security;
 create policy audit_changes_select_own_org on ops.audit_changes for select to authenticated

@@ -27,7 +27,7 @@ comment on column ops.slo_versions.valid_from is 'First instant of the version; 
 comment on column ops.slo_versions.valid_until is 'First instant after it; infinity: it holds.';
 comment on column ops.slo_versions.sli_id is 'How it counts.';
 comment on column ops.slo_versions.service is 'The service that promises.';
-comment on column ops.slo_versions.objective is 'availability, latency or error_rate.';
+comment on column ops.slo_versions.objective is 'availability, latency, error_rate, events or measured.';
 comment on column ops.slo_versions.target is 'The share that must be good (ratio).';
 comment on column ops.slo_versions.rolling_window is 'How far back it looks; null when it goes by the calendar.';
 comment on column ops.slo_versions.calendar_period is 'day, week, month, quarter or year; null when the window rolls.';
@@ -39,6 +39,46 @@ comment on column ops.slo_versions.expected_interval is 'How often input is expe
 alter table ops.slo_versions enable row level security;
 create policy slo_versions_select_authenticated on ops.slo_versions for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
+create function ops.restore_slo_version()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  delete from ops.slo_versions as made where made.slo_name = new.slo_name and made.version = new.version;
+  return new;
+end;
+$$;
+comment on function ops.restore_slo_version() is
+  'Trigger: a version that a restore inserts replaces the one that the trigger on the restored objectives has made.';
+
+create trigger slo_versions_restore
+before insert on ops.slo_versions
+for each row
+when (pg_trigger_depth() = 0)
+execute function ops.restore_slo_version();
+
+create function ops.is_same_promise(slo ops.slos, other ops.slos)
+returns boolean
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return (
+    slo.service, slo.objective, slo.event_type, slo.target, slo.threshold_ms, slo.rolling_window, slo.calendar_period, slo.time_zone,
+    slo.budgeting_method, slo.time_slice, slo.slice_target, slo.expected_interval, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+  ) is not distinct from (
+    other.service, other.objective, other.event_type, other.target, other.threshold_ms, other.rolling_window, other.calendar_period,
+    other.time_zone, other.budgeting_method, other.time_slice, other.slice_target, other.expected_interval, other.at_most,
+    other.total_labels, other.good_labels, other.bad_labels
+  );
+end;
+$$;
+comment on function ops.is_same_promise(ops.slos, ops.slos) is 'Whether two rows promise the same, whatever they are called and whenever they hold: a change of anything else makes no version.';
+
 create function ops.date_slo_change()
 returns trigger
 language plpgsql
@@ -46,13 +86,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  if (
-    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
-    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
-  ) is not distinct from (
-    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
-    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
-  ) then
+  if ops.is_same_promise(new, old) then
     new.valid_from := old.valid_from;
   elsif new.valid_from = old.valid_from then
     new.valid_from := greatest(now(), old.valid_from);
@@ -69,6 +103,49 @@ comment on function ops.date_slo_change() is 'Trigger: a changed definition hold
 create trigger slos_date_change
 before update on ops.slos
 for each row execute function ops.date_slo_change();
+
+create function ops.require_sli(slo ops.slos)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  counted ops.slis;
+begin
+  counted.event_type := slo.event_type;
+  counted.objective := slo.objective;
+  counted.threshold_ms := slo.threshold_ms;
+  counted.at_most := slo.at_most;
+  counted.total_labels := slo.total_labels;
+  counted.good_labels := slo.good_labels;
+  counted.bad_labels := slo.bad_labels;
+  counted.sli_id := ops.sli_key(
+    slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+  );
+  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  if ops.cursor_id() = 0 then
+    perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  end if;
+  counted.filled_until := case
+    when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
+    else timestamptz '-infinity'
+  end;
+  insert into ops.slis select counted.* on conflict on constraint slis_pkey do nothing;
+  -- By the definition and not by its key: two that had the same one would share their counts.
+  perform
+  from ops.slis as sli
+  where sli.sli_id = counted.sli_id
+    and to_jsonb(sli) - 'filled_until' = to_jsonb(counted) - 'filled_until';
+  if not found then
+    raise exception 'the objective % has the key % of another way of counting', slo.slo_name, counted.sli_id
+      using errcode = 'OP001', hint = 'Change its threshold or a label a little: the chance of this is 1 in 10^19.';
+  end if;
+  return counted.sli_id;
+end;
+$$;
+comment on function ops.require_sli(ops.slos) is
+  'The key of the SLI by which an objective counts; one that is new is to be filled. Only the trigger on ops.slos calls it.';
 
 create function ops.record_slo_version()
 returns trigger
@@ -99,34 +176,13 @@ begin
     raise exception 'the objective % cannot be renamed', old.slo_name
       using errcode = 'OP001', hint = 'Its history goes by its name: add one of the new name and delete this one.';
   end if;
-  if tg_op = 'UPDATE' and (new.valid_from = old.valid_from and latest.valid_until = 'infinity') and (
-    new.service, new.objective, new.event_type, new.target, new.threshold_ms, new.rolling_window, new.calendar_period, new.time_zone,
-    new.budgeting_method, new.time_slice, new.slice_target, new.expected_interval
-  ) is not distinct from (
-    old.service, old.objective, old.event_type, old.target, old.threshold_ms, old.rolling_window, old.calendar_period, old.time_zone,
-    old.budgeting_method, old.time_slice, old.slice_target, old.expected_interval
-  ) then
+  -- An objective that is inserted has an open version where a restore brought its versions first.
+  if tg_op = 'INSERT' and latest.valid_until = 'infinity'
+    or tg_op = 'UPDATE' and new.valid_from = old.valid_from and latest.valid_until = 'infinity' and ops.is_same_promise(new, old)
+  then
     return null;
   end if;
-
-  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
-  if ops.cursor_id() = 0 then
-    perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
-  end if;
-  insert into ops.slis (event_type, objective, threshold_ms, filled_until)
-  values (
-    new.event_type, new.objective, new.threshold_ms,
-    case
-      when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
-      else timestamptz '-infinity'
-    end
-  )
-  on conflict on constraint slis_event_type_objective_threshold_ms_key do nothing;
-  select sli.sli_id into strict counted_by
-  from ops.slis as sli
-  where sli.event_type = new.event_type
-    and sli.objective = new.objective
-    and sli.threshold_ms is not distinct from new.threshold_ms;
+  counted_by := ops.require_sli(new);
 
   begins_at := case when latest.valid_until < 'infinity' then greatest(new.valid_from, latest.valid_until) else new.valid_from end;
   if tg_op = 'UPDATE' and begins_at < latest.valid_from then

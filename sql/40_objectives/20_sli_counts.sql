@@ -45,6 +45,19 @@ create type ops.sli_delta as (
 );
 comment on type ops.sli_delta is 'What is to be added to one row of ops.sli_counts; negative where a unit of work moves.';
 
+create function ops.filled_slis()
+returns table (filled_until timestamptz, sli_ids bigint[])
+language sql
+stable
+set search_path = ''
+begin atomic
+  select sli.filled_until, array_agg(sli.sli_id)
+  from ops.slis as sli
+  where sli.filled_until > '-infinity'
+  group by 1;
+end;
+comment on function ops.filled_slis() is 'The SLIs that are filled up to the same instant: one row, with infinity, but while a history is being filled.';
+
 create function ops.count_attempts(
   after_id bigint,
   until_id bigint,
@@ -57,29 +70,98 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- The planner takes the groups for a few; it would then loop over all pairs of them and the SLIs.
+set enable_nestloop = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+declare
+  stretch record;
 begin
+  if sli_ids is null then
+    for stretch in select filled.* from ops.filled_slis() as filled loop
+      return query
+      select delta.*
+      from ops.count_attempts(after_id, until_id, since, least(count_attempts.until, stretch.filled_until), stretch.sli_ids) as delta;
+    end loop;
+    return;
+  end if;
   return query
+  with asked as materialized (
+    select sli.event_type, sli.threshold_ms, sli.at_most
+    from ops.slis as sli
+    where sli.sli_id = any (sli_ids)
+      and sli.objective <> 'availability'
+  ),
+  limits as materialized (
+    select
+      asked.event_type,
+      array_agg(distinct asked.threshold_ms order by asked.threshold_ms) filter (where asked.threshold_ms is not null) as thresholds_ms,
+      array_agg(distinct -asked.at_most order by -asked.at_most) filter (where asked.at_most is not null) as negative_limits
+    from asked
+    group by 1
+  ),
+  -- Events between the same limits are good for the same SLIs: the smallest of them stands for all.
+  grouped as materialized (
+    select
+      event.org_id,
+      row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
+      date_bin('5 minutes', event.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
+      event.outcome,
+      min(event.duration_ms) as duration_ms,
+      min(event.value) as value,
+      count(*) as events
+    from ops.sli_events as event
+    join limits
+      on limits.event_type = event.event_type
+    where event.id > after_id
+      and event.id <= until_id
+      and event.event_timestamp >= since
+      and event.event_timestamp < count_attempts.until
+    group by
+      event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, event.outcome,
+      width_bucket(event.duration_ms, limits.thresholds_ms), width_bucket(-event.value, limits.negative_limits)
+  ),
+  -- Columns and not the whole row, which would be taken apart for each group again.
+  fitting as materialized (
+    select
+      found.labels,
+      found.fits_good,
+      found.fits_bad,
+      (found.sli).sli_id as sli_id,
+      (found.sli).objective as objective,
+      (found.sli).threshold_ms as threshold_ms,
+      (found.sli).at_most as at_most
+    from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
+    where (found.sli).objective <> 'availability'
+  )
   select
-    attempt.org_id,
-    sli.sli_id,
-    date_bin('5 minutes', attempt.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
-    count(*) filter (where attempt.succeeded and (sli.objective = 'error_rate' or attempt.duration_ms < sli.threshold_ms)),
-    count(*)
-  from ops.attempts as attempt
-  join ops.slis as sli
-    on sli.event_type = attempt.event_type
-  where attempt.id > after_id
-    and attempt.id <= until_id
-    and attempt.event_timestamp >= since
-    and attempt.event_timestamp < until
-    and (sli.objective = 'error_rate' or (sli.objective = 'latency' and attempt.succeeded and attempt.duration_ms is not null))
-    and case when sli_ids is null then attempt.event_timestamp < sli.filled_until else sli.sli_id = any (sli_ids) end
+    judged.org_id,
+    judged.sli_id,
+    judged.bucket_start,
+    coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint,
+    sum(judged.events)::bigint
+  from (
+    select
+      grouped.org_id,
+      fitting.sli_id,
+      grouped.bucket_start,
+      grouped.events,
+      ops.sli_verdict(
+        fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+      ) as is_good
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    -- A barrier: each is judged once.
+    offset 0
+  ) as judged
+  where judged.is_good is not null
   group by 1, 2, 3;
 end;
 $$;
 comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]) is
-  'Good and total of the error_rate and latency SLIs over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all.';
+  'Good and total of the SLIs that count events, availability aside, over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all.';
 
 create function ops.add_slis(deltas ops.sli_delta[])
 returns void

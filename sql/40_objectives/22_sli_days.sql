@@ -20,6 +20,70 @@ alter table ops.sli_days enable row level security;
 create policy sli_days_select_own_org on ops.sli_days for select to authenticated
   using (org_id = (select ops.org_for('{read}')));
 
+create function ops.restore_sli_day()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  delete from ops.sli_days as summed
+  where summed.org_id = new.org_id
+    and summed.sli_id = new.sli_id
+    and summed.day_start = new.day_start;
+  return new;
+end;
+$$;
+comment on function ops.restore_sli_day() is
+  'Trigger: a day that a restore inserts replaces the one that the trigger on the restored counts has made.';
+
+create trigger sli_days_restore
+before insert on ops.sli_days
+for each row
+when (pg_trigger_depth() = 0)
+execute function ops.restore_sli_day();
+
+create function ops.sum_sli_days(since timestamptz, until timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.sli_days as stored (org_id, sli_id, day_start, good, total)
+  select
+    bucket.org_id,
+    bucket.sli_id,
+    date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
+    sum(bucket.good),
+    sum(bucket.total)
+  from ops.sli_counts as bucket
+  where bucket.bucket_start >= sum_sli_days.since
+    and bucket.bucket_start < sum_sli_days.until
+  group by 1, 2, 3
+  on conflict on constraint sli_days_pkey do update set
+    good = excluded.good,
+    total = excluded.total;
+end;
+comment on function ops.sum_sli_days(timestamptz, timestamptz) is
+  'Sums whole days anew from their five minutes; since and until are first instants of days (UTC).';
+
+create function ops.recount_sli_days(since timestamptz, until timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  delete from ops.sli_days as summed
+  where summed.day_start >= date_bin('1 day', recount_sli_days.since, timestamptz '1969-12-29 00:00+00')
+    and summed.day_start < recount_sli_days.until;
+  select ops.sum_sli_days(
+    date_bin('1 day', recount_sli_days.since, timestamptz '1969-12-29 00:00+00'),
+    date_bin('1 day', recount_sli_days.until + interval '23:59:59.999999', timestamptz '1969-12-29 00:00+00')
+  );
+end;
+comment on function ops.recount_sli_days(timestamptz, timestamptz) is
+  'Makes the days that a range touches the sums of their five minutes, whatever stood there; only rebuild calls it.';
+
 create function ops.add_sli_days()
 returns trigger
 language plpgsql
@@ -29,6 +93,16 @@ as $$
 begin
   if tg_op = 'TRUNCATE' then
     delete from ops.sli_days where true;
+    return null;
+  end if;
+  if tg_op = 'INSERT' and ops.is_restoring() then
+    -- A restore may have brought the days already, so nothing is added to them.
+    perform ops.sum_sli_days(
+      min(date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00')),
+      max(bucket.bucket_start) + interval '1 second'
+    )
+    from new_counts as bucket
+    having count(*) > 0;
     return null;
   end if;
   if tg_op in ('UPDATE', 'DELETE') then

@@ -2,23 +2,24 @@
 
 create table ops.work_units (
   org_id uuid not null,
-  event_type text not null,
   unit text not null,
   first_attempt_at timestamptz not null,
   succeeded boolean not null,
-  constraint work_units_pkey primary key (org_id, event_type, unit)
+  sli_id bigint not null,
+  constraint work_units_pkey primary key (org_id, sli_id, unit)
 );
-comment on table ops.work_units is 'One row a unit of work that was attempted: a tag, else a run, else a single event.';
+comment on table ops.work_units is
+  'One row an availability SLI and unit of work that was attempted: a tag, else a run, else a single event. Only attempts whose labels the SLI counts belong to its unit.';
 comment on column ops.work_units.org_id is 'The tenant.';
-comment on column ops.work_units.event_type is 'The kind of its attempts.';
 comment on column ops.work_units.unit is 'tag:…, run:… or event:…; a tag of over 200 bytes by its SHA-256.';
 comment on column ops.work_units.first_attempt_at is 'Its earliest attempt; the unit is counted there, whenever it succeeds.';
 comment on column ops.work_units.succeeded is 'Any attempt succeeded.';
+comment on column ops.work_units.sli_id is 'The SLI that counts it.';
 alter table ops.work_units enable row level security;
 
 -- Few units are lost, and those are what people ask for: the newest, in a window.
-create index work_units_org_id_event_type_first_attempt_at_idx
-  on ops.work_units (org_id, event_type, first_attempt_at desc)
+create index work_units_org_id_sli_id_first_attempt_at_idx
+  on ops.work_units (org_id, sli_id, first_attempt_at desc)
   where not succeeded;
 
 create policy work_units_select_own_org on ops.work_units for select to authenticated
@@ -26,45 +27,23 @@ create policy work_units_select_own_org on ops.work_units for select to authenti
 
 create type ops.unit_delta as (
   org_id uuid,
-  event_type text,
   unit text,
   first_attempt_at timestamptz,
-  succeeded boolean
+  succeeded boolean,
+  sli_id bigint
 );
-comment on type ops.unit_delta is 'What a set of attempts says about a unit of work.';
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI.';
 
 create type ops.unit_change as (
   org_id uuid,
-  event_type text,
   unit text,
   old_first_attempt_at timestamptz,
   old_succeeded boolean,
   first_attempt_at timestamptz,
-  succeeded boolean
+  succeeded boolean,
+  sli_id bigint
 );
 comment on type ops.unit_change is 'A unit of work as it is stored (null: it is not) and as it is with new attempts.';
-
-create view ops.attempts
-with (security_invoker = true)
-as
-select
-  event.id,
-  event.org_id,
-  event.event_type,
-  event.event_timestamp,
-  event.outcome = 'success' as succeeded,
-  event.duration_ms,
-  case
-    when octet_length(event.tag) > 200 then 'sha256:' || encode(sha256(convert_to(event.tag, 'UTF8')), 'hex')
-    else coalesce('tag:' || nullif(btrim(event.tag), ''), 'run:' || event.run_id, 'event:' || event.event_id)
-  end as unit,
-  event.event_id,
-  event.run_id,
-  event.tag
-from ops.countable_events as event
-where event.outcome in ('success', 'failure')
-  and event.event_type in (select sli.event_type from ops.slis as sli);
-comment on view ops.attempts is 'One row an event that an SLI counts.';
 
 create function ops.count_units(
   after_id bigint,
@@ -78,29 +57,54 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+set enable_nestloop = off
+set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+declare
+  stretch record;
 begin
+  if sli_ids is null then
+    for stretch in select filled.* from ops.filled_slis() as filled loop
+      return query
+      select unit.*
+      from ops.count_units(after_id, until_id, since, least(count_units.until, stretch.filled_until), stretch.sli_ids) as unit;
+    end loop;
+    return;
+  end if;
   return query
-  select
-    attempt.org_id,
-    attempt.event_type,
-    attempt.unit,
-    min(attempt.event_timestamp),
-    bool_or(attempt.succeeded)
-  from ops.attempts as attempt
-  join ops.slis as sli
-    on sli.event_type = attempt.event_type
-    and sli.objective = 'availability'
-  where attempt.id > after_id
-    and attempt.id <= until_id
-    and attempt.event_timestamp >= since
-    and attempt.event_timestamp < until
-    and case when sli_ids is null then attempt.event_timestamp < sli.filled_until else sli.sli_id = any (sli_ids) end
-  group by 1, 2, 3;
+  with grouped as materialized (
+    select
+      event.org_id,
+      row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
+      event.unit,
+      min(event.event_timestamp) as first_attempt_at,
+      bool_or(event.outcome = 'success') as succeeded
+    from ops.sli_events as event
+    where event.id > after_id
+      and event.id <= until_id
+      and event.event_timestamp >= since
+      and event.event_timestamp < count_units.until
+      and event.outcome is not null
+      and event.event_type in (
+        select sli.event_type from ops.slis as sli where sli.sli_id = any (sli_ids) and sli.objective = 'availability'
+      )
+    group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
+  ),
+  fitting as materialized (
+    select (found.sli).sli_id, found.labels
+    from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
+    where (found.sli).objective = 'availability'
+  )
+  select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id
+  from grouped
+  join fitting
+    on fitting.labels = grouped.labels
+  group by grouped.org_id, grouped.unit, fitting.sli_id;
 end;
 $$;
 comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]) is
-  'The units of work that the given events attempt: of each SLI what lies before filled_until, or of sli_ids all.';
+  'The units of work that the given events attempt, by availability SLI: of each SLI what lies before filled_until, or of sli_ids all.';
 
 create function ops.changed_units(units ops.unit_delta[])
 returns setof ops.unit_change
@@ -110,19 +114,19 @@ set search_path = ''
 begin atomic
   select
     unit.org_id,
-    unit.event_type,
     unit.unit,
     stored.first_attempt_at,
     stored.succeeded,
     least(stored.first_attempt_at, unit.first_attempt_at),
-    coalesce(stored.succeeded, false) or unit.succeeded
+    coalesce(stored.succeeded, false) or unit.succeeded,
+    unit.sli_id
   from unnest(changed_units.units) as unit
   -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
   left join lateral (
     select work_unit.first_attempt_at, work_unit.succeeded
     from ops.work_units as work_unit
     where work_unit.org_id = unit.org_id
-      and work_unit.event_type = unit.event_type
+      and work_unit.sli_id = unit.sli_id
       and work_unit.unit = unit.unit
     limit 1
   ) as stored on true
@@ -140,23 +144,20 @@ stable
 set search_path = ''
 begin atomic
   with moved as (
-    select change.org_id, change.event_type, change.first_attempt_at, change.succeeded::integer as good, 1 as total
+    select change.org_id, change.sli_id, change.first_attempt_at, change.succeeded::integer as good, 1 as total
     from unnest(unit_slis.changes) as change
     union all
-    select change.org_id, change.event_type, change.old_first_attempt_at, -change.old_succeeded::integer, -1
+    select change.org_id, change.sli_id, change.old_first_attempt_at, -change.old_succeeded::integer, -1
     from unnest(unit_slis.changes) as change
     where change.old_first_attempt_at is not null
   )
   select
     moved.org_id,
-    sli.sli_id,
+    moved.sli_id,
     date_bin('5 minutes', moved.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     sum(moved.good)::bigint,
     sum(moved.total)::bigint
   from moved
-  join ops.slis as sli
-    on sli.event_type = moved.event_type
-    and sli.objective = 'availability'
   group by 1, 2, 3
   having sum(moved.good) <> 0
     or sum(moved.total) <> 0;
@@ -170,8 +171,8 @@ language sql
 volatile
 set search_path = ''
 begin atomic
-  insert into ops.work_units (org_id, event_type, unit, first_attempt_at, succeeded)
-  select change.org_id, change.event_type, change.unit, change.first_attempt_at, change.succeeded
+  insert into ops.work_units (org_id, unit, first_attempt_at, succeeded, sli_id)
+  select change.org_id, change.unit, change.first_attempt_at, change.succeeded, change.sli_id
   from unnest(write_units.changes) as change
   on conflict on constraint work_units_pkey do update set
     first_attempt_at = excluded.first_attempt_at,
@@ -194,17 +195,14 @@ begin atomic
   insert into ops.sli_counts (org_id, sli_id, bucket_start, good, total)
   select
     unit.org_id,
-    sli.sli_id,
+    unit.sli_id,
     date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     count(*) filter (where unit.succeeded),
     count(*)
   from ops.work_units as unit
-  join ops.slis as sli
-    on sli.event_type = unit.event_type
-    and sli.objective = 'availability'
   group by 1, 2, 3;
 end;
-comment on function ops.recount_units() is 'Counts the availability SLIs anew from the units of work; only rebuild calls it.';
+comment on function ops.recount_units() is 'Counts the availability SLIs anew from the units of work; only rebuild and an erasure call it.';
 
 create function ops.fill_slis(until timestamptz default 'infinity')
 returns timestamptz

@@ -45,13 +45,15 @@ return total * (1 - target);
 comment on function ops.allowed_losses(numeric, numeric) is
   'How many of a total may be bad: the budget, in events or time slices. The cost of a loss is its share of it.';
 
-create function ops.loss_reason(objective text, duration_ms numeric, threshold_ms numeric)
+create function ops.loss_reason(objective text, measured numeric, allowed numeric)
 returns text
 language sql
 immutable
 set search_path = ''
 return case objective
-  when 'latency' then format('took %s ms, the limit is %s ms', duration_ms, threshold_ms)
+  when 'latency' then format('took %s ms, the limit is %s ms', measured, allowed)
+  when 'measured' then format('was %s, the limit is %s', measured, allowed)
+  when 'events' then 'its labels are not those of a good one'
   when 'availability' then 'never succeeded'
   else 'failed'
 end;

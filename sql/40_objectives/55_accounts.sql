@@ -12,7 +12,11 @@ create type ops.slo_account as (
   threshold_ms numeric,
   filled_until timestamptz,
   since timestamptz,
-  until timestamptz
+  until timestamptz,
+  at_most numeric,
+  total_labels jsonb,
+  good_labels jsonb,
+  bad_labels jsonb
 );
 comment on type ops.slo_account is 'A version of an objective, how it counts, and a range in whole five minutes over which its budget is explained.';
 
@@ -29,7 +33,8 @@ begin
     known.slo_name, known.version, known.target, known.time_slice, known.slice_target,
     sli.sli_id, sli.event_type, sli.objective, sli.threshold_ms, sli.filled_until,
     date_bin('5 minutes', slo_account.since, timestamptz '1969-12-29 00:00+00'),
-    date_bin('5 minutes', slo_account.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+    date_bin('5 minutes', slo_account.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes',
+    sli.at_most, sli.total_labels, sli.good_labels, sli.bad_labels
   into account
   from ops.slo_versions as known
   join ops.slis as sli
@@ -82,6 +87,47 @@ $$;
 comment on function ops.account_counts(ops.slo_account, uuid) is
   'What an account counts per five minutes, exclusions left out, with the start of the time slice (without slices: of the range).';
 
+create function ops.is_admitted(account ops.slo_account, event ops.sli_events)
+returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return case
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most) is null
+      then false
+    when account.total_labels = '{}' then true
+    else ops.labels_fit(ops.named_labels(event), account.total_labels)
+  end;
+end;
+$$;
+comment on function ops.is_admitted(ops.slo_account, ops.sli_events) is 'Whether an account counts an event of its kind.';
+
+create function ops.lost_because(account ops.slo_account, event ops.sli_events)
+returns text
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  fits_good constant boolean := account.good_labels = '{}' or ops.labels_fit(ops.named_labels(event), account.good_labels);
+  fits_bad constant boolean := case when account.bad_labels is not null then ops.labels_fit(ops.named_labels(event), account.bad_labels) end;
+begin
+  return case
+    when ops.sli_verdict(
+      account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most, fits_good, fits_bad
+    ) then null
+    when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most)
+      then ops.loss_reason('events', null, null)
+    when account.objective = 'measured' then ops.loss_reason('measured', event.value, account.at_most)
+    else ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
+  end;
+end;
+$$;
+comment on function ops.lost_because(ops.slo_account, ops.sli_events) is
+  'Why an event that an account counts is bad, in words; null: it is good. Of an attempt at a unit of work it says whether that failed.';
+
 create function ops.stored_losses(account ops.slo_account, only_org_id uuid default null)
 returns table (
   org_id uuid,
@@ -104,25 +150,21 @@ declare
 begin
   if account.objective <> 'availability' then
     return query
-    select
-      attempt.org_id,
-      attempt.event_timestamp,
-      attempt.event_timestamp,
-      attempt.event_id,
-      attempt.run_id,
-      attempt.tag,
-      ops.loss_reason(account.objective, attempt.duration_ms, account.threshold_ms)
-    from ops.attempts as attempt
-    where attempt.event_type = account.event_type
-      and attempt.id <= counted_until
-      and attempt.event_timestamp < account.filled_until
-      and attempt.event_timestamp >= account.since
-      and attempt.event_timestamp < account.until
-      and (stored_losses.only_org_id is null or attempt.org_id = stored_losses.only_org_id)
-      and case account.objective
-        when 'latency' then attempt.succeeded and attempt.duration_ms >= account.threshold_ms
-        else not attempt.succeeded
-      end;
+    select judged.org_id, judged.event_timestamp, judged.event_timestamp, judged.event_id, judged.run_id, judged.tag, judged.reason
+    from (
+      select event.*, ops.lost_because(account, event) as reason
+      from ops.sli_events as event
+      where event.event_type = account.event_type
+        and event.id <= counted_until
+        and event.event_timestamp < account.filled_until
+        and event.event_timestamp >= account.since
+        and event.event_timestamp < account.until
+        and (stored_losses.only_org_id is null or event.org_id = stored_losses.only_org_id)
+        and ops.is_admitted(account, event)
+      -- A barrier: each is judged once.
+      offset 0
+    ) as judged
+    where judged.reason is not null;
     return;
   end if;
   -- A unit of work costs once, however often it was tried; its last attempt stands for it.
@@ -130,7 +172,7 @@ begin
   with lost_units as materialized (
     select unit.org_id, unit.unit, unit.first_attempt_at
     from ops.work_units as unit
-    where unit.event_type = account.event_type
+    where unit.sli_id = account.sli_id
       and not unit.succeeded
       and unit.first_attempt_at >= account.since
       and unit.first_attempt_at < account.until
@@ -145,13 +187,14 @@ begin
     attempt.tag,
     ops.loss_reason(account.objective, null, null)
   from lost_units
-  join ops.attempts as attempt
+  join ops.sli_events as attempt
     on attempt.org_id = lost_units.org_id
     and attempt.unit = lost_units.unit
     and attempt.event_type = account.event_type
     and attempt.event_timestamp >= account.since
     and attempt.id <= counted_until
     and attempt.event_timestamp < account.filled_until
+    and ops.is_admitted(account, attempt)
   order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
 end;
 $$;
@@ -177,9 +220,24 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with stored as materialized (
-    select found.*, date_bin('5 minutes', found.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
-    from ops.stored_losses(account, account_losses.only_org_id) as found
+  with found as (
+    select lost.*, date_bin('5 minutes', lost.counted_at, timestamptz '1969-12-29 00:00+00') as bucket_start
+    from ops.stored_losses(account, account_losses.only_org_id) as lost
+  ),
+  -- An agent that has changed its team may show more losses than were counted; a rebuild makes them the same.
+  stored as materialized (
+    select placed.*
+    from (
+      select found.*, row_number() over (partition by found.org_id, found.bucket_start order by found.counted_at, found.event_id) as place
+      from found
+    ) as placed
+    where placed.place <= (
+      select bucket.total - bucket.good
+      from ops.sli_counts as bucket
+      where bucket.org_id = placed.org_id
+        and bucket.sli_id = account.sli_id
+        and bucket.bucket_start = placed.bucket_start
+    )
   ),
   -- What retention removed was counted all the same, and the counts say how many that were.
   removed as (

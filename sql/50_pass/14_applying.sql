@@ -28,7 +28,7 @@ volatile
 set search_path = ''
 as $$
 declare
-  taken constant bigint[] := array(select change.audit_change_id from ops.audit_changes as change);
+  taken constant uuid[] := array(select change.audit_change_id from ops.audit_changes as change);
 begin
   if cardinality(taken) > 0 then
     -- Counted after the changes were listed: a change that commits in between is counted now and adds nothing next time.

@@ -123,7 +123,9 @@ begin
     return report;
   end if;
 
-  insert into ops.cursors (name) values ('telemetry_events') on conflict on constraint cursors_pkey do nothing;
+  insert into ops.cursors (name)
+  select 'telemetry_events'
+  where not exists (select from ops.cursors where cursors.name = 'telemetry_events');
   safe_id := ops.take_fence(max_wait);
   select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
   -- Deltas are exact only against counts that hold everything before them.

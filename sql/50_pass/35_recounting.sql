@@ -168,12 +168,11 @@ declare
   bucket_since timestamptz := date_bin('5 minutes', since, timestamptz '1969-12-29 00:00+00');
   bucket_until timestamptz := date_bin('5 minutes', until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes';
 begin
+  -- Counts of no SLI go as well.
   delete from ops.sli_counts as stored
-  using ops.slis as sli
-  where sli.sli_id = stored.sli_id
-    and sli.objective <> 'availability'
-    and stored.bucket_start >= bucket_since
-    and stored.bucket_start < bucket_until;
+  where stored.bucket_start >= bucket_since
+    and stored.bucket_start < bucket_until
+    and stored.sli_id not in (select sli.sli_id from ops.slis as sli where sli.objective = 'availability');
   perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
 
   if recount_units then
@@ -181,7 +180,13 @@ begin
     -- events were removed, the attempts that are left change nothing.
     delete from ops.work_units as unit
     where unit.first_attempt_at >= coalesce(
-      (select removed.removed_until from ops.removed_events as removed where removed.event_type = unit.event_type),
+      (
+        select removed.removed_until
+        from ops.removed_events as removed
+        join ops.slis as sli
+          on sli.event_type = removed.event_type
+        where sli.sli_id = unit.sli_id
+      ),
       '-infinity'
     );
     perform ops.write_units(array(
@@ -189,7 +194,11 @@ begin
       from ops.changed_units(array(select attempted from ops.count_units(0, last_id) as attempted)) as changed
     ));
     perform ops.recount_units();
+    -- Their counts have changed at any time.
+    bucket_since := '-infinity';
+    bucket_until := 'infinity';
   end if;
+  perform ops.recount_sli_days(bucket_since, bucket_until);
 end;
 $$;
 comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean) is

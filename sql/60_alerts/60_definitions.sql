@@ -45,14 +45,17 @@ comment on function ops.service_definitions(jsonb) is 'The services that files d
 
 create function ops.slo_definitions(definitions jsonb)
 returns setof ops.definition
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   select
     'slo',
     wanted.slo_name,
-    to_jsonb(wanted) - 'valid_from',
+    to_jsonb(ops.canonical_slo(wanted)) - 'valid_from',
     -- The defaults stand in the files that an export writes.
     to_jsonb(known) || jsonb_build_object(
       'indicator_name', coalesce(known.indicator_name, known.slo_name),
@@ -63,6 +66,7 @@ begin atomic
     on known.slo_name = wanted.slo_name
   order by wanted.slo_name;
 end;
+$$;
 comment on function ops.slo_definitions(jsonb) is 'The objectives that files define, beside those that are stored.';
 
 create function ops.channel_definitions(definitions jsonb)
@@ -85,10 +89,13 @@ comment on function ops.channel_definitions(jsonb) is 'The channels that files d
 
 create function ops.rule_definitions(definitions jsonb)
 returns setof ops.definition
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   with wanted as materialized (
     select rule.rule_name, to_jsonb(rule) - 'is_enabled' as definition
     from jsonb_populate_recordset(null::ops.alert_rules, rule_definitions.definitions -> 'rules') as rule
@@ -110,6 +117,7 @@ begin atomic
   ) as found
   order by found.definition is null, found.rule_name;
 end;
+$$;
 comment on function ops.rule_definitions(jsonb) is
   'The rules that files define, beside those that are stored; then the stored rules of these objectives that the files no longer have.';
 
@@ -145,7 +153,11 @@ begin
   end if;
   if unknown is not null then
     raise exception '%', unknown
-      using errcode = 'OP001', hint = 'Correct the name, or add it to ops.kpi_definitions or ops.event_types first.';
+      using errcode = 'OP001',
+        hint = format(
+          'Correct the name, or add it to ops.kpi_definitions or ops.event_types first. Known types of events are %s.',
+          (select string_agg(kind.event_type, ', ' order by kind.event_type) from ops.event_types as kind)
+        );
   end if;
 end;
 $$;

@@ -79,24 +79,28 @@ set search_path = ''
 as $$
 declare
   stored constant ops.unit_delta[] := array(
-    select row(unit.org_id, unit.event_type, renamed.new_unit, unit.first_attempt_at, unit.succeeded)::ops.unit_delta
+    select row(unit.org_id, renamed.new_unit, unit.first_attempt_at, unit.succeeded, unit.sli_id)::ops.unit_delta
     from ops.work_units as unit
+    join ops.slis as sli
+      on sli.sli_id = unit.sli_id
     join unnest(units) as renamed
       on renamed.org_id = unit.org_id
-      and renamed.event_type = unit.event_type
+      and renamed.event_type = sli.event_type
       and renamed.old_unit = unit.unit
   );
   moved constant ops.unit_delta[] := array(
-    select row(unit.org_id, unit.event_type, unit.unit, min(unit.first_attempt_at), bool_or(unit.succeeded))::ops.unit_delta
+    select row(unit.org_id, unit.unit, min(unit.first_attempt_at), bool_or(unit.succeeded), unit.sli_id)::ops.unit_delta
     from unnest(stored) as unit
-    group by unit.org_id, unit.event_type, unit.unit
+    group by unit.org_id, unit.sli_id, unit.unit
   );
   changes ops.unit_change[];
 begin
   delete from ops.work_units as unit
   using unnest(units) as renamed
+  join ops.slis as sli
+    on sli.event_type = renamed.event_type
   where renamed.org_id = unit.org_id
-    and renamed.event_type = unit.event_type
+    and sli.sli_id = unit.sli_id
     and renamed.old_unit = unit.unit;
   changes := array(select changed from ops.changed_units(moved) as changed);
   perform ops.write_units(changes);
@@ -135,8 +139,10 @@ begin
     and concat_ws(' ', stored.hook_type, stored.pattern, stored.team) ~* mention;
   perform ops.add_patterns(patterns);
   perform ops.rename_units(array(
-    select row(unit.org_id, unit.event_type, unit.unit, regexp_replace(unit.unit, mention, erased, 'gi'))::ops.unit_rename
+    select distinct row(unit.org_id, sli.event_type, unit.unit, regexp_replace(unit.unit, mention, erased, 'gi'))::ops.unit_rename
     from ops.work_units as unit
+    join ops.slis as sli
+      on sli.sli_id = unit.sli_id
     where unit.org_id = owner_id
       and unit.unit ~* mention
   ));

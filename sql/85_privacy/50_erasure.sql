@@ -105,7 +105,7 @@ begin
   -- Before the tags change: the unit of a long one is a hash of it.
   units := array(
     select row(attempt.org_id, attempt.event_type, attempt.unit, attempt.event_id::text)::ops.unit_rename
-    from ops.attempts as attempt
+    from ops.sli_events as attempt
     where attempt.event_id = any (tagged)
       and attempt.event_timestamp between since and until
   );
@@ -121,7 +121,7 @@ begin
   perform ops.rename_units(array(
     select distinct row(old.org_id, old.event_type, old.old_unit, renamed.unit)::ops.unit_rename
     from unnest(units) as old
-    join ops.attempts as renamed
+    join ops.sli_events as renamed
       on renamed.org_id = old.org_id
       and renamed.event_id::text = old.new_unit
     where renamed.event_id = any (tagged)

@@ -34,7 +34,7 @@ comment on view public.v_ops_slo_status is
   'One row an org and objective, as of now, events behind the cursor included; the worst first.';
 comment on column public.v_ops_slo_status.slo_name is 'The objective.';
 comment on column public.v_ops_slo_status.service is 'The service that promises.';
-comment on column public.v_ops_slo_status.objective is 'availability, latency or error_rate.';
+comment on column public.v_ops_slo_status.objective is 'availability, latency, error_rate, events or measured.';
 comment on column public.v_ops_slo_status.status is 'ok, at_risk (a quarter of the budget or less is left, or it burns fast), breached, insufficient (too few events to judge), no_data or stale (the jobs stopped).';
 comment on column public.v_ops_slo_status.target is 'The share promised (ratio).';
 comment on column public.v_ops_slo_status.sli is 'The share measured (ratio); null without events.';

@@ -125,10 +125,10 @@ begin
         event.event_timestamp as counted_at,
         event.run_id,
         event.tag,
-        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms) as reason
+        ops.lost_because(account, row(event.*)::ops.sli_events) as reason
       from (
         select stored.*
-        from ops.countable_events as stored
+        from ops.sli_events as stored
         where stored.org_id = owner_id
           and stored.event_timestamp >= burned.bucket_start
           and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
@@ -139,10 +139,7 @@ begin
         and event.event_type = account.event_type
         and event.id <= counted_until
         and event.event_timestamp < account.filled_until
-        and case account.objective
-          when 'latency' then event.outcome = 'success' and event.duration_ms >= account.threshold_ms
-          else event.outcome = 'failure'
-        end
+        and ops.is_admitted(account, row(event.*)::ops.sli_events)
       union all
       select
         unit.first_attempt_at,
@@ -152,13 +149,14 @@ begin
       from ops.work_units as unit
       where account.objective = 'availability'
         and unit.org_id = owner_id
-        and unit.event_type = account.event_type
+        and unit.sli_id = account.sli_id
         and not unit.succeeded
         and unit.first_attempt_at >= burned.bucket_start
         and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
       offset 0
     ) as found
     where burned.newer < newest_burners.max_events
+      and found.reason is not null
     order by found.counted_at desc
     limit newest_burners.max_events
   )

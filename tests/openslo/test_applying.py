@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from opskpi import console, openslo
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo import Definitions, Rule, Slo, applying, simulating
 from opskpi.orgs import NIL_ORG
+from support.events import add_slo, refused, rows
+from support.openslo_texts import EVENTS
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SINCE = datetime(2026, 3, 10, tzinfo=UTC)
@@ -73,6 +76,55 @@ def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Co
     file.write_text(openslo.write(applying.stored(database)), "utf-8")
     changes = applying.apply(database, openslo.read([file]))
     assert {change.change for change in changes} == {"unchanged"}
+
+
+FILTERED: list[dict[str, Any]] = [
+    {"objective": "error_rate", "total": {"workflow": ["b", "a"]}, "good": {"workflow": "a"}},
+    {"objective": "error_rate", "bad": {"workflow": "a", "team": "red"}},
+    {"objective": "latency", "threshold_ms": 100, "bad": {"workflow": ["a"]}},
+    {"objective": "availability", "total": {"workflow": "a"}},
+    {"objective": "events", "good": {"outcome": ["success", "cancelled"]}},
+    {"objective": "events", "total": {"workflow": "a"}, "bad": {"outcome": "failure"}},
+    {"objective": "measured", "at_most": "100.50", "total": {"team": ["red", "blue"]}},
+]
+
+
+@pytest.mark.parametrize("promise", FILTERED)
+def test_a_filtered_objective_is_the_same_after_export_and_apply(
+    database: psycopg.Connection, tmp_path: Path, promise: dict[str, Any]
+) -> None:
+    add_slo(database, "mine", event_type="workflow_run", expected_interval=None, **promise)
+    file = tmp_path / "all.yaml"
+    file.write_text(openslo.write(applying.stored(database)), "utf-8")
+    assert {change.change for change in applying.apply(database, openslo.read([file]))} == {"unchanged"}
+    database.execute("delete from ops.slos where slo_name = 'mine'")
+    applying.apply(database, openslo.read([file]))
+    assert rows(database, "select count(distinct sli_id), count(*) from ops.slo_versions where slo_name = 'mine'") == [
+        (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("result: [allowed", "reslt: [allowed", "events of type hook_execution have no label reslt"),
+        (
+            "result: [allowed, overridden]",
+            "result: denied",
+            "no event of type hook_execution has the label result = denied",
+        ),
+        ("hook_execution", "hook_executions", "which is neither described nor has ever arrived"),
+    ],
+)
+def test_applying_what_can_never_have_data_names_the_objective_and_what_is_possible(
+    database: psycopg.Connection, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    file = tmp_path / "slo.yaml"
+    file.write_text(EVENTS.replace(old, new), "utf-8")
+    with refused() as caught:
+        applying.apply(database, openslo.read([file]))
+    assert message in str(caught.value)
+    assert "the objective hooks_allow" in str(caught.value)
 
 
 def test_a_row_that_no_file_can_say_is_named(database: psycopg.Connection) -> None:

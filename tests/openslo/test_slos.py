@@ -5,7 +5,19 @@ from decimal import Decimal
 import pytest
 
 from opskpi import openslo
-from support.openslo_texts import CALENDAR, POLICY, SLICES, SLO, TARGET, check_refusal, joined, replaced_once
+from opskpi.openslo.reading import read_text
+from support.openslo_texts import (
+    CALENDAR,
+    EVENTS,
+    POLICY,
+    SLICES,
+    SLO,
+    TARGET,
+    UNITS,
+    check_refusal,
+    joined,
+    replaced_once,
+)
 
 # One row: a template, what is replaced in it, by what, and how each message begins after the name of the file.
 # fmt: off
@@ -13,19 +25,29 @@ INDICATORS = [
     ("SLO", "ratioMetric:", "thresholdMetric: {}\n      ratioMetric:", "12: spec.indicator.spec.thresholdMetric: it compares a number of another system, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: succeeded}}} and the same with fasterThanMs: 300000 as good"),
     ("SLO", "counter: true", "counter: false", "13: spec.indicator.spec.ratioMetric.counter: a gauge is not done; good and total count events, so write true"),
     ("SLO", "counter: true", "counter: yes", "13: spec.indicator.spec.ratioMetric.counter: yes is neither true nor false; write one of the two"),
-    ("SLO", "counter: true", "counter: true\n        bad: {}", "14: spec.indicator.spec.ratioMetric.bad: it is not done; write good and total"),
+    ("SLO", "counter: true", "counter: true\n        bad: {}", "14: spec.indicator.spec.ratioMetric.bad: good is given too; keep one of them"),
     ("SLO", "counter: true", "counter: true\n        raw: {}\n        rawType: success", "14: spec.indicator.spec.ratioMetric.raw: it is a ratio that another system calculates, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: attempts}}} and the same with count: succeeded as good"),
     ("SLO", "type: opskpi", "type: Prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.type: Prometheus is another system, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: attempts}}} and the same with count: succeeded as good"),
     ("SLO", "type: opskpi", "metricSourceRef: prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: it names a DataSource, another system"),
     ("SLO", "type: opskpi", "type: opskpi\n            metricSourceRef: prometheus", "17: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: there are no DataSources; write type: opskpi"),
     ("SLO", "            spec: {eventType: release, count: succeeded, fasterThanMs: 300000}\n", "", "16: spec.indicator.spec.ratioMetric.good.metricSource.spec: is missing"),
-    ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are count, eventType, fasterThanMs, succeeded"),
+    ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are atMost, count, eventType, fasterThanMs, labels, succeeded"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: 0", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 0 is not above 0"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: .nan", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: .nan is no number; write digits such as 0.999 or 14.4"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: 5:00", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 5:00 is no number; write digits such as 0.999 or 14.4"),
     ("SLO", "count: succeeded, fasterThanMs: 300000", "count: succeeded", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec: this good and total make no SLI"),
-    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: good", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.count: good is not one of attempts, succeeded, units"),
-    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: units, succeeded: false", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.succeeded: good units are those that succeeded; write true"),
+    ("SLO", "count: succeeded, fasterThanMs: 300000", "count: good", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.count: good is not one of events, measured, succeeded, units"),
+    ("UNITS", "bad: ", "good: ", "14: spec.indicator.spec.ratioMetric.good.metricSource.spec.succeeded: good units are those that succeeded; write true"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 300000, labels: {workflow: []}", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.labels.workflow: the list is empty; write a value, or leave the key out"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 300000, labels: {reviewed: true}", '17: spec.indicator.spec.ratioMetric.good.metricSource.spec.labels.reviewed: true is no text for every reader of YAML; quote it: "true"'),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 300000, labels: [release]", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.labels: a list is no block of keys"),
+    ("SLO", "succeeded, fasterThanMs: 300000", "events", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec: this good and total make no SLI"),
+    ("EVENTS", "good: {metricSource: {type: opskpi, spec: {eventType: hook_execution, count: events, labels: {result: [allowed, overridden]}}}}", "good: {metricSource: {type: opskpi, spec: {eventType: hook_execution, count: events}}}", "14: spec.indicator.spec.ratioMetric.good.metricSource.spec: it counts all events of total; write labels that the good ones have"),
+    ("EVENTS", "result: [allowed, overridden]", "hook_type: commit-msg", "14: spec.indicator.spec.ratioMetric.good.metricSource.spec.labels: hook_type is none of what total has there, so no event is counted; write values of total"),
+    ("EVENTS", "count: events, labels: {result: [allowed, overridden]}", "count: measured, atMost: -1", "14: spec.indicator.spec.ratioMetric.good.metricSource.spec: this good and total make no SLI"),
+    ("UNITS", "labels: {workflow: release}", "labels: {workflow: [release], team: x}", "14: spec.indicator.spec.ratioMetric.bad.metricSource.spec.labels: a unit of work is judged among the attempts of total; write the labels of total, or none"),
+    ("UNITS", "succeeded: false", "succeeded: true", "14: spec.indicator.spec.ratioMetric.bad.metricSource.spec.succeeded: bad units are those that did not succeed; write false"),
+    ("UNITS", "count: units, succeeded: false", "count: measured, moreThan: 5", "14: spec.indicator.spec.ratioMetric.bad.metricSource.spec: this bad and total make no SLI"),
     ("SLO", "{eventType: release, count: succeeded}", "{eventType: build, count: succeeded}", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.eventType: release differs from that of total, build"),
     ("SLO", "      name: fast-releases", "      name: fast-releases\n      labels: {team: a}", "11: spec.indicator.metadata.labels: an SLI keeps none; write it to its SLO"),
     ("SLO", "  indicator:", "  indicatorRef: fast\n  indicator:", "8: spec.indicatorRef: indicator is given too; keep one of them"),
@@ -124,6 +146,42 @@ def test_a_target_is_exactly_what_its_digits_say(reading, written, target):
     assert found.slos[0].target == Decimal(target)
     assert openslo.as_json(found)["slos"][0]["target"] == target
     assert f"target: {target}\n" in openslo.write(found)
+
+
+# fmt: off
+PAIRS = [
+    ("attempts", "good: {count: succeeded}", ("error_rate", None, None, {}, None)),
+    ("attempts", "bad: {count: failed}", ("error_rate", None, None, {}, None)),
+    ("attempts", "bad: {count: failed, labels: {workflow: [b, a, b]}}", ("error_rate", None, None, {}, {"workflow": ("a", "b")})),
+    ("succeeded", "good: {count: succeeded, fasterThanMs: 5}", ("latency", 5, None, {}, None)),
+    ("succeeded", "bad: {count: succeeded, atLeastMs: 5}", ("latency", 5, None, {}, None)),
+    ("units", "good: {count: units, succeeded: true}", ("availability", None, None, {}, None)),
+    ("units", "bad: {count: units, succeeded: false}", ("availability", None, None, {}, None)),
+    ("events", "good: {count: events, labels: {result: allowed}}", ("events", None, None, {"result": ("allowed",)}, None)),
+    ("events", "bad: {count: events, labels: {result: [blocked]}}", ("events", None, None, {}, {"result": ("blocked",)})),
+    ("measured", "good: {count: measured, atMost: 0.5}", ("measured", None, Decimal("0.5"), {}, None)),
+    ("measured", "bad: {count: measured, moreThan: 0}", ("measured", None, 0, {}, None)),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("total", "part", "counted"), PAIRS)
+def test_total_with_good_or_bad_is_an_objective(reading, total, part, counted):
+    key, query = part.split(": ", 1)
+    metric = "{metricSource: {type: opskpi, spec: {eventType: x, %s}}}"
+    lines = [str(line) for line in EVENTS.splitlines()]
+    lines[13:15] = [
+        f"        {key}: {metric % query.strip().removeprefix('{')[:-1]}",
+        f"        total: {metric % f'count: {total}'}",
+    ]
+    (slo,) = reading("\n".join(lines)).slos
+    assert (slo.objective, slo.threshold_ms, slo.at_most, slo.good_labels, slo.bad_labels) == counted
+    assert read_text("again", openslo.write(openslo.Definitions(slos=(slo,)))).slos == (slo,)
+
+
+def test_labels_of_good_that_total_has_too_are_those_of_total(reading):
+    (slo,) = reading(UNITS).slos
+    assert (slo.total_labels, slo.good_labels, slo.bad_labels) == ({"workflow": ("release",)}, {}, None)
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,30 @@ def optional(**values: st.SearchStrategy) -> st.SearchStrategy[dict]:
     )
 
 
+filters = st.dictionaries(
+    names | st.sampled_from(["yes", "workflow"]),
+    st.lists(line | st.just(""), min_size=1, max_size=3).map(lambda values: tuple(sorted(set(values)))),
+    max_size=2,
+)
+
+
+@st.composite
+def labels_of(draw: st.DrawFn, objective: str) -> dict[str, Any]:
+    """The labels of an objective, in the form in which they are read: what total settles stands there alone."""
+    total, part = draw(filters), draw(filters)
+    part = {key: values for key, values in part.items() if key not in total}
+    part |= {key: values[:1] for key, values in total.items() if len(values) > 1 and draw(st.booleans())}
+    if objective == "availability" or (not part and objective != "events"):
+        return {"total_labels": total}
+    if not part:
+        part = {"result": ("a",)}
+        total.pop("result", None)
+    return {"total_labels": total, draw(st.sampled_from(["good_labels", "bad_labels"])): part}
+
+
 @st.composite
 def promises(draw: st.DrawFn, name: str) -> Slo:
-    objective = draw(st.sampled_from(["error_rate", "latency", "availability"]))
+    objective = draw(st.sampled_from(["error_rate", "latency", "availability", "events", "measured"]))
     calendar = draw(st.booleans())
     sliced = draw(st.booleans())
     carried = optional(
@@ -113,6 +134,8 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
         indicator_name=draw(names),
         description=draw(several),
         threshold_ms=draw(st.decimals("0.001", 10**9, places=3)) if objective == "latency" else None,
+        at_most=draw(st.decimals(0, 10**9, places=3)) if objective == "measured" else None,
+        **draw(labels_of(objective)),
         window_kind="calendar" if calendar else "rolling",
         rolling_window=None if calendar else draw(spans) + timedelta(hours=1),
         calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter", "year"])) if calendar else None,

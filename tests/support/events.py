@@ -153,7 +153,8 @@ STATES: dict[str, LiteralString] = {
     "kpis": "select org_id, metric_name, labels::text, aggregation_period, period_start, period_end, metric_value,"
     " metadata from public.kpi_aggregations order by 1, 2, 3, 4, 5",
     "slis": "select org_id, slo_name, bucket_start, good, total from ops.slo_counts order by 1, 2, 3",
-    "units": "select org_id, event_type, unit, first_attempt_at, succeeded from ops.work_units order by 1, 2, 3",
+    "units": "select org_id, event_type, total_labels::text, unit, first_attempt_at, succeeded"
+    " from ops.work_units join ops.slis using (sli_id) order by 1, 2, 3, 4",
 }
 
 
@@ -176,15 +177,21 @@ def add_slo(
     slices: tuple[str, object] | None = None,
     expected_interval: str | None = "10 years",
     valid_from: str | datetime = "-infinity",
+    at_most: object = None,
+    total: Mapping[str, object] | None = None,
+    good: Mapping[str, object] | None = None,
+    bad: Mapping[str, object] | None = None,
 ) -> None:
-    """Insert an objective as a user does; slices are the length of a slice and its target."""
+    """Insert an objective as a user does; slices are the length of a slice and its target, total, good and bad are labels."""
     connection.execute(
         "insert into ops.slos (slo_name, service, objective, description, event_type, target, threshold_ms,"
         " rolling_window, calendar_period, time_zone, budgeting_method, time_slice, slice_target, expected_interval,"
-        " valid_from) values (%s, 'shop', %s, 'a promise', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        " valid_from, at_most, total_labels, good_labels, bad_labels)"
+        " values (%s, 'shop', %s, 'a promise', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(name, objective, event_type, target, threshold_ms, None if calendar else window, calendar, zone),
             *("timeslices" if slices else "occurrences", *(slices or (None, None)), expected_interval, valid_from),
+            *(at_most, Jsonb(total or {}), Jsonb(good or {}), Jsonb(bad) if bad is not None else None),
         ],
     )
 

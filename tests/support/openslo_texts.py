@@ -151,10 +151,56 @@ SLICES = SLO.replace("Occurrences", "Timeslices").replace(
 )
 
 
+EVENTS = """\
+apiVersion: openslo/v1
+kind: SLO
+metadata:
+  name: hooks_allow
+spec:
+  description: Nine of ten hooks let the developer go on.
+  service: hooks
+  indicator:
+    metadata:
+      name: hooks-that-allow
+    spec:
+      ratioMetric:
+        counter: true
+        good: {metricSource: {type: opskpi, spec: {eventType: hook_execution, count: events, labels: {result: [allowed, overridden]}}}}
+        total: {metricSource: {type: opskpi, spec: {eventType: hook_execution, count: events, labels: {hook_type: [pre-commit, pre-push]}}}}
+  timeWindow: [{duration: 30d, isRolling: true}]
+  budgetingMethod: Occurrences
+  objectives: [{target: 0.9}]
+"""
+
+
+UNITS = """\
+apiVersion: openslo/v1
+kind: SLO
+metadata:
+  name: releases_succeed
+spec:
+  description: Nine of ten releases succeed in the end.
+  service: release
+  indicator:
+    metadata:
+      name: lost-releases
+    spec:
+      ratioMetric:
+        counter: true
+        bad: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: units, succeeded: false, labels: {workflow: release}}}}
+        total: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: units, labels: {workflow: [release]}}}}
+  timeWindow: [{duration: 30d, isRolling: true}]
+  budgetingMethod: Occurrences
+  objectives: [{target: 0.9}]
+"""
+
+
 TEMPLATES = {
     "SLO": SLO,
     "CALENDAR": CALENDAR,
     "SLICES": SLICES,
+    "EVENTS": EVENTS,
+    "UNITS": UNITS,
     "POLICY": POLICY,
     "TARGET": TARGET,
     "OVERRIDES": OVERRIDES,

@@ -235,31 +235,71 @@ def assert_stored_kpis(connection: Connection, zone: ZoneInfo) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Sli:
+    """How a row of ops.slos counts."""
+
+    slo_name: str
+    objective: str
+    event_type: str
+    threshold_ms: Decimal | None
+    at_most: Decimal | None
+    total_labels: dict[str, list[str]]
+    good_labels: dict[str, list[str]]
+    bad_labels: dict[str, list[str]] | None
+
+    def judge(self, labels: Labels, said: Mapping[str, Any], value: Fraction | None) -> bool | None:
+        """Return whether an event of the kind is good; None when it is not counted."""
+        outcome, duration = said.get("outcome"), number_of(said.get("duration_ms"))
+        succeeded = outcome == "success"
+        reached: bool | None
+        if self.objective == "latency":
+            reached = None if not succeeded or duration is None else duration < Fraction(self.threshold_ms or 0)
+        elif self.objective == "measured":
+            reached = None if value is None else value <= Fraction(self.at_most or 0)
+        elif self.objective == "events":
+            reached = True
+        else:
+            reached = succeeded if outcome in ("success", "failure") else None
+        if reached is None or not fits(labels, self.total_labels):
+            return None
+        if self.bad_labels is None:
+            return reached and fits(labels, self.good_labels)
+        is_bad = fits(labels, self.bad_labels) and (self.objective == "events" or not reached)
+        return not is_bad
+
+
 def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
     """Return good and total by org, objective and five minutes."""
-    query = "select slo_name, objective, event_type, threshold_ms from ops.slos"
-    attempts = [event for event in stored_events(connection) if event[-1].get("outcome") in ("success", "failure")]
+    with connection.cursor(row_factory=class_row(Sli)) as cursor:
+        promised = cursor.execute(
+            "select slo_name, objective, event_type, threshold_ms, at_most, total_labels, good_labels, bad_labels from ops.slos"
+        ).fetchall()
+    described = rows(connection, "select event_type, label_keys, value_key from ops.event_types")
+    kinds = {event_type: (keys, value_key) for event_type, keys, value_key in described}
+    teams = teams_of_agents(connection)
     counted: defaultdict[Key, list[bool]] = defaultdict(list)
+    units: defaultdict[Key, list[tuple[datetime, bool]]] = defaultdict(list)
 
     def bucket(at: datetime) -> datetime:
         return at.astimezone(UTC).replace(minute=at.minute // 5 * 5, second=0, microsecond=0)
 
-    for slo, objective, event_type, threshold_ms in rows(connection, query):
-        units: defaultdict[Key, list[tuple[datetime, bool]]] = defaultdict(list)
-        for org, found_type, at, run_id, tag, _, event_id, said in attempts:
-            succeeded, duration = said["outcome"] == "success", number_of(said.get("duration_ms"))
-            if found_type != event_type:
+    for org, event_type, at, run_id, tag, agent, event_id, said in stored_events(connection):
+        keys, value_key = kinds.get(event_type, ([], None))
+        texts = {key: text_of(said.get(key)) for key in keys} | {"team": teams.get((org, agent))}
+        labels = tuple(sorted((key, text[:100]) for key, text in texts.items() if text is not None))
+        for sli in promised:
+            verdict = sli.judge(labels, said, number_of(said.get(value_key))) if sli.event_type == event_type else None
+            if verdict is None:
                 continue
-            if objective == "error_rate":
-                counted[org, slo, bucket(at)].append(succeeded)
-            elif objective == "availability":
+            if sli.objective == "availability":
                 run = ("event", event_id) if run_id is None else ("run", run_id)
-                units[org, *(run if tag is None else ("tag", tag))].append((at, succeeded))
-            elif succeeded and duration is not None:
-                counted[org, slo, bucket(at)].append(duration < threshold_ms)
-        for (org, *_), tries in units.items():
-            first = min(at for at, _ in tries)
-            counted[org, slo, bucket(first)].append(any(succeeded for _, succeeded in tries))
+                units[org, sli.slo_name, *(run if tag is None else ("tag", tag))].append((at, verdict))
+            else:
+                counted[org, sli.slo_name, bucket(at)].append(verdict)
+    for (org, slo, *_), tries in units.items():
+        first = min(at for at, _ in tries)
+        counted[org, slo, bucket(first)].append(any(succeeded for _, succeeded in tries))
     return {key: (sum(verdicts), len(verdicts)) for key, verdicts in counted.items()}
 
 

@@ -3,15 +3,20 @@
 `read` gives `Definitions` or one message for every fault; `write` is its reverse and `as_json`/`from_json` turn
 definitions into rows and back. What OpenSLO leaves open is chosen here; any other key, kind or annotation is refused.
 
-An SLI counts stored events of one type. `metricSource.type` is `opskpi`, and good and total are one of
+An SLI counts stored events of one type. `metricSource.type` is `opskpi`, and total with good or bad is one of
 
-==============  ====================================  =================================================================
-objective       total                                 good
-==============  ====================================  =================================================================
-error_rate      {eventType: X, count: attempts}       {eventType: X, count: succeeded}
-latency         {eventType: X, count: succeeded}      {eventType: X, count: succeeded, fasterThanMs: 300000}
-availability    {eventType: X, count: units}          {eventType: X, count: units, succeeded: true}
-==============  ====================================  =================================================================
+==============  ==================  ========================================  =========================================
+objective       total               good                                      bad
+==============  ==================  ========================================  =========================================
+error_rate      {count: attempts}   {count: succeeded}                        {count: failed}
+latency         {count: succeeded}  {count: succeeded, fasterThanMs: 300000}  {count: succeeded, atLeastMs: 300000}
+availability    {count: units}      {count: units, succeeded: true}           {count: units, succeeded: false}
+events          {count: events}     {count: events, labels: {…}}              {count: events, labels: {…}}
+measured        {count: measured}   {count: measured, atMost: 1000}           {count: measured, moreThan: 1000}
+==============  ==================  ========================================  =========================================
+
+each with `eventType: X`, and with `labels: {key: value}` or `{key: [value, value]}` that the events must have. Good and
+bad are parts of total: their labels narrow those of total further. Of units of work all have the labels of total.
 
 An SLO has a rolling window or a calendar day, week, month, quarter or year (1d, 1w, 1M, 1Q, 1Y). Each of several
 objectives is an SLO of its own, `<slo>.<objective>`. Each policy that is listed, by name or inline, becomes the rule

@@ -14,6 +14,9 @@ Labels = Mapping[str, str | list[str]]
 SEVERITIES = ("page", "ticket", "notice")
 FIVE_MINUTES = timedelta(minutes=5)
 
+# Values that a label may have, by its key.
+Filter = dict[str, tuple[str, ...]]
+
 _INTERVALS = frozenset(
     [
         "rolling_window",
@@ -27,7 +30,8 @@ _INTERVALS = frozenset(
         "repeat_interval",
     ]
 )
-_NUMBERS = frozenset(["target", "threshold_ms", "slice_target", "budget_share", "factor", "threshold"])
+_FILTERS = frozenset(["total_labels", "good_labels", "bad_labels"])
+_NUMBERS = frozenset(["target", "threshold_ms", "at_most", "slice_target", "budget_share", "factor", "threshold"])
 _LENGTHS = {"week": 10080, "day": 1440, "hour": 60, "min": 1, "minute": 1}
 _PART = re.compile(r"([+-]?\d{1,9}) (week|day|hour|minute|min)s?(?: |$)")
 _CLOCK = re.compile(r"([+-]?)(\d{1,9}):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?")
@@ -48,11 +52,13 @@ class Service:
 class Slo:
     """A promise: of what is counted in the window, the share `target` (0 to 1, exclusive) is good.
 
-    `objective` is error_rate, latency or availability. A `rolling` window has a `rolling_window`, a `calendar`
-    one a `calendar_period` (day, week, month, quarter, year) in an IANA `time_zone`. Budgeting by `timeslices` has a
-    `time_slice`, which is good when the share `slice_target` of it is good. `threshold_ms` belongs to latency
-    alone, in milliseconds. `expected_interval` is how often events are expected. `annotations` holds, beside what
-    the file says for others, the titles and the description of its SLI and objective under `opskpi.dev/`.
+    `objective` is error_rate, latency, availability, events or measured; `total_labels` say which events it counts,
+    and `good_labels` or `bad_labels` which of them are good besides, each key with its sorted values. A `rolling`
+    window has a `rolling_window`, a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA
+    `time_zone`. Budgeting by `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is
+    good. `threshold_ms` belongs to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the
+    type. `expected_interval` is how often events are expected. `annotations` holds, beside what the file says for
+    others, the titles and the description of its SLI and objective under `opskpi.dev/`.
     """
 
     slo_name: str
@@ -63,6 +69,10 @@ class Slo:
     indicator_name: str
     description: str = ""
     threshold_ms: Decimal | None = None
+    at_most: Decimal | None = None
+    total_labels: Filter = field(default_factory=dict)
+    good_labels: Filter = field(default_factory=dict)
+    bad_labels: Filter | None = None
     window_kind: str = "rolling"
     rolling_window: timedelta | None = None
     calendar_period: str | None = None
@@ -238,6 +248,13 @@ def _value(column: str, value: Any) -> Any:
         if isinstance(value, float):
             raise TypeError(f"{column} is a float; pass the number as text or Decimal")
         return Decimal(value)
+    return _listed(column, value)
+
+
+def _listed(column: str, value: Any) -> Any:
+    """The value with its lists as the columns have them."""
+    if column in _FILTERS:
+        return {key: tuple(texts) for key, texts in value.items()}
     if column == "settings" and isinstance(value.get("to"), str):
         return {**value, "to": [value["to"]]}
     if column == "severities":

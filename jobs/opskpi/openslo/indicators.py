@@ -3,19 +3,41 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
+from opskpi.openslo.definitions import Filter
 from opskpi.openslo.entities import Entity
+from opskpi.openslo.filters import narrowed, read_filter
 from opskpi.openslo.places import Block, Place
 
-COUNTS = {
-    "error_rate": ("attempts", "succeeded"),
-    "latency": ("succeeded", "succeeded"),
-    "availability": ("units", "units"),
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How total and good or bad are counted: the words after `count`, and the key that tells good or bad apart."""
+
+    total: str
+    part: str
+    key: str | None = None
+
+
+GOOD = {
+    "error_rate": Count("attempts", "succeeded"),
+    "latency": Count("succeeded", "succeeded", "fasterThanMs"),
+    "availability": Count("units", "units", "succeeded"),
+    "events": Count("events", "events"),
+    "measured": Count("measured", "measured", "atMost"),
+}
+BAD = {
+    "error_rate": Count("attempts", "failed"),
+    "latency": Count("succeeded", "succeeded", "atLeastMs"),
+    "availability": Count("units", "units", "succeeded"),
+    "events": Count("events", "events"),
+    "measured": Count("measured", "measured", "moreThan"),
 }
 
-_EXTRA = {"error_rate": set(), "latency": {"fasterThanMs"}, "availability": {"succeeded"}}
 _PAIRS = (
-    "write total {count: attempts} with good {count: succeeded}, or total {count: succeeded} with good {count:"
-    " succeeded, fasterThanMs: 300000}, or total {count: units} with good {count: units, succeeded: true}"
+    "write total {count: attempts} with good {count: succeeded}, total {count: succeeded} with good {count: succeeded,"
+    " fasterThanMs: 300000}, total {count: units} with good {count: units, succeeded: true}, total {count: measured}"
+    " with good {count: measured, atMost: 1000}, or total {count: events} with good {count: events, labels: {…}};"
+    " labels may narrow each"
 )
 
 
@@ -27,7 +49,20 @@ class Indicator:
     objective: str
     event_type: str
     threshold_ms: Decimal | None
+    at_most: Decimal | None
+    total_labels: Filter
+    good_labels: Filter
+    bad_labels: Filter | None
     annotations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ratio:
+    """The queries of total and of good or bad, each of which was sound."""
+
+    total: Block
+    part: Block
+    is_bad: bool
 
 
 def indicator(entity: Entity) -> Indicator | None:
@@ -39,48 +74,34 @@ def indicator(entity: Entity) -> Indicator | None:
         {"description", "ratioMetric"},
         {"thresholdMetric": "it is not done: SLIs count events; write a ratioMetric with good and total"},
     )
-    ratio = spec.need("ratioMetric")
-    block = ratio and ratio.block(
-        {"counter", "good", "total"},
-        {
-            "bad": "it is not done; write good and total",
-            "raw": "it is not done: SLIs count events; write good and total",
-            "rawType": "it is not done: SLIs count events; write good and total",
-        },
+    block = (ratio := spec.need("ratioMetric")) and ratio.block(
+        {"counter", "good", "bad", "total"},
+        dict.fromkeys(("raw", "rawType"), "it is not done: SLIs count events; write good and total"),
     )
-    counted = _counted(block) if block else None
     annotations = entity.carried("indicator", spec.description())
-    if counted is None or entity.place.faults.count > before:
+    queries = _queries(block) if block else None
+    if queries is None or entity.place.faults.count > before:
         return None
-    return Indicator(entity.name, *counted, annotations)
+    return _counted(entity.name, queries, annotations)
 
 
-def _counted(ratio: Block) -> tuple[str, str, Decimal | None] | None:
-    """The objective, the event type and the threshold that good and total amount to."""
+def _queries(ratio: Block) -> _Ratio | None:
     before = ratio.place.faults.count
     counter = ratio.need("counter")
     if counter and counter.boolean() is False:
         counter.refuse("a gauge is not done; good and total count events, so write true")
-    good, total = (_query(ratio.need(key)) for key in ("good", "total"))
-    if good is None or total is None or ratio.place.faults.count > before:
+    good, bad = ratio.get("good"), ratio.get("bad")
+    if good and bad:
+        return bad.refuse("good is given too; keep one of them")
+    part = _query(bad or ratio.need("good"), {"atLeastMs", "moreThan"} if bad else {"fasterThanMs", "atMost"})
+    total = _query(ratio.need("total"), set())
+    if part is None or total is None or ratio.place.faults.count > before:
         return None
-    good_type, total_type = (query.places.get("eventType") for query in (good, total))
-    good_count, total_count = (query.places.get("count") for query in (good, total))
-    if not (good_type and total_type and good_count and total_count):
-        return None
-    if total_type.written != good_type.written:
-        return good_type.refuse(f"{good_type.shown} differs from that of total, {total_type.shown}")
-    for objective, counts in COUNTS.items():
-        keys = {"eventType", "count"}
-        if counts == (total_count.written, good_count.written) and (
-            total.places.keys() == keys and good.places.keys() == keys | _EXTRA[objective]
-        ):
-            return objective, good_type.written, _threshold(good)
-    return good.place.refuse(f"this good and total make no SLI; {_PAIRS}")
+    return _Ratio(total, part, bad is not None)
 
 
-def _query(metric: Place | None) -> Block | None:
-    """The spec of the metricSource of good or total."""
+def _query(metric: Place | None, limits: set[str]) -> Block | None:
+    """The spec of the metricSource of good, bad or total."""
     source = metric and metric.block({"metricSource"}).need("metricSource")
     if not source:
         return None
@@ -90,19 +111,78 @@ def _query(metric: Place | None) -> Block | None:
     spec = block.need("spec")
     if spec is None:
         return None
-    query = spec.block({"eventType", "count", "fasterThanMs", "succeeded"})
+    query = spec.block({"eventType", "count", "labels"} | (limits | {"succeeded"} if limits else set()))
     if event_type := query.need("eventType"):
         event_type.text(100)
     if count := query.need("count"):
-        count.choice(("attempts", "succeeded", "units"))
-    if (succeeded := query.get("succeeded")) and succeeded.boolean() is False:
-        succeeded.refuse("good units are those that succeeded; write true")
+        counts = BAD if "atLeastMs" in limits else GOOD
+        count.choice(sorted({each.part if limits else each.total for each in counts.values()}))
     return query
 
 
-def _threshold(good: Block) -> Decimal | None:
-    place = good.get("fasterThanMs")
-    threshold = place.number() if place else None
-    if place and threshold is not None and threshold <= 0:
-        return place.refuse(f"{place.shown} is not above 0")
-    return threshold
+def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator | None:
+    part, total = ratio.part, ratio.total
+    part_type, total_type = part.places["eventType"], total.places["eventType"]
+    if total_type.written != part_type.written:
+        return part_type.refuse(f"{part_type.shown} differs from that of total, {total_type.shown}")
+    objective = _objective(ratio)
+    if objective is None:
+        what = "bad" if ratio.is_bad else "good"
+        return part.place.refuse(f"this {what} and total make no SLI; {_PAIRS}")
+    before = part.place.faults.count
+    total_labels, labels = read_filter(total.get("labels")), read_filter(part.get("labels"))
+    own = narrowed(labels, total_labels, part.get("labels"))
+    limit = _limit(ratio, objective)
+    if part.place.faults.count > before or own is None:
+        return None
+    if objective == "availability" and own:
+        return part.places["labels"].refuse(
+            "a unit of work is judged among the attempts of total; write the labels of total, or none"
+        )
+    if objective == "events" and not own:
+        return part.place.refuse(
+            f"it counts all events of total; write labels that the {'bad' if ratio.is_bad else 'good'} ones have"
+        )
+    return Indicator(
+        name=name,
+        objective=objective,
+        event_type=part_type.written,
+        threshold_ms=limit if objective == "latency" else None,
+        at_most=limit if objective == "measured" else None,
+        total_labels=total_labels,
+        good_labels={} if ratio.is_bad else own,
+        # What is bad by its count alone is what is not good by it.
+        bad_labels=own if ratio.is_bad and own else None,
+        annotations=annotations,
+    )
+
+
+def _objective(ratio: _Ratio) -> str | None:
+    """The objective whose counts and keys these are."""
+    part, total = ratio.part, ratio.total
+    keys = part.places.keys() - {"eventType", "count", "labels"}
+    for objective, count in (BAD if ratio.is_bad else GOOD).items():
+        counts = (total.places["count"].written, part.places["count"].written)
+        if counts == (count.total, count.part) and keys == ({count.key} if count.key else set()):
+            return objective
+    return None
+
+
+def _limit(ratio: _Ratio, objective: str) -> Decimal | None:
+    """The limit of a latency or value; of units what stands instead is only checked."""
+    key = (BAD if ratio.is_bad else GOOD)[objective].key
+    place = ratio.part.get(key) if key else None
+    if place is None:
+        return None
+    if key == "succeeded":
+        if place.boolean() is ratio.is_bad:
+            place.refuse(
+                "bad units are those that did not succeed; write false"
+                if ratio.is_bad
+                else "good units are those that succeeded; write true"
+            )
+        return None
+    limit = place.number()
+    if limit is not None and (limit < 0 or (objective == "latency" and limit == 0)):
+        return place.refuse(f"{place.shown} is {'below' if objective == 'measured' else 'not above'} 0")
+    return limit

@@ -12,7 +12,8 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo.alerts import OF_SLOS
 from opskpi.openslo.definitions import FIVE_MINUTES, SEVERITIES, Channel, Definitions, Rule, Slo, number_text
 from opskpi.openslo.entities import API_VERSION, PREFIX
-from opskpi.openslo.indicators import COUNTS
+from opskpi.openslo.filters import written_filter
+from opskpi.openslo.indicators import BAD, GOOD
 from opskpi.openslo.places import duration_text
 from opskpi.openslo.reading import read_text
 from opskpi.openslo.slos import PERIODS
@@ -116,10 +117,21 @@ def _slo(slo: Slo, rules: list[Rule]) -> dict[str, Any]:
 
 
 def _indicator(slo: Slo) -> dict[str, Any]:
-    counts = COUNTS[slo.objective]
-    extra = {"latency": {"fasterThanMs": slo.threshold_ms}, "availability": {"succeeded": True}}.get(slo.objective, {})
-    total, good = ({"eventType": slo.event_type, "count": count} for count in counts)
-    ratio = {"counter": True, "good": _metric(_set(good | extra)), "total": _metric(total)}
+    is_bad = slo.bad_labels is not None
+    count = (BAD if is_bad else GOOD)[slo.objective]
+    limit = (
+        (not is_bad)
+        if slo.objective == "availability"
+        else slo.at_most
+        if slo.objective == "measured"
+        else slo.threshold_ms
+    )
+    total = {"eventType": slo.event_type, "count": count.total, "labels": written_filter(slo.total_labels)}
+    # A part of total is said whole, so that it can be read alone.
+    labels = written_filter(slo.total_labels | (slo.bad_labels or slo.good_labels))
+    part = {"eventType": slo.event_type, "count": count.part, "labels": labels}
+    part |= {count.key: limit} if count.key else {}
+    ratio = {"counter": True, "bad" if is_bad else "good": _metric(_set(part)), "total": _metric(_set(total))}
     metadata = {"name": slo.indicator_name, "displayName": slo.annotations.get(f"{PREFIX}indicator-display-name")}
     spec = {"description": slo.annotations.get(f"{PREFIX}indicator-description"), "ratioMetric": ratio}
     return {"metadata": _set(metadata), "spec": _set(spec)}

@@ -432,7 +432,7 @@ class Twins:
     def counted(self, event_type: str) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
         units = (
             "select org_id, case when unit like 'event:%%' then 'event' else unit end, first_attempt_at, succeeded"
-            " from ops.work_units where event_type = %s order by 1, 2, 3, 4"
+            " from ops.work_units join ops.slis using (sli_id) where event_type = %s order by 1, 2, 3, 4"
         )
         return rows(self.connection, COUNTING, event_type), rows(self.connection, units, event_type)
 
