@@ -81,6 +81,10 @@ def test_all_faults_of_all_files_come_together_in_the_order_of_the_files(faults)
         ("- ~\n", "slo.yaml:1: the file holds no OpenSLO object"),
         ("a: [1\nb: 2\n", "slo.yaml:2: this cannot be read as YAML: expected ',' or ']', but got ':'"),
         ("a: b\nc: \x00\n", "slo.yaml:2: this has control characters"),
+        (
+            '{\n\t"a": 1\n}',
+            "slo.yaml:2: this cannot be read as YAML: a tab stands where only spaces may; indent with spaces",
+        ),
         ("a:\n  - *a\n", "slo.yaml:2: this cannot be read as YAML: found undefined alias 'a'"),
         ("a: &a [*a]\n", "slo.yaml:1: this cannot be read as YAML: the alias *a stands inside its own anchor"),
         ("a: &a {<<: *a}\n", "slo.yaml:1: this cannot be read as YAML: the alias *a stands inside its own anchor"),
@@ -104,7 +108,7 @@ def test_all_faults_of_all_files_come_together_in_the_order_of_the_files(faults)
         ("a" * (1 << 20) + "a", "slo.yaml: the file is larger than 1 MiB; split it into several files"),
         (SLO.encode("utf-16"), "slo.yaml:1: this is not UTF-8; save the file as UTF-8"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_file_that_is_no_plain_yaml_is_refused(faults, text, fault):
     assert fault in faults(text)

@@ -139,10 +139,10 @@ def text_documents(source: str, stored: bytes, faults: Faults) -> list[Place]:
         faults.add(source, stored.decode().count("\n", 0, error.position) + 1, "this has control characters")
     except yaml.MarkedYAMLError as error:
         faults.incomplete = True
-        mark = error.problem_mark or error.context_mark
-        faults.add(
-            source, mark.line + 1 if mark else None, f"this cannot be read as YAML: {error.problem or error.context}"
-        )
+        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+        if "'\\t'" in str(problem):
+            problem = "a tab stands where only spaces may; indent with spaces"
+        faults.add(source, mark.line + 1 if mark else None, f"this cannot be read as YAML: {problem}")
     except (OverflowError, ValueError) as error:
         faults.incomplete = True
         faults.add(source, None, f"this cannot be read as YAML: an escape that stands for no character ({error})")
