@@ -221,6 +221,7 @@ grant execute on function
   ops.orgs_with_objectives,
   ops.last_counts,
   ops.slo_status,
+  ops.status_rank,
   ops.last_refresh_at,
   ops.sum_slos,
   ops.evaluate_slos,

@@ -1,6 +1,7 @@
 """What a person sees: tables, progress bars and one-line notices; or one JSON document for machines."""
 
 import json
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from uuid import UUID
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from opskpi import tables
 from opskpi.orgs import NIL_ORG
+from opskpi.tables import Column
 
 
 def notice(text: str) -> None:
@@ -62,20 +64,44 @@ class Bar:
             self._bars.update(self._task, total=total)
 
 
-def show_rows(title: str, rows: Sequence[Any], nothing: str, *, without: Collection[str] = ()) -> None:
-    """A table of rows of one dataclass, a column a field but for those `without`; `nothing` when there are none."""
+def show_rows(
+    title: str,
+    rows: Sequence[Any],
+    nothing: str,
+    *,
+    keys: Collection[str] = (),
+    without: Collection[str] = (),
+    dispensable: Sequence[str] = (),
+) -> None:
+    """A table of rows of one dataclass, a column a field but for those `without`; `nothing` when there are none.
+
+    `keys` name a row (the first field without them). Where the width is too small, empty columns are left out, then the
+    `dispensable` ones in their order, then others from the last.
+    """
     if not rows:
         show(nothing)
         return
     names = [field.name for field in fields(rows[0]) if field.name not in without]
     if all(getattr(row, "org_id", NIL_ORG) == NIL_ORG for row in rows) and "org_id" in names:
         names.remove("org_id")
-    table = Table(title=safe(title), title_justify="left")
-    for name in names:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(safe(_cell(getattr(row, name))) for name in names))
-    show_table(table)
+    keys = {*(keys or [next(name for name in names if name != "org_id")]), "org_id"}
+    columns = [
+        Column(
+            name.replace("_", " "),
+            is_key=name in keys,
+            dispensable=_rank(name, rows, dispensable),
+            wraps=any(isinstance(getattr(row, name), str | list | dict) for row in rows),
+        )
+        for name in names
+    ]
+    show_table(title, columns, [[safe(_cell(getattr(row, name))) for name in names] for row in rows])
+
+
+def _rank(name: str, rows: Sequence[Any], dispensable: Sequence[str]) -> int:
+    """How dispensable a column is: above all an empty one, then those named, the first the most."""
+    if not any(_cell(getattr(row, name)) for row in rows):
+        return len(dispensable) + 1
+    return len(dispensable) - dispensable.index(name) if name in dispensable else 0
 
 
 def show_marked(line: str) -> None:
@@ -83,9 +109,9 @@ def show_marked(line: str) -> None:
     _stdout().print(line, soft_wrap=True, highlight=False)
 
 
-def show_table(table: Table) -> None:
-    """A table as wide as the terminal, or wide enough for a pipe."""
-    _stdout().print(table)
+def show_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table within the width of the terminal; cells are markup, what strangers wrote made `safe`."""
+    tables.show(_stdout(), safe(title), columns, rows)
 
 
 class _Stdout(Console):
@@ -95,8 +121,8 @@ class _Stdout(Console):
 
 
 def _stdout() -> Console:
-    # A pipe has no width; 80 columns would cut names that a script wants to find.
-    return _Stdout() if sys.stdout.isatty() else _Stdout(width=200)
+    # A pipe has no width of its own; at 80 columns a script would miss what it looks for.
+    return _Stdout() if sys.stdout.isatty() or "COLUMNS" in os.environ else _Stdout(width=200)
 
 
 def safe(text: str) -> str:

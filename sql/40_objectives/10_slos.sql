@@ -154,7 +154,7 @@ create table ops.slos (
   ),
   constraint slos_rolling_window_is_sensible check (rolling_window > interval '0' and rolling_window <= interval '10 years'),
   constraint slos_window_is_rolling_or_calendar check ((rolling_window is null) = (calendar_period is not null)),
-  constraint slos_calendar_period_check check (calendar_period in ('day', 'week', 'month', 'quarter')),
+  constraint slos_calendar_period_check check (calendar_period in ('day', 'week', 'month', 'quarter', 'year')),
   constraint slos_time_zone_is_known check (
     time_zone is null
     or (calendar_period is not null and (timestamptz '2000-01-01 00:00+00' at time zone time_zone) is not null)
@@ -185,7 +185,7 @@ comment on column ops.slos.event_type is 'The kind of the events that are counte
 comment on column ops.slos.target is 'The share that must be good (ratio).';
 comment on column ops.slos.threshold_ms is 'For latency: an attempt is good when it took less (ms).';
 comment on column ops.slos.rolling_window is 'How far back the promise looks; null when it goes by the calendar.';
-comment on column ops.slos.calendar_period is 'day, week (ISO, from Monday), month or quarter; null when the window rolls.';
+comment on column ops.slos.calendar_period is 'day, week (ISO, from Monday), month, quarter or year; null when the window rolls.';
 comment on column ops.slos.time_zone is 'The time zone of the calendar; null: that of the settings.';
 comment on column ops.slos.budgeting_method is
   'occurrences: the budget is spent by bad events; timeslices: by slices of time that are bad. A slice without events is neither.';

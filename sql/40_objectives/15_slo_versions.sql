@@ -30,7 +30,7 @@ comment on column ops.slo_versions.service is 'The service that promises.';
 comment on column ops.slo_versions.objective is 'availability, latency, error_rate, events or measured.';
 comment on column ops.slo_versions.target is 'The share that must be good (ratio).';
 comment on column ops.slo_versions.rolling_window is 'How far back it looks; null when it goes by the calendar.';
-comment on column ops.slo_versions.calendar_period is 'day, week, month or quarter; null when the window rolls.';
+comment on column ops.slo_versions.calendar_period is 'day, week, month, quarter or year; null when the window rolls.';
 comment on column ops.slo_versions.time_zone is 'The time zone of the calendar; null: that of the settings.';
 comment on column ops.slo_versions.budgeting_method is 'occurrences or timeslices.';
 comment on column ops.slo_versions.time_slice is 'Length of a slice; null with occurrences.';

@@ -90,6 +90,14 @@ end;
 comment on function ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz) is
   'The status of an objective in a word: ok, at_risk, breached, insufficient, no_data or stale. Stale is what was counted last before stale_before.';
 
+create function ops.status_rank(status text)
+returns integer
+language sql
+immutable
+set search_path = ''
+return array_position(array['breached', 'at_risk', 'stale', 'insufficient', 'no_data', 'ok'], status_rank.status);
+comment on function ops.status_rank(text) is 'The place of a status where the worst come first: 1 is breached, 6 is ok; null for another word.';
+
 create function ops.last_refresh_at()
 returns timestamptz
 language sql

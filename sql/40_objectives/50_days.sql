@@ -45,11 +45,16 @@ begin atomic
       union all
       select asked.since, asked.until where asked.zone <> 'UTC'
     ) as edge (since, until)
-    join ops.sli_counts as bucket
-      on bucket.org_id = asked.org_id
-      and bucket.sli_id = asked.sli_id
-      and bucket.bucket_start >= edge.since
-      and bucket.bucket_start < edge.until
+    -- A barrier: without it all five minutes of the SLI are read, 105,000 a year, and most are then left out.
+    cross join lateral (
+      select counts.bucket_start, counts.good, counts.total
+      from ops.sli_counts as counts
+      where counts.org_id = asked.org_id
+        and counts.sli_id = asked.sli_id
+        and counts.bucket_start >= edge.since
+        and counts.bucket_start < edge.until
+      offset 0
+    ) as bucket
     where asked.time_slice is null
     union all
     select change.*

@@ -29,9 +29,9 @@ select
   evaluated.total_unadjusted,
   evaluated.budget_left_unadjusted
 from ops.evaluate_slos(now(), true, null) as evaluated
-order by evaluated.org_id, evaluated.slo_name;
+order by ops.status_rank(evaluated.status), evaluated.budget_left, evaluated.slo_name, evaluated.org_id;
 comment on view public.v_ops_slo_status is
-  'One row an org and objective, as of now, events behind the cursor included.';
+  'One row an org and objective, as of now, events behind the cursor included; the worst first.';
 comment on column public.v_ops_slo_status.slo_name is 'The objective.';
 comment on column public.v_ops_slo_status.service is 'The service that promises.';
 comment on column public.v_ops_slo_status.objective is 'availability, latency, error_rate, events or measured.';

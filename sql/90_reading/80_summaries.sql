@@ -129,7 +129,7 @@ begin atomic
             'budget_left', ops.readable(evaluated.budget_left)
           )
           order by
-            array_position(array['breached', 'at_risk', 'stale', 'insufficient', 'no_data', 'ok'], evaluated.status),
+            ops.status_rank(evaluated.status),
             evaluated.budget_left,
             evaluated.slo_name
         ),

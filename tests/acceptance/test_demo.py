@@ -65,6 +65,18 @@ def test_the_demo_shows_a_month_and_a_second_run_changes_nothing(demo_home: Path
     assert "hook_override_rate" in first.stdout
     assert "provenance_generation_availability" in first.stdout
     assert "What to try next" in first.stdout
+    shown = [line.strip() for line in first.stdout.splitlines() if "opskpi slo explain" in line]
+    for command, what, name in zip(
+        shown,
+        ("a latency incident", "an outage"),
+        ("provenance_generation_latency", "provenance_validation_error_rate"),
+        strict=True,
+    ):
+        assert what in first.stdout
+        assert name in command
+        explained = opskpi(demo_home, *command.split()[1:])
+        assert explained.returncode == 0, explained.stderr
+        assert f"What burned the budget of {name}" in explained.stdout
     before = ask_embedded(demo_home, STATES)
 
     second = json.loads(opskpi(demo_home, "demo", "--json").stdout)

@@ -13,7 +13,7 @@ from psycopg.types.json import Json
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from opskpi.demo.drawing import Event
-from opskpi.demo.sample import audits, month, teams
+from opskpi.demo.sample import audits, episodes, month, teams
 from support.postgres import Database, Server
 
 UNTIL = datetime(2025, 10, 31, 12, tzinfo=UTC)
@@ -154,3 +154,16 @@ def test_the_outage_shows_in_the_validation_rate_of_its_day(loaded):
     validated = daily(loaded, "provenance_validation_rate")
     assert min(validated, key=lambda day: validated[day]) == OUTAGE_DAY
     assert validated[OUTAGE_DAY] < 95 < median(validated.values())
+
+
+def test_the_incident_and_the_outage_burned_most_of_the_budgets_that_they_name(loaded):
+    first, second = episodes(UNTIL)
+    assert (first.since, second.since) == (INCIDENT_DAY.replace(hour=9), OUTAGE_DAY.replace(hour=13))
+    query = """
+        select count(*) filter (where event_timestamp >= %s and event_timestamp < %s)::float8 / count(*)
+        from ops.explain_slo(%s, %s, %s)
+    """
+    for episode in (first, second):
+        whole = (UNTIL - timedelta(days=30), UNTIL)
+        row = loaded.execute(query, [episode.since, episode.until, episode.slo_name, *whole]).fetchone()
+        assert row[0] > 0.3, episode

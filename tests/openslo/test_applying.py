@@ -180,3 +180,60 @@ def test_what_makes_no_sense_is_one_clear_message_and_exit_64(cli: Cli, argument
     answer = cli(*arguments)
     assert answer.returncode == ExitCode.BAD_ARGUMENT, answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+FILE = """\
+- apiVersion: openslo/v1
+  kind: DataSource
+  metadata: {name: prometheus}
+  spec: {type: Prometheus, connectionDetails: {url: http://localhost}}
+- &slo
+  apiVersion: openslo/v1
+  kind: SLO
+  metadata: {name: releases, labels: {team: [platform, shop]}}
+  spec: &spec
+    service: release
+    indicator:
+      metadata: {name: releases-sli}
+      spec:
+        ratioMetric:
+          counter: true
+          good: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: succeeded}}}
+          total: {metricSource: {type: opskpi, spec: {eventType: workflow_run, count: attempts}}}
+    timeWindow: [{duration: 1Y, calendar: {startTime: 2026-01-01 00:00:00, timeZone: Europe/Zurich}}]
+    budgetingMethod: Occurrences
+    objectives: [{displayName: Promised, target: 0.9}, {displayName: Aimed at, target: 0.95}]
+    alertPolicies:
+      - kind: AlertPolicy
+        metadata: {name: spent}
+        spec:
+          conditions:
+            - metadata: {name: spent, annotations: {opskpi.dev/kind: budget_exhausted}}
+              spec: {severity: ticket, condition: {op: gt, threshold: 1, lookbackWindow: 1Y}}
+- <<: *slo
+  metadata: {name: builds}
+  spec: {<<: *spec, objectives: [{target: 0.8}], alertPolicies: []}
+"""
+
+
+def test_a_file_as_people_have_them_is_applied_evaluated_exported_and_applied_again(
+    connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path
+) -> None:
+    database = connect()
+    (tmp_path / "slos.yaml").write_text(FILE)
+    first = cli("slo", "apply", "slos.yaml")
+    assert first.returncode == 0, first.stderr
+    assert "slos.yaml:2: [0].kind: the DataSource is ignored" in first.stderr
+    names = {"builds", "releases.promised", "releases.aimed-at"}
+    own = "select slo_name, labels, calendar_period from ops.slos where service = 'release'"
+    assert {row[0]: row[1:] for row in database.execute(own).fetchall()} == {
+        name: ({} if name == "builds" else {"team": ["platform", "shop"]}, "year") for name in names
+    }
+    rules = "select rule_name from ops.alert_rules where slo_name like 'releases.%' order by 1"
+    assert database.execute(rules).fetchall() == [("releases.aimed-at/spent",), ("releases.promised/spent",)]
+    shown = json.loads(cli("slo", "--json").stdout)
+    assert names <= {row["slo_name"] for row in shown}
+    assert cli("slo", "explain", "releases.promised", "--since", "2026-03-01").returncode == 0
+    assert cli("slo", "export", "--out", "exported.yaml").returncode == 0
+    again = json.loads(cli("slo", "apply", "exported.yaml", "--json").stdout)
+    assert {change["change"] for change in again} == {"unchanged"}

@@ -23,9 +23,9 @@ def test_a_reference_to_nothing_is_refused_unless_a_file_could_not_be_read(fault
     inline = POLICY[POLICY.index("    - kind") : POLICY.index("  notification")]
     by_condition = POLICY.replace(inline, "    - conditionRef: fast\n")
     assert faults(by_name, by_condition, known_channels=[]) == [
-        "slo.yaml:8: spec.indicatorRef: there is no SLI called fast in these files",
-        "b.yaml:7: spec.conditions[0].conditionRef: there is no AlertCondition called fast in these files",
-        "b.yaml:9: spec.notificationTargets[0].targetRef: there is no AlertNotificationTarget called on-call in these files",
+        "slo.yaml:8: spec.indicatorRef: there is no SLI called fast in these files; pass the file too",
+        "b.yaml:7: spec.conditions[0].conditionRef: there is no AlertCondition called fast in these files; pass the file too",
+        "b.yaml:9: spec.notificationTargets[0].targetRef: there is no AlertNotificationTarget called on-call in these files; pass the file too",
     ]
     assert faults(by_name, by_condition, "a: [", known_channels=[]) == [
         "c.yaml:1: this cannot be read as YAML: expected the node content, but found '<stream end>'",

@@ -22,12 +22,13 @@ from support.openslo_texts import (
 # One row: a template, what is replaced in it, by what, and how each message begins after the name of the file.
 # fmt: off
 INDICATORS = [
-    ("SLO", "ratioMetric:", "thresholdMetric: {}\n      ratioMetric:", "12: spec.indicator.spec.thresholdMetric: it is not done: SLIs count events; write a ratioMetric with good and total"),
+    ("SLO", "ratioMetric:", "thresholdMetric: {}\n      ratioMetric:", "12: spec.indicator.spec.thresholdMetric: it compares a number of another system, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: succeeded}}} and the same with fasterThanMs: 300000 as good"),
     ("SLO", "counter: true", "counter: false", "13: spec.indicator.spec.ratioMetric.counter: a gauge is not done; good and total count events, so write true"),
     ("SLO", "counter: true", "counter: yes", "13: spec.indicator.spec.ratioMetric.counter: yes is neither true nor false; write one of the two"),
     ("SLO", "counter: true", "counter: true\n        bad: {}", "14: spec.indicator.spec.ratioMetric.bad: good is given too; keep one of them"),
-    ("SLO", "counter: true", "counter: true\n        raw: {}\n        rawType: success", "14: spec.indicator.spec.ratioMetric.raw: it is not done: SLIs count events; write good and total", "15: spec.indicator.spec.ratioMetric.rawType: it is not done: SLIs count events; write good and total"),
-    ("SLO", "type: opskpi", "type: Prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.type: Prometheus is not done here; write opskpi"),
+    ("SLO", "counter: true", "counter: true\n        raw: {}\n        rawType: success", "14: spec.indicator.spec.ratioMetric.raw: it is a ratio that another system calculates, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: attempts}}} and the same with count: succeeded as good"),
+    ("SLO", "type: opskpi", "type: Prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.type: Prometheus is another system, but an SLI here counts events that are stored in the database; write a ratioMetric with total {metricSource: {type: opskpi, spec: {eventType: TYPE, count: attempts}}} and the same with count: succeeded as good"),
+    ("SLO", "type: opskpi", "metricSourceRef: prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: it names a DataSource, another system"),
     ("SLO", "type: opskpi", "type: opskpi\n            metricSourceRef: prometheus", "17: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: there are no DataSources; write type: opskpi"),
     ("SLO", "            spec: {eventType: release, count: succeeded, fasterThanMs: 300000}\n", "", "16: spec.indicator.spec.ratioMetric.good.metricSource.spec: is missing"),
     ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are atMost, count, eventType, fasterThanMs, labels, succeeded"),
@@ -69,8 +70,8 @@ WINDOWS = [
     ("SLO", "isRolling: true", "isRolling: true\n    - duration: 7d\n      isRolling: true", "25: spec.timeWindow[1]: there may be only one time window"),
     ("SLO", "    - duration: 30d\n      isRolling: true\n", "", "22: spec.timeWindow: it must have one time window"),
     ("SLO", "timeWindow:\n    - duration: 30d\n      isRolling: true\n", "timeWindow: 30d\n", "22: spec.timeWindow: 30d is no list; start each item with -"),
-    ("CALENDAR", "duration: 1M", "duration: 2M", "23: spec.timeWindow[0].duration: 2M is no calendar window that is done; write 1d, 1w, 1M or 1Q"),
-    ("CALENDAR", "duration: 1M", "duration: 1Y", "23: spec.timeWindow[0].duration: 1Y is no calendar window that is done; write 1d, 1w, 1M or 1Q"),
+    ("CALENDAR", "duration: 1M", "duration: 2M", "23: spec.timeWindow[0].duration: 2M is no calendar window that is done; write 1d, 1w, 1M, 1Q or 1Y"),
+    ("CALENDAR", "duration: 1M\n      calendar: {startTime: 2026-01-01", "duration: 1Y\n      calendar: {startTime: 2026-04-01", "24: spec.timeWindow[0].calendar.startTime: 2026-04-01 00:00:00 is not the beginning of a year; write one at 00:00:00, the first of January"),
     ("CALENDAR", "01-01 00:00:00", "01-02 00:00:00", "24: spec.timeWindow[0].calendar.startTime: 2026-01-02 00:00:00 is not the beginning of a month; write one at 00:00:00, the first of a month"),
     ("CALENDAR", "01-01 00:00:00", "01-01 12:30:00", "24: spec.timeWindow[0].calendar.startTime: 2026-01-01 12:30:00 is not the beginning of a month; write one at 00:00:00, the first of a month"),
     ("CALENDAR", "01-01 00:00:00", "01-01", "24: spec.timeWindow[0].calendar.startTime: 2026-01-01 is no start time; write 2026-01-01 00:00:00"),
@@ -85,7 +86,10 @@ OBJECTIVES = [
     ("SLO", "  budgetingMethod: Occurrences\n", "", "6: spec.budgetingMethod: is missing"),
     ("SLO", "Occurrences", "occurrences", "25: spec.budgetingMethod: occurrences is not one of Occurrences, Timeslices"),
     ("SLO", "Occurrences", "RatioTimeslices", "25: spec.budgetingMethod: RatioTimeslices is not done; write Occurrences or Timeslices"),
-    ("SLO", "- target: 0.9", "- target: 0.9\n    - target: 0.99", "28: spec.objectives[1]: there may be only one objective; write an SLO for each"),
+    ("SLO", "- target: 0.9", "- {target: 0.9, displayName: A B}\n    - {target: 0.99, displayName: a-b}", "28: spec.objectives[1].displayName: another objective is called release_speed.a-b; rename this one"),
+    ("SLO", "- target: 0.9", "- {target: 0.9, displayName: '2'}\n    - target: 0.99", "28: spec.objectives[1].displayName: another objective is called release_speed.2; rename this one"),
+    ("SLO", "- target: 0.9", "- target: 0.9\n    - target: 9", "28: spec.objectives[1].target: 9 is not between 0 and 1, which leaves no budget or no promise"),
+    ("SLICES", "timeSliceWindow: 5m", "timeSliceWindow: 1m", "28: spec.objectives[0].timeSliceWindow: 1m is no multiple of 5m: counts are kept per 5 minutes"),
     ("SLO", "objectives:\n    - target: 0.9\n", "objectives: []\n", "26: spec.objectives: it must have one objective"),
     ("SLO", "- target: 0.9", "- displayName: Nine of ten", "27: spec.objectives[0].target: is missing; write target: 0.999 or targetPercent: 99.9"),
     ("SLO", "- target: 0.9", "- target: 0.9\n      targetPercent: 90", "28: spec.objectives[0].targetPercent: target is given too; keep one of them"),
@@ -187,6 +191,7 @@ def test_labels_of_good_that_total_has_too_are_those_of_total(reading):
         ("1w", "2026-01-05", "week"),
         ("1M", "2020-02-01", "month"),
         ("1Q", "2026-10-01", "quarter"),
+        ("1Y", "2024-01-01", "year"),
     ],
 )
 def test_a_calendar_window_is_a_natural_period_in_a_time_zone(reading, duration, start, period):
@@ -205,3 +210,51 @@ def test_time_slices_are_multiples_of_five_minutes(reading, window, text):
     found = reading(joined(replaced_once(SLICES, "timeSliceWindow: 5m", f"timeSliceWindow: {window}"), POLICY, TARGET))
     row = openslo.as_json(found)["slos"][0]
     assert (row["budgeting_method"], row["time_slice"], row["slice_target"]) == ("timeslices", text, "0.95")
+
+
+SEVERAL = replaced_once(
+    SLO,
+    "  objectives:\n    - target: 0.9\n",
+    "  objectives:\n"
+    "    - {displayName: Most of the time, target: 0.9}\n"
+    "    - target: 0.95\n"
+    "    - {displayName: '!', target: 0.99}\n",
+)
+
+
+def test_each_of_several_objectives_is_called_after_its_slo_and_its_title_or_number(reading):
+    found = reading(joined(SEVERAL, POLICY, TARGET))
+    assert [(slo.slo_name, slo.target) for slo in found.slos] == [
+        ("release_speed.2", Decimal("0.95")),
+        ("release_speed.3", Decimal("0.99")),
+        ("release_speed.most-of-the-time", Decimal("0.9")),
+    ]
+    assert {(slo.service, slo.indicator_name, slo.window_kind) for slo in found.slos} == {
+        ("release", "fast-releases", "rolling")
+    }
+
+
+def test_each_of_several_objectives_has_the_rules_of_the_policies_that_the_slo_lists(reading):
+    found = reading(joined(SEVERAL, POLICY, TARGET))
+    assert [(rule.rule_name, rule.slo_name) for rule in found.rules] == [
+        (f"release_speed.{name}/fast-burn", f"release_speed.{name}") for name in ("2", "3", "most-of-the-time")
+    ]
+
+
+def test_an_alert_that_one_of_several_objectives_can_never_fire_names_that_one(faults):
+    text = joined(SEVERAL, replaced_once(POLICY, "threshold: 6", "threshold: 15"))
+    assert [message.partition("the burn rate of ")[2].partition(" is")[0] for message in faults(text)] == [
+        "release_speed.most-of-the-time"
+    ]
+
+
+def test_what_was_one_of_several_objectives_is_written_and_read_under_its_name(reading):
+    found = reading(joined(SEVERAL, POLICY, TARGET))
+    assert reading(openslo.write(found)) == found
+
+
+def test_two_slos_may_not_make_objectives_of_one_name(faults):
+    other = replaced_once(SLO, "name: release_speed", 'name: "release_speed.2"')
+    assert faults(joined(SEVERAL, other, POLICY)) == [
+        "slo.yaml:36: metadata.name: release_speed.2 is an objective of slo.yaml:4 too; rename one of them"
+    ]

@@ -84,6 +84,11 @@ title = st.none() | line
 spans = st.integers(1, 2000).map(lambda count: timedelta(minutes=5 * count))
 ratios = st.integers(1, 999_999).map(lambda millionths: Decimal(millionths) / 1_000_000)
 
+labels: st.SearchStrategy[dict[str, str | list[str]]] = st.dictionaries(
+    names, line | st.lists(line, min_size=1, max_size=3), max_size=2
+)
+dotted = st.builds("{}.{}".format, names, names)
+
 
 def optional(**values: st.SearchStrategy) -> st.SearchStrategy[dict]:
     return st.fixed_dictionaries(
@@ -133,14 +138,14 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
         **draw(labels_of(objective)),
         window_kind="calendar" if calendar else "rolling",
         rolling_window=None if calendar else draw(spans) + timedelta(hours=1),
-        calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter"])) if calendar else None,
+        calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter", "year"])) if calendar else None,
         time_zone=draw(st.sampled_from(["UTC", "Europe/Zurich", "America/New_York"])) if calendar else None,
         budgeting_method="timeslices" if sliced else "occurrences",
         time_slice=timedelta(minutes=5 * draw(st.integers(1, 288))) if sliced else None,
         slice_target=draw(ratios) if sliced else None,
         expected_interval=draw(st.none() | spans),
         display_name=draw(title),
-        labels=draw(texts),
+        labels=draw(labels),
         annotations=draw(texts) | draw(carried),
     )
 
@@ -196,7 +201,7 @@ def rules(draw: st.DrawFn, slo: Slo | None, name: str) -> Rule:
         notify_resolved=draw(st.booleans()),
         description=draw(several),
         display_name=draw(title),
-        labels=draw(texts),
+        labels=draw(labels),
         annotations=draw(texts) | draw(carried),
         **columns,
     )
@@ -218,7 +223,7 @@ def channels(draw: st.DrawFn, name: str) -> Channel:
         repeat_interval=draw(spans),
         description=draw(several),
         display_name=draw(title),
-        labels=draw(texts),
+        labels=draw(labels),
         annotations=draw(texts),
     )
 
@@ -226,10 +231,10 @@ def channels(draw: st.DrawFn, name: str) -> Channel:
 @st.composite
 def drawn_definitions(draw: st.DrawFn) -> Definitions:
     some = st.lists(names, unique=True, max_size=2)
-    slos = [draw(promises(name)) for name in draw(some)]
+    slos = [draw(promises(name)) for name in draw(st.lists(names | dotted, unique=True, max_size=2))]
     of_slos = [draw(rules(slo, name)) for slo in slos for name in draw(some)]
     return Definitions(
-        services=tuple(Service(name, draw(title), draw(several), draw(texts), draw(texts)) for name in draw(some)),
+        services=tuple(Service(name, draw(title), draw(several), draw(labels), draw(texts)) for name in draw(some)),
         slos=tuple(slos),
         rules=tuple(of_slos + [draw(rules(None, name)) for name in draw(some)]),
         channels=tuple(draw(channels(name)) for name in draw(some)),

@@ -68,4 +68,6 @@ def _list_agents(options: Options, org_id: UUID | None) -> None:
     if options.as_json:
         console.show_json(found)
     else:
-        console.show_rows("Agents", found, "no agent has sent an event that was counted, and none has a team")
+        console.show_rows(
+            "Agents", found, "no agent has sent an event that was counted, and none has a team", keys=["agent_id"]
+        )

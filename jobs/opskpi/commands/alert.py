@@ -129,7 +129,14 @@ def _list(options: Options, *, resolved: bool) -> None:
     if options.as_json:
         console.show_json(found)
     else:
-        console.show_rows("Alerts", found, "nothing is pending or firing", without=["pending_since", "detail"])
+        console.show_rows(
+            "Alerts",
+            found,
+            "nothing is pending or firing",
+            keys=["rule_name", "subject"],
+            without=["pending_since", "detail"],
+            dispensable=["is_frozen", "resolved_at", "alert_id"],
+        )
 
 
 def _show(options: Options, title: str, rows: Sequence[object], nothing: str) -> None:

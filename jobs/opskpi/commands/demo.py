@@ -28,6 +28,11 @@ def demo(options: Options, serving: bool) -> None:
     else:
         showing.show_kpis(result.kpis)
         showing.show_slos(result.slos)
+        console.show("\nWhat went wrong in this month:")
+        for episode in result.episodes:
+            console.show(f"  {episode.what}, {episode.since:%Y-%m-%d %H:%M} to {episode.until:%H:%M} UTC:")
+            console.show(f"    {episode.events} events burned the budget of {episode.slo_name}")
+            console.show(f"    {episode.command}")
         console.show(result.next_steps)
         serving = serving or (console.is_interactive() and click.confirm("Show the dashboard now?", default=True))
     if serving:

@@ -54,7 +54,9 @@ def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
       opskpi slo apply --dry-run slos.yaml
     """
     with options.connect() as connection:
-        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        definitions = openslo.read(
+            _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
+        )
         if dry_run:
             with scratch.writable(connection, console.notice) as tried:
                 changes = applying.apply(tried, definitions, dry_run=True)
@@ -84,7 +86,7 @@ def validate(options: Options, files: tuple[str, ...]) -> None:
     Example:
       opskpi slo validate slos.yaml
     """
-    found = openslo.read(_paths(files), known_channels=None)
+    found = openslo.read(_paths(files), known_channels=None, on_note=console.notice)
     if options.as_json:
         console.show_json(openslo.as_json(found))
     else:
@@ -130,7 +132,13 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
     if options.as_json:
         console.show_json(costs)
         return
-    console.show_rows(f"What burned the budget of {name}", costs, "nothing burned the budget in this range")
+    console.show_rows(
+        f"What burned the budget of {name}",
+        costs,
+        "nothing burned the budget in this range",
+        keys=["event_id"],
+        dispensable=["event_type", "tag", "run_id", "reason"],
+    )
     for tenant in sorted({cost.org_id for cost in costs}, key=str):
         own = [cost.cost for cost in costs if cost.org_id == tenant]
         whose = "" if tenant == NIL_ORG else f" of {tenant}"
@@ -179,7 +187,9 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
         options.connect() as connection,
         console.progress("trying days", days, quiet=options.as_json) as bar,
     ):
-        definitions = openslo.read(_paths(files), known_channels=applying.channel_names(connection))
+        definitions = openslo.read(
+            _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
+        )
         with scratch.writable(connection, console.notice) as tried:
             fired = simulating.simulate(tried, definitions, since, until, bar.update)
     untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]
@@ -188,7 +198,13 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
     if options.as_json:
         console.show_json(fired)
     else:
-        console.show_rows(f"What would have fired in {days} days", fired, "nothing would have fired")
+        console.show_rows(
+            f"What would have fired in {days} days",
+            fired,
+            "nothing would have fired",
+            keys=["rule_name", "subject"],
+            dispensable=["severity", "resolved_at"],
+        )
 
 
 def _paths(files: tuple[str, ...]) -> list[Path | str]:

@@ -1,6 +1,6 @@
 """Answers as figures: KPIs with their change, and what charts and tables are drawn from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -133,9 +133,10 @@ def teams(rows: Rows, window: Window) -> tuple[list[dict[str, Any]], Figure | No
     return shown, {"svg": charts.lines(title, window.axis, series, _written("percent")), "legend": list(found)}
 
 
-def by_slo(rows: Rows) -> dict[str, Rows]:
-    """Rows by the objective that they are of."""
-    found: dict[str, Rows] = {}
+def by_slo(rows: Rows, order: Iterable[str] = ()) -> dict[str, Rows]:
+    """Rows by the objective that they are of; those that `order` names come in its order, the others after them."""
+    names = {row["slo_name"] for row in rows}
+    found: dict[str, Rows] = {name: [] for name in order if name in names}
     for row in rows:
         found.setdefault(row["slo_name"], []).append(row)
     return found

@@ -112,7 +112,8 @@ def context_of(view: View, data: Data) -> dict[str, Any]:
     if "teams" in data:
         context["team_rows"], context["team_chart"] = figures.teams(data["teams"], window)
     if "burn_rates" in data:
-        context["burn_rows"] = figures.by_slo(data["burn_rates"])
+        worst_first = [row["slo_name"] for row in data.get("status", [])]
+        context["burn_rows"] = figures.by_slo(data["burn_rates"], worst_first)
     if "burndown" in data:
         context["burndown_chart"] = figures.burndown(data["burndown"], window)
     return context

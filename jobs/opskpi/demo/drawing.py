@@ -29,14 +29,16 @@ class Story:
         self.chance = Random(f"{seed} {subject} {self.until.isoformat()}")  # noqa: S311 - no secret
         self._owed: dict[str, float] = defaultdict(float)
         self._numbers = count()
-        self._incident_at = _workday(self.until - timedelta(days=11), hour=9)
-        self._outage_at = _workday(self.until - timedelta(days=4), hour=13)
+        incident_at = _workday(self.until - timedelta(days=11), hour=9)
+        outage_at = _workday(self.until - timedelta(days=4), hour=13)
+        self.incident = incident_at, incident_at + timedelta(hours=6)
+        self.outage = outage_at, outage_at + timedelta(minutes=90)
 
     def is_incident(self, at: datetime) -> bool:
-        return timedelta() <= at - self._incident_at < timedelta(hours=6)
+        return self.incident[0] <= at < self.incident[1]
 
     def is_outage(self, at: datetime) -> bool:
-        return timedelta() <= at - self._outage_at < timedelta(minutes=90)
+        return self.outage[0] <= at < self.outage[1]
 
     def instants(self, a_day: int, hours: Sequence[int], weekend: float) -> Iterator[datetime]:
         """Yield `a_day` instants a day on average, oldest first, by the weights of the hours."""

@@ -52,6 +52,15 @@ STAGES = {  # median ms, share of first attempts that fail, share of attempts th
 }
 
 
+class Episode(NamedTuple):
+    """Something that goes wrong in the month: what, the objective whose budget it burns, and when its events end."""
+
+    what: str
+    slo_name: str
+    since: datetime
+    until: datetime
+
+
 _Dated = Iterator[tuple[datetime, Event]]
 
 
@@ -109,6 +118,17 @@ def audits(until: datetime, *, seed: int = 2026, days: int = 30) -> list[dict[st
             row[f"{name}_run_url"] = f"{link}{run.run_id}" if run else None
         rows.append(row | release.audited)
     return rows
+
+
+def episodes(until: datetime, *, seed: int = 2026, days: int = 30) -> list[Episode]:
+    """Return the incident and the outage of `month` with these arguments, oldest first, late retries included."""
+    story = Story("episodes", until, seed, days)
+    late = timedelta(minutes=30)
+    incident, outage = story.incident, story.outage
+    return [
+        Episode("a latency incident", "provenance_generation_latency", incident[0], incident[1] + late),
+        Episode("an outage", "provenance_validation_error_rate", outage[0], outage[1] + late),
+    ]
 
 
 def teams(*, seed: int = 2026) -> dict[str, str]:

@@ -16,6 +16,7 @@ from opskpi.counting import refresh
 from opskpi.demo import sample
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.ingestion import files
+from opskpi.objectives import reporting
 from opskpi.postgres import connecting, embedded, migrations
 from opskpi.postgres.installation import find_installation
 from opskpi.status import reading
@@ -33,12 +34,25 @@ What to try next:
 
 
 @dataclass(frozen=True, slots=True)
+class Episode:
+    """Something that went wrong: in [since, until) `events` burned the budget of an objective, as `command` shows."""
+
+    what: str
+    slo_name: str
+    since: datetime
+    until: datetime
+    events: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo shows: events loaded by this run, KPIs of the newest day, objectives, and what to try next."""
+    """What the demo shows: events loaded by this run, the newest KPIs, objectives, what went wrong, what to try."""
 
     loaded: int
     kpis: list[Kpi]
     slos: list[Slo]
+    episodes: list[Episode]
     next_steps: str
 
 
@@ -65,8 +79,18 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
             loaded,
             reading.kpis(connection, "day", None, breakdowns=False),
             reading.slos(connection),
+            _episodes(connection),
             NEXT_STEPS.format(psql=psql),
         )
+
+
+def _episodes(connection: psycopg.Connection) -> list[Episode]:
+    found: list[Episode] = []
+    for what, name, since, until in sample.episodes(_begin(connection)):
+        command = f"opskpi slo explain {name} --since {since:%Y-%m-%dT%H:%M} --until {until:%Y-%m-%dT%H:%M}"
+        events = len(reporting.explain(connection, name, since, until, None))
+        found.append(Episode(what, name, since, until, events, command))
+    return found
 
 
 def _load(connection: psycopg.Connection, dsn: str, *, quiet: bool) -> int:

@@ -21,7 +21,7 @@ _ANNOTATIONS = {
     "silent_input": {"kind", "event-type"},
     "silent_jobs": {"kind"},
 }
-_SHORTEST = {"day": 1, "week": 7, "month": 28, "quarter": 90}
+_SHORTEST = {"day": 1, "week": 7, "month": 28, "quarter": 90, "year": 365}
 _PER_FIVE = "counts are kept per 5 minutes"
 
 

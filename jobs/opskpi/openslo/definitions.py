@@ -9,6 +9,8 @@ from typing import Any
 
 from opskpi.errors import ExitCode, OpsKpiError
 
+Labels = Mapping[str, str | list[str]]
+
 SEVERITIES = ("page", "ticket", "notice")
 FIVE_MINUTES = timedelta(minutes=5)
 
@@ -42,7 +44,7 @@ class Service:
     service_name: str
     display_name: str | None = None
     description: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,7 +54,7 @@ class Slo:
 
     `objective` is error_rate, latency, availability, events or measured; `total_labels` say which events it counts,
     and `good_labels` or `bad_labels` which of them are good besides, each key with its sorted values. A `rolling`
-    window has a `rolling_window`, a `calendar` one a `calendar_period` (day, week, month, quarter) in an IANA
+    window has a `rolling_window`, a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA
     `time_zone`. Budgeting by `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is
     good. `threshold_ms` belongs to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the
     type. `expected_interval` is how often events are expected. `annotations` holds, beside what the file says for
@@ -80,7 +82,7 @@ class Slo:
     slice_target: Decimal | None = None
     expected_interval: timedelta | None = None
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ class Rule:
     notify_resolved: bool = True
     description: str = ""
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -134,7 +136,7 @@ class Channel:
     repeat_interval: timedelta = timedelta(hours=4)
     description: str = ""
     display_name: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
 
 

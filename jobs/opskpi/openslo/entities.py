@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from opskpi.alerting.channels import registry
+from opskpi.openslo import foreign_formats, foreign_metrics
+from opskpi.openslo.definitions import Labels
 from opskpi.openslo.faults import Faults
 from opskpi.openslo.places import Block, Place
 
@@ -35,7 +37,7 @@ class Entity:
     place: Place
     name: str
     display_name: str | None
-    labels: dict[str, str]
+    labels: Labels
     annotations: dict[str, str]
     own: dict[str, Place]
     spec: Place | None
@@ -82,7 +84,7 @@ class Entities:
         self._used.add((kind, name))
         entity = self._by_name.get((kind, name))
         if entity is None and not self._faults.incomplete:
-            reference.refuse(f"there is no {kind} called {reference.shown} in these files")
+            reference.refuse(f"there is no {kind} called {reference.shown} in these files; pass the file too")
         return entity
 
     def expect_target(self, reference: Place) -> None:
@@ -101,20 +103,28 @@ class Entities:
 
 
 def document(place: Place) -> Entity | None:
-    """The object of a document; None, and a fault, if it is of no version or kind that we read."""
+    """The object of a document; None, and a fault, if it is of no version or kind that we read, or a data source."""
+    if foreign := foreign_formats.recognised(place):
+        return place.refuse_object(foreign)
     block = place.block(_WHOLE)
     version, kind = block.need("apiVersion"), block.need("kind")
     entity = None
     if version and version.written != API_VERSION:
-        version.refuse(f"{version.shown} is not read; only {API_VERSION} is")
-    elif kind and kind.written == "DataSource":
-        kind.refuse("there are no DataSources: SLIs count stored events; use metricSource.type opskpi")
+        version.refuse_object(_other_version(version))
+    elif version and kind and kind.written == "DataSource":
+        return kind.note("the DataSource is ignored, because SLIs count events that are stored in the database")
     elif version and kind and kind.choice(tuple(_ANNOTATIONS)):
         entity = _entity(kind.written, block)
     if entity is None or (entity.spec is None and entity.kind != "Service"):
         # What it would refer to, and be called, is unknown.
         place.faults.incomplete = True
     return entity
+
+
+def _other_version(version: Place) -> str:
+    if version.written.startswith("openslo"):
+        return f"{version.shown} is not read; write the object as {API_VERSION}, whose keys may differ"
+    return f"{version.shown} is not read; only {API_VERSION} is"
 
 
 def inline(kind: str, place: Place) -> Entity | None:
@@ -138,13 +148,17 @@ def _entity(kind: str, block: Block) -> Entity | None:
     foreign, own = _annotations(kind, metadata.get("annotations"))
     labels = metadata.get("labels")
     if name:
-        name.name()
+        # An objective of an SLO with several is called after both, and exported so.
+        name.name(parts=2 if kind == "SLO" else 1)
+    not_done = {"SLI": foreign_metrics.is_foreign, "SLO": foreign_metrics.is_composite}.get(kind)
+    if not_done and spec and not_done(spec):
+        spec = None
     return Entity(
         kind=kind,
         place=name or place,
         name=name.written if name else "",
         display_name=metadata.line_of_text("displayName"),
-        labels=_texts(labels.texts() if labels else {}),
+        labels=_labels(labels.texts() if labels else {}),
         annotations=foreign,
         own=own,
         spec=spec,
@@ -168,6 +182,17 @@ def _annotations(kind: str, place: Place | None) -> tuple[dict[str, str], dict[s
         else:
             value.refuse(f"{kind} has no such annotation; known are {', '.join(known) or 'none'}")
     return _texts(foreign), own
+
+
+def _labels(places: dict[str, Place]) -> Labels:
+    """The labels by key; a label has a text, or a list of texts."""
+    single = {key: place for key, place in places.items() if not place.is_list}
+    lists: Labels = {
+        key: [item.text(LONGEST_ANNOTATION, lines=True, may_be_empty=True) or "" for item in place.filled_items()]
+        for key, place in places.items()
+        if place.is_list
+    }
+    return dict(sorted((lists | _texts(single)).items()))
 
 
 def _texts(places: dict[str, Place]) -> dict[str, str]:

@@ -36,6 +36,8 @@ class Place:
     source: str
     path: str
     node: yaml.Node
+    # The object of a file that the value belongs to.
+    whole: yaml.Node | None = None
 
     @property
     def line(self) -> int:
@@ -81,7 +83,19 @@ class Place:
 
     def refuse(self, sentence: str) -> None:
         """Add a fault about it."""
-        self.faults.add(self.source, self.line, f"{self.path}: {sentence}" if self.path else sentence)
+        self.faults.add(self.source, self.line, self._about(sentence), self.whole)
+
+    def refuse_object(self, sentence: str) -> None:
+        """Add the only fault to name of the object that it belongs to, since that has to be written anew."""
+        self.faults.add_only(self.source, self.line, self._about(sentence), self.whole)
+
+    def note(self, sentence: str) -> None:
+        """Say something about it that is not a fault."""
+        self.faults.note(self.source, self.line, self._about(sentence))
+
+    def at(self, key: str, value: yaml.Node, name: yaml.Node) -> "Place":
+        """The value under one of its keys, whose node is `name`."""
+        return replace(self, path=f"{self.path}.{key}" if self.path else key, node=_located(value, name))
 
     def block(self, known: Collection[str], refused: Mapping[str, str] | None = None) -> "Block":
         """Its keys, each of which must be known; `refused` says why we do not do others that OpenSLO has."""
@@ -114,6 +128,13 @@ class Place:
             return []
         return [replace(self, path=f"{self.path}[{index}]", node=node) for index, node in enumerate(self.node.value)]
 
+    def filled_items(self) -> list["Place"]:
+        """The values of a list that must have some."""
+        items = self.items()
+        if not items and self.is_list:
+            self.refuse("the list is empty; leave the key out or write an item")
+        return items
+
     def text(self, longest: int = 253, *, lines: bool = False, may_be_empty: bool = False) -> str | None:
         """A text; only with `lines` of more than one line."""
         text = self.written
@@ -135,10 +156,10 @@ class Place:
             return text
         return self.refuse(fault)
 
-    def name(self) -> str | None:
-        """A name: lower case letters, digits, - and _, at most 63."""
+    def name(self, *, parts: int = 1) -> str | None:
+        """A name: lower case letters, digits, - and _, at most 63; or up to `parts` of those with a dot between."""
         text = self.text()
-        if text is not None and not _NAME.fullmatch(text):
+        if text is not None and not (text.count(".") < parts and all(map(is_name, text.split(".")))):
             return self.refuse(
                 f"{self.shown} is no name; use at most 63 lower case letters, digits, - and _, the first and the last"
                 " a letter or digit"
@@ -204,6 +225,9 @@ class Place:
             return self.refuse(f"{self.shown} is no multiple of {duration_text(multiple_of)}{why and f': {why}'}")
         return span
 
+    def _about(self, sentence: str) -> str:
+        return f"{self.path}: {sentence}" if self.path else sentence
+
     def _is_plain(self) -> bool:
         return isinstance(self.node, yaml.ScalarNode) and self.node.style is None
 
@@ -227,7 +251,7 @@ class Place:
                     f'this key is no text for every reader of YAML; quote it: "{place.shown}"'
                 )
             else:
-                yield key.value, replace(self, path=path, node=_located(value, key))
+                yield key.value, self.at(place.shown, value, key)
             lines.setdefault(key.value, place.line)
 
 
@@ -245,8 +269,7 @@ class Block:
     def need(self, key: str) -> Place | None:
         """The value of a key; without it a fault is added."""
         if key not in self.places and (self.place.is_block or self.place.is_empty):
-            path = f"{self.place.path}.{key}" if self.place.path else key
-            self.place.faults.add(self.place.source, self.place.line, f"{path}: is missing")
+            replace(self.place, path=f"{self.place.path}.{key}" if self.place.path else key).refuse("is missing")
         return self.places.get(key)
 
     def line_of_text(self, key: str, longest: int = 253) -> str | None:
@@ -257,6 +280,11 @@ class Block:
         """The text of `description`, of one or several lines; empty without one."""
         place = self.get("description")
         return (place.text(LONGEST_DESCRIPTION, lines=True, may_be_empty=True) if place else None) or ""
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name of OpenSLO, which we let have _ too."""
+    return bool(_NAME.fullmatch(text))
 
 
 def duration_text(span: timedelta) -> str:

@@ -1,6 +1,6 @@
 """From OpenSLO files to definitions, or to everything that is wrong with the files."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from opskpi.openslo import alerts, slos
@@ -14,17 +14,25 @@ from opskpi.openslo.loading import documents, text_documents
 from opskpi.openslo.places import Place
 
 
-def read(paths: Sequence[Path | str], *, known_channels: Collection[str] | None = ()) -> Definitions:
+def read(
+    paths: Sequence[Path | str],
+    *,
+    known_channels: Collection[str] | None = (),
+    on_note: Callable[[str], None] = lambda _: None,
+) -> Definitions:
     """What the OpenSLO files define, `-` being standard input; references may go from file to file.
 
     `known_channels` are notification targets that need no definition, since they already stand in the database; None
-    when it is not known which do.
+    when it is not known which do. `on_note` is told of each object that is left out on purpose.
     Raises OpsKpiError (BAD_ARGUMENT) whose message has one line a fault, such as
     `slo.yaml:14: spec.timeWindow[0].duration: 30x is no duration; write 30d, 4w, 1M, 1Q or 5m`. A file with broken
     YAML shows the faults before the break, and no reference to what may stand behind it is called a fault.
     """
     faults = Faults()
-    return _definitions(documents(paths, faults), faults, known_channels)
+    definitions = _definitions(documents(paths, faults), faults, known_channels)
+    for note in faults.notes:
+        on_note(note)
+    return definitions
 
 
 def read_text(source: str, text: str, *, known_channels: Collection[str] = ()) -> Definitions:
@@ -42,15 +50,21 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
     conditions = {entity.name: alerts.condition(entity) for entity in entities.of("AlertCondition")}
     policies = {entity.name: alerts.policy(entity, entities, conditions) for entity in entities.of("AlertPolicy")}
     promised: list[Slo] = []
+    owners: dict[str, Entity] = {}
     rules: list[Rule] = []
     for entity in entities.of("SLO"):
         if (spec := slos.spec_of(entity)) is None:
             continue
-        promise = slos.slo(entity, spec, entities, indicators)
-        promised += [promise] if promise else []
+        promises = slos.slos(entity, spec, entities, indicators)
+        for promise in promises:
+            first = owners.setdefault(promise.slo_name, entity)
+            if first.name != entity.name:
+                other = f"{first.place.source}:{first.place.line}"
+                entity.place.refuse(f"{promise.slo_name} is an objective of {other} too; rename one of them")
+        promised += promises
         for policy in _listed(spec.get("alertPolicies"), entities, conditions, policies):
-            rules.append(policy.rule(entity.name))
-            if promise:
+            for promise in promises:
+                rules.append(policy.rule(promise.slo_name))
                 alerts.check_reach(promise, policy.condition)
     for entity in entities.of("AlertPolicy"):
         policy = policies[entity.name]

@@ -12,12 +12,11 @@ import yaml
 from opskpi.openslo.definitions import FIVE_MINUTES, Slo
 from opskpi.openslo.entities import PREFIX, Entities, Entity, inline
 from opskpi.openslo.indicators import Indicator, indicator
-from opskpi.openslo.places import Block, Place
+from opskpi.openslo.places import Block, Place, is_name
 
-PERIODS = {"1d": "day", "1w": "week", "1M": "month", "1Q": "quarter"}
+PERIODS = {"1d": "day", "1w": "week", "1M": "month", "1Q": "quarter", "1Y": "year"}
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]*")
 _ONLY_RATIO = "it belongs to a thresholdMetric; write a ratioMetric with fasterThanMs instead"
-_COMPOSITE = "composite SLOs are not done; write an SLO for each SLI"
 
 
 def spec_of(entity: Entity) -> Block | None:
@@ -26,8 +25,12 @@ def spec_of(entity: Entity) -> Block | None:
     return entity.spec.block(keys | {"alertPolicies"}) if entity.spec else None
 
 
-def slo(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Slo | None:
-    """The SLO, or None after adding what is wrong with it; `indicators` are the SLIs that have names of their own."""
+def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> list[Slo]:
+    """An SLO for each objective, or none after adding what is wrong; `indicators` are the SLIs with names of their own.
+
+    The only objective is called as the SLO is. Of several each is called `<SLO>.<objective>`, after its displayName, or
+    its number from 1 without one, so that a changed target is a new version of the same objective.
+    """
     before = entity.place.faults.count
     service = spec.need("service")
     expected = entity.own.get("expected-every")
@@ -37,27 +40,30 @@ def slo(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, I
         "service": service and service.name(),
         "description": spec.description(),
         "expected_interval": expected and expected.text() and expected.span(),
-        **_objective(spec.need("objectives"), spec.need("budgetingMethod")),
         **window,
     }
+    objectives = _objectives(entity, spec.need("objectives"), spec.need("budgetingMethod"))
     if sli is None or entity.place.faults.count > before:
-        return None
-    annotations = entity.annotations | sli.annotations | values.pop("carried")
-    return Slo(
-        slo_name=entity.name,
-        objective=sli.objective,
-        event_type=sli.event_type,
-        threshold_ms=sli.threshold_ms,
-        at_most=sli.at_most,
-        total_labels=sli.total_labels,
-        good_labels=sli.good_labels,
-        bad_labels=sli.bad_labels,
-        indicator_name=sli.name,
-        display_name=entity.display_name,
-        labels=entity.labels,
-        annotations=annotations,
-        **values,
-    )
+        return []
+    return [
+        Slo(
+            slo_name=name,
+            objective=sli.objective,
+            event_type=sli.event_type,
+            threshold_ms=sli.threshold_ms,
+            at_most=sli.at_most,
+            total_labels=sli.total_labels,
+            good_labels=sli.good_labels,
+            bad_labels=sli.bad_labels,
+            indicator_name=sli.name,
+            display_name=entity.display_name,
+            labels=entity.labels,
+            annotations=entity.annotations | sli.annotations | own.pop("carried"),
+            **values,
+            **own,
+        )
+        for name, own in objectives.items()
+    ]
 
 
 def _indicator(spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Indicator | None:
@@ -74,9 +80,13 @@ def _indicator(spec: Block, entities: Entities, indicators: dict[str, Indicator 
 
 
 def _window(place: Place | None) -> dict[str, Any]:
-    item = _only_item(place, "time window")
-    if item is None:
+    items = _items(place, "time window")
+    if not items:
         return {}
+    if len(items) > 1:
+        items[1].refuse("there may be only one time window")
+        return {}
+    item = items[0]
     block = item.block({"duration", "isRolling", "calendar"})
     duration, rolling, calendar = block.need("duration"), block.get("isRolling"), block.get("calendar")
     is_rolling = rolling.boolean() if rolling else False
@@ -91,7 +101,7 @@ def _window(place: Place | None) -> dict[str, Any]:
         item.refuse("write isRolling: true, or a calendar with startTime and timeZone")
         return {}
     if duration.duration() and duration.written not in PERIODS:
-        duration.refuse(f"{duration.shown} is no calendar window that is done; write 1d, 1w, 1M or 1Q")
+        duration.refuse(f"{duration.shown} is no calendar window that is done; write 1d, 1w, 1M, 1Q or 1Y")
     period = PERIODS.get(duration.written)
     return {"window_kind": "calendar", "calendar_period": period, "time_zone": _calendar(calendar, period)}
 
@@ -124,31 +134,54 @@ def _check_start(place: Place, period: str) -> None:
         "week": start.weekday() == 0,
         "month": start.day == 1,
         "quarter": start.day == 1 and start.month % 3 == 1,
+        "year": start.day == 1 and start.month == 1,
     }
     if start.time() != datetime.min.time() or not beginnings[period]:
-        on = {"week": ", a Monday", "month": ", the first of a month", "quarter": ", the first of a quarter"}
+        on = {
+            "week": ", a Monday",
+            "month": ", the first of a month",
+            "quarter": ", the first of a quarter",
+            "year": ", the first of January",
+        }
         place.refuse(f"{place.shown} is not the beginning of a {period}; write one at 00:00:00{on.get(period, '')}")
 
 
-def _objective(objectives: Place | None, method: Place | None) -> dict[str, Any]:
+def _objectives(entity: Entity, objectives: Place | None, method: Place | None) -> dict[str, dict[str, Any]]:
+    """The columns of each objective, by the name of its SLO."""
     methods = {"Occurrences": "occurrences", "Timeslices": "timeslices"}
     if method and method.written == "RatioTimeslices":
         method = method.refuse("RatioTimeslices is not done; write Occurrences or Timeslices")
     budgeting = methods.get(method.choice(tuple(methods)) or "") if method else None
-    item = _only_item(objectives, "objective; write an SLO for each")
-    if item is None:
-        return {"carried": {}}
-    refused = {"op": _ONLY_RATIO, "value": _ONLY_RATIO} | dict.fromkeys(
-        ("compositeWeight", "indicator", "indicatorRef"), _COMPOSITE
-    )
+    items = _items(objectives, "objective")
+    found: dict[str, dict[str, Any]] = {}
+    for number, item in enumerate(items, 1):
+        block, columns = _objective(item, budgeting)
+        name = f"{entity.name}.{_objective_name(block, number)}" if len(items) > 1 else entity.name
+        if name in found:
+            replace(item, path=f"{item.path}.displayName").refuse(
+                f"another objective is called {name}; rename this one"
+            )
+        found[name] = columns
+    return found
+
+
+def _objective(item: Place, budgeting: str | None) -> tuple[Block, dict[str, Any]]:
+    refused = {"op": _ONLY_RATIO, "value": _ONLY_RATIO}
     block = item.block({"displayName", "target", "targetPercent", "timeSliceTarget", "timeSliceWindow"}, refused)
     title = block.line_of_text("displayName")
-    return {
+    return block, {
         "target": _target(block),
         "budgeting_method": budgeting,
         **_slices(block, budgeting),
         "carried": {f"{PREFIX}objective-display-name": title} if title else {},
     }
+
+
+def _objective_name(block: Block, number: int) -> str:
+    """The displayName as a name, else the number."""
+    title = block.get("displayName")
+    name = re.sub("[^a-z0-9_]+", "-", title.written.lower()).strip("-_") if title else ""
+    return name if is_name(name) else str(number)
 
 
 def _target(block: Block) -> Decimal | None:
@@ -188,15 +221,12 @@ def _slices(block: Block, budgeting: str | None) -> dict[str, Any]:
     return {"time_slice": span, "slice_target": target}
 
 
-def _only_item(place: Place | None, what: str) -> Place | None:
-    if place is None:
-        return None
-    items = place.items()
-    if not items and (place.is_empty or not place.written):
-        return place.refuse(f"it must have one {what.partition(';')[0]}")
-    if len(items) > 1:
-        return items[1].refuse(f"there may be only one {what}")
-    return items[0] if items else None
+def _items(place: Place | None, what: str) -> list[Place]:
+    """The values of a list that has one at least."""
+    items = place.items() if place else []
+    if place and not items and (place.is_empty or not place.written):
+        place.refuse(f"it must have one {what}")
+    return items
 
 
 def _missing(block: Block, key: str, sentence: str) -> None:

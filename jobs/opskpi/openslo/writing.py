@@ -19,7 +19,7 @@ from opskpi.openslo.reading import read_text
 from opskpi.openslo.slos import PERIODS
 
 _DURATIONS = {period: duration for duration, period in PERIODS.items()}
-_NOMINAL_DAYS = {"day": 1, "week": 7, "month": 30, "quarter": 90}
+_NOMINAL_DAYS = {"day": 1, "week": 7, "month": 30, "quarter": 90, "year": 365}
 
 
 def write(definitions: Definitions) -> str:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
-from rich.table import Table
-
 from opskpi import console
 from opskpi.orgs import NIL_ORG
 from opskpi.status.reading import Check, Kpi, Slo
+from opskpi.tables import Column
 
 STATUS_STYLES = {
     "ok": "green",
@@ -22,48 +21,49 @@ STATUS_STYLES = {
 
 def show_kpis(kpis: Sequence[Kpi]) -> None:
     """A table of KPI values with unit, window and sample count."""
-    many_orgs = {kpi.org_id for kpi in kpis} != {NIL_ORG}
-    table = Table(title="KPIs", title_justify="left")
-    if many_orgs:
-        table.add_column("org")
-    for name in ("KPI", "value", "unit", "window (UTC)", "samples"):
-        table.add_column(name, justify="right" if name in {"value", "samples"} else "left")
-    for kpi in kpis:
-        labels = " ".join(f"{key}={value}" for key, value in kpi.labels.items())
-        table.add_row(
-            *([str(kpi.org_id)] if many_orgs else []),
-            console.safe(f"{kpi.metric_name} {labels}".strip()),
+    org, orgs = _orgs(kpis)
+    columns = [
+        *org,
+        Column("KPI", is_key=True),
+        Column("value", stays=True, right=True),
+        Column("unit", stays=True),
+        Column("window (UTC)"),
+        Column("samples", right=True, dispensable=1),
+    ]
+    rows = [
+        [
+            *whose,
+            console.safe(" ".join([kpi.metric_name, *(f"{key}={value}" for key, value in kpi.labels.items())])),
             f"{kpi.metric_value:,.2f}",
             kpi.unit,
             f"{kpi.aggregation_period} from {kpi.period_start:%Y-%m-%d %H:%M}" + ("" if kpi.complete else ", running"),
             f"{kpi.sample_count:,}",
-        )
-    console.show_table(table)
+        ]
+        for whose, kpi in zip(orgs, kpis, strict=True)
+    ]
+    console.show_table("KPIs", columns, rows)
 
 
 def show_slos(slos: Sequence[Slo]) -> None:
-    """A table of objectives with status, budget and burn rates."""
-    many_orgs = {slo.org_id for slo in slos} != {NIL_ORG}
-    table = Table(title="SLOs", title_justify="left")
-    if many_orgs:
-        table.add_column("org")
-    for name in (
-        "SLO",
-        "status",
-        "target",
-        "SLI",
-        "good",
-        "total",
-        "budget left",
-        "burn 1h",
-        "burn 1d",
-        "exhausted in",
-        "events needed",
-    ):
-        table.add_column(name, justify="left" if name in {"SLO", "status"} else "right")
-    for slo in slos:
-        table.add_row(
-            *([str(slo.org_id)] if many_orgs else []),
+    """A table of objectives with status, budget and burn rates, in the order given."""
+    org, orgs = _orgs(slos)
+    columns = [
+        *org,
+        Column("SLO", is_key=True),
+        Column("status", stays=True),
+        Column("target", right=True, dispensable=1),
+        Column("SLI", stays=True, right=True),
+        Column("good", right=True, dispensable=3),
+        Column("total", right=True, dispensable=3),
+        Column("budget left", stays=True, right=True),
+        Column("burn 1h", right=True),
+        Column("burn 1d", right=True, dispensable=2),
+        Column("exhausted in", right=True, dispensable=2),
+        Column("events needed", right=True, dispensable=2),
+    ]
+    rows = [
+        [
+            *whose,
             console.safe(slo.slo_name),
             f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
             _percent(slo.target),
@@ -75,8 +75,17 @@ def show_slos(slos: Sequence[Slo]) -> None:
             _number(slo.burn_rate_1d),
             _exhausted_in(slo),
             f"{slo.events_needed:,}" if slo.events_needed else "",
-        )
-    console.show_table(table)
+        ]
+        for whose, slo in zip(orgs, slos, strict=True)
+    ]
+    console.show_table("SLOs", columns, rows)
+
+
+def _orgs(rows: Sequence[Kpi] | Sequence[Slo]) -> tuple[list[Column], list[list[str]]]:
+    """A column with the org of each row; none where all are of the nil org."""
+    if {row.org_id for row in rows} == {NIL_ORG}:
+        return [], [[] for _ in rows]
+    return [Column("org", is_key=True)], [[str(row.org_id)] for row in rows]
 
 
 def show_checks(checks: Sequence[Check]) -> None:

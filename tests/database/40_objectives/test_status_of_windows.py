@@ -37,7 +37,7 @@ def calendar_window(period: str, as_of: datetime, zone: str) -> tuple[datetime, 
         monday = day - timedelta(days=day.weekday())
         days = monday, monday + timedelta(days=7)
     else:
-        months = 3 if period == "quarter" else 1
+        months = {"month": 1, "quarter": 3, "year": 12}[period]
         first = (day.month - 1) // months * months
         later = first + months
         days = date(day.year, first + 1, 1), date(day.year + later // 12, later % 12 + 1, 1)
@@ -157,6 +157,11 @@ CALENDARS = [
     ("quarter", "Europe/Zurich", "2026-03-31T12:00:00Z", 2159),
     ("quarter", "Europe/Zurich", "2026-11-10T12:00:00Z", 2209),
     ("quarter", "UTC", "2026-02-15T12:00:00Z", 2160),
+    ("year", "UTC", "2026-03-10T12:00:00Z", 8760),
+    ("year", "UTC", "2028-12-31T23:59:59Z", 8784),
+    ("year", "Europe/Zurich", "2025-12-31T22:59:59Z", 8760),
+    ("year", "Europe/Zurich", "2025-12-31T23:00:00Z", 8760),
+    ("year", "America/Sao_Paulo", "2018-11-04T12:00:00Z", 8760),
     ("day", "America/Sao_Paulo", "2018-11-04T12:00:00Z", 23),
 ]
 
@@ -205,7 +210,7 @@ def test_the_length_of_a_window_is_in_hours(database, period, zone, as_of, hours
     [
         ("rolling_window, calendar_period", "null, null"),
         ("rolling_window, calendar_period", "'30 days', 'month'"),
-        ("rolling_window, calendar_period", "null, 'year'"),
+        ("rolling_window, calendar_period", "null, 'decade'"),
         ("rolling_window, time_zone", "'30 days', 'UTC'"),
         ("rolling_window", "'0'"),
         ("rolling_window", "'-1 day'"),
