@@ -99,7 +99,7 @@ begin
     -- A restore may have brought the days already, so nothing is added to them.
     perform ops.sum_sli_days(
       min(date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00')),
-      max(bucket.bucket_start) + interval '1 second'
+      max(date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00')) + interval '1 day'
     )
     from new_counts as bucket
     having count(*) > 0;

@@ -129,6 +129,7 @@ def assert_same(source: Database, target: Database) -> None:
         assert run_jobs(theirs, NEXT_RUN_AT) == run_jobs(ours, NEXT_RUN_AT)
         assert what_users_see(theirs) == what_users_see(ours)
         assert told(theirs) == told(ours)
+        assert rows(theirs, "select * from ops.sli_differences('2026-03-01Z')") == []
         assert_exact(theirs)
         # Numbers that are drawn from now on collide with none that was restored.
         add_audit(theirs, 4)
@@ -138,12 +139,13 @@ def assert_same(source: Database, target: Database) -> None:
         assert_exact(theirs)
 
 
+@pytest.mark.parametrize("form", [[], ["--inserts"], ["--rows-per-insert=7"]], ids=["copy", "inserts", "sevens"])
 def test_schema_and_data_apart_give_the_same_database(
-    server: Server, source: Database, create_database: CreateDatabase, tmp_path: Path
+    server: Server, source: Database, create_database: CreateDatabase, tmp_path: Path, form: list[str]
 ) -> None:
     target = create_database()
     restored_schema(server, source, target, tmp_path)
-    assert run_psql(server, target, dump_of(server, source, tmp_path, "--data-only")) == ""
+    assert run_psql(server, target, dump_of(server, source, tmp_path, "--data-only", *form)) == ""
     assert_same(source, target)
 
 
