@@ -43,11 +43,16 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
     policies = {entity.name: alerts.policy(entity, entities, conditions) for entity in entities.of("AlertPolicy")}
     promised: list[Slo] = []
     rules: list[Rule] = []
+    renamed: dict[str, Entity] = {}
     for entity in entities.of("SLO"):
         if (spec := slos.spec_of(entity)) is None:
             continue
         promise = slos.slo(entity, spec, entities, indicators)
         promised += [promise] if promise else []
+        if promise and promise.previous_name and (first := renamed.setdefault(promise.previous_name, entity)) != entity:
+            entity.own["previous-name"].refuse(
+                f"the SLO {first.name} was called so, too; one of them can have its history"
+            )
         for policy in _listed(spec.get("alertPolicies"), entities, conditions, policies):
             rules.append(policy.rule(entity.name))
             if promise:

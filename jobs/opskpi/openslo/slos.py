@@ -37,6 +37,8 @@ def slo(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, I
         "service": service and service.name(),
         "description": spec.description(),
         "expected_interval": expected and expected.text() and expected.span(),
+        "is_enabled": _enabled(entity),
+        "previous_name": _previous_name(entity),
         **_objective(spec.need("objectives"), spec.need("budgetingMethod")),
         **window,
     }
@@ -58,6 +60,20 @@ def slo(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, I
         annotations=annotations,
         **values,
     )
+
+
+def _enabled(entity: Entity) -> bool | None:
+    place = entity.own.get("enabled")
+    word = place.choice(("true", "false")) if place and place.text() else None
+    return None if word is None else word == "true"
+
+
+def _previous_name(entity: Entity) -> str | None:
+    place = entity.own.get("previous-name")
+    name = place.text() if place else None
+    if place and name == entity.name:
+        return place.refuse(f"{place.shown} is its name now; write what it was called before, or remove it")
+    return name
 
 
 def _indicator(spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Indicator | None:

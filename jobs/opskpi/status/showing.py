@@ -77,6 +77,9 @@ def show_slos(slos: Sequence[Slo]) -> None:
             f"{slo.events_needed:,}" if slo.events_needed else "",
         )
     console.show_table(table)
+    partly = {(slo.slo_name, since) for slo in slos if (since := slo.counted_since) and since > slo.window_start}
+    for name, since in sorted(partly):
+        console.show(f"{name}: only events since {since:%Y-%m-%d} are counted; retention had removed the older ones")
 
 
 def show_checks(checks: Sequence[Check]) -> None:
