@@ -24,22 +24,24 @@ def annotated(name: str, annotations: str) -> str:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def slo_file(tmp_path: Path) -> Path:
     path = tmp_path / "slo.yaml"
     path.write_text(PLAIN, "utf-8")
     return path
 
 
-def test_pruning_shows_what_it_would_remove_and_removes_it(cli: Cli, database: psycopg.Connection, file: Path) -> None:
+def test_pruning_shows_what_it_would_remove_and_removes_it(
+    cli: Cli, database: psycopg.Connection, slo_file: Path
+) -> None:
     shipped = rows(database, "select count(*) from ops.slos")
-    assert cli("slo", "apply", str(file)).stdout == "created   slo release_speed\n"
-    file.write_text(PLAIN.replace("release_speed", "new_speed"), "utf-8")
+    assert cli("slo", "apply", str(slo_file)).stdout == "created   slo release_speed\n"
+    slo_file.write_text(PLAIN.replace("release_speed", "new_speed"), "utf-8")
     said = "created   slo new_speed\nremoved   slo release_speed\n"
-    tried = cli("slo", "apply", "--prune", "--dry-run", str(file))
+    tried = cli("slo", "apply", "--prune", "--dry-run", str(slo_file))
     assert tried.stdout == said + "nothing was changed: this was a dry run\n"
-    assert cli("slo", "apply", "--prune", "--bundle", "others", "--dry-run", str(file)).stdout.count("removed") == 0
-    assert cli("slo", "apply", "--prune", "--author", "anna", str(file)).stdout == said
-    assert cli("slo", "apply", "--prune", str(file)).stdout == "unchanged slo new_speed\n"
+    assert cli("slo", "apply", "--prune", "--bundle", "others", "--dry-run", str(slo_file)).stdout.count("removed") == 0
+    assert cli("slo", "apply", "--prune", "--author", "anna", str(slo_file)).stdout == said
+    assert cli("slo", "apply", "--prune", str(slo_file)).stdout == "unchanged slo new_speed\n"
     assert rows(database, "select slo_name, change, author from ops.slo_changes") == [
         ("release_speed", "removed", "anna")
     ]
@@ -47,37 +49,39 @@ def test_pruning_shows_what_it_would_remove_and_removes_it(cli: Cli, database: p
 
 
 def test_a_file_of_another_bundle_is_refused_with_the_way_out(
-    cli: Cli, database: psycopg.Connection, file: Path
+    cli: Cli, database: psycopg.Connection, slo_file: Path
 ) -> None:
-    cli("slo", "apply", "--bundle", "team-a", str(file))
-    file.write_text(PLAIN.replace("target: 0.9", "target: 0.8"), "utf-8")
-    refused = cli("slo", "apply", str(file))
+    cli("slo", "apply", "--bundle", "team-a", str(slo_file))
+    slo_file.write_text(PLAIN.replace("target: 0.9", "target: 0.8"), "utf-8")
+    refused = cli("slo", "apply", str(slo_file))
     assert refused.returncode == ExitCode.BAD_ARGUMENT
     assert "release_speed belongs to the bundle team-a" in refused.stderr
     assert "--adopt" in refused.stderr
-    assert "bundle: team-a -> default" in cli("slo", "apply", "--adopt", str(file)).stdout
+    assert "bundle: team-a -> default" in cli("slo", "apply", "--adopt", str(slo_file)).stdout
 
 
 def test_an_objective_gets_another_name_from_a_file_and_an_export_says_so(
-    cli: Cli, database: psycopg.Connection, file: Path
+    cli: Cli, database: psycopg.Connection, slo_file: Path
 ) -> None:
-    cli("slo", "apply", str(file))
-    file.write_text(annotated("delivery_speed", "{opskpi.dev/previous-name: release_speed}"), "utf-8")
+    cli("slo", "apply", str(slo_file))
+    slo_file.write_text(annotated("delivery_speed", "{opskpi.dev/previous-name: release_speed}"), "utf-8")
     assert "renamed   slo delivery_speed\n            slo_name: release_speed -> delivery_speed\n" in (
-        cli("slo", "apply", str(file)).stdout
+        cli("slo", "apply", str(slo_file)).stdout
     )
-    assert cli("slo", "apply", str(file)).stdout == "unchanged slo delivery_speed\n"
+    assert cli("slo", "apply", str(slo_file)).stdout == "unchanged slo delivery_speed\n"
     exported = cli("slo", "export").stdout
     assert "opskpi.dev/previous-name: release_speed" in exported
-    file.write_text(exported, "utf-8")
-    assert set(json.loads(cli("slo", "apply", "--json", str(file)).stdout)[0]) >= {"change"}
-    assert {change["change"] for change in json.loads(cli("slo", "apply", "--json", str(file)).stdout)} == {"unchanged"}
+    slo_file.write_text(exported, "utf-8")
+    assert set(json.loads(cli("slo", "apply", "--json", str(slo_file)).stdout)[0]) >= {"change"}
+    assert {change["change"] for change in json.loads(cli("slo", "apply", "--json", str(slo_file)).stdout)} == {
+        "unchanged"
+    }
 
 
-def test_a_file_disables_and_enables_an_objective(cli: Cli, database: psycopg.Connection, file: Path) -> None:
+def test_a_file_disables_and_enables_an_objective(cli: Cli, database: psycopg.Connection, slo_file: Path) -> None:
     for word in ("false", "true"):
-        file.write_text(annotated("release_speed", f'{{opskpi.dev/enabled: "{word}"}}'), "utf-8")
-        cli("slo", "apply", str(file))
+        slo_file.write_text(annotated("release_speed", f'{{opskpi.dev/enabled: "{word}"}}'), "utf-8")
+        cli("slo", "apply", str(slo_file))
         assert rows(database, "select is_enabled::text from ops.slos where slo_name = 'release_speed'") == [(word,)]
     cli("slo", "disable", "release_speed")
     assert 'opskpi.dev/enabled: "false"' in cli("slo", "export").stdout.replace("'", '"')
@@ -119,9 +123,9 @@ def test_a_deleted_objective_says_what_goes_and_what_stays(cli: Cli, database: p
 
 
 def test_a_deleted_objective_of_a_bundle_names_the_files_that_would_make_it_again(
-    cli: Cli, database: psycopg.Connection, file: Path
+    cli: Cli, database: psycopg.Connection, slo_file: Path
 ) -> None:
-    cli("slo", "apply", str(file))
+    cli("slo", "apply", str(slo_file))
     assert "files of the bundle default make it again" in cli("slo", "delete", "release_speed").stdout
 
 
@@ -135,13 +139,13 @@ def test_an_objective_is_disabled_and_enabled(cli: Cli, database: psycopg.Connec
 
 
 def test_what_is_disabled_can_be_simulated_under_another_name(
-    cli: Cli, database: psycopg.Connection, file: Path
+    cli: Cli, database: psycopg.Connection, slo_file: Path
 ) -> None:
-    cli("slo", "apply", str(file))
-    file.write_text(
+    cli("slo", "apply", str(slo_file))
+    slo_file.write_text(
         annotated("other", '{opskpi.dev/previous-name: release_speed, opskpi.dev/enabled: "false"}'), "utf-8"
     )
     before = rows(database, "select to_jsonb(slo) from ops.slos as slo order by slo_name")
-    assert "nothing would have fired" in cli("slo", "simulate", "--days", "1", str(file)).stdout
+    assert "nothing would have fired" in cli("slo", "simulate", "--days", "1", str(slo_file)).stdout
     assert rows(database, "select to_jsonb(slo) from ops.slos as slo order by slo_name") == before
-    assert openslo.read([file]).slos[0].is_enabled is False
+    assert openslo.read([slo_file]).slos[0].is_enabled is False
