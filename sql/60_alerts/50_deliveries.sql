@@ -114,8 +114,12 @@ volatile
 set search_path = ''
 as $$
 begin
-  -- An evaluation that knows the channel would write messages that nobody sends.
-  perform pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0));
+  if tg_level = 'STATEMENT' then
+    -- An evaluation that knows the channel would write messages that nobody sends. Before any row is locked, since the
+    -- evaluation asks for the row, too.
+    perform pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0));
+    return null;
+  end if;
   update ops.alert_deliveries as delivery
   set state = 'superseded',
       leased_until = null,
@@ -126,7 +130,11 @@ begin
   return null;
 end;
 $$;
-comment on function ops.forget_channel() is 'Trigger: what waits for a channel that is removed waits no longer; what was sent stays on record.';
+comment on function ops.forget_channel() is 'Trigger: a channel is removed beside no evaluation; what waits for it waits no longer, and what was sent stays on record.';
+
+create trigger alert_channels_wait
+before delete on ops.alert_channels
+for each statement execute function ops.forget_channel();
 
 create trigger alert_channels_forget
 after delete on ops.alert_channels

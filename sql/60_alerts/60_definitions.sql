@@ -238,7 +238,9 @@ declare
   );
   decided constant text[] := array(select name from jsonb_object_keys(written -> 0) as name);
 begin
-  execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  if removed <> '{}' then
+    execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  end if;
   if written is not null then
     execute format(
       'insert into %1$s (%2$s) select %2$s from jsonb_populate_recordset(null::%1$s, $1) on conflict (%3$I) do update set %4$s',

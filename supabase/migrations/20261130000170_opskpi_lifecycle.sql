@@ -573,8 +573,12 @@ volatile
 set search_path = ''
 as $$
 begin
-  -- An evaluation that knows the channel would write messages that nobody sends.
-  perform pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0));
+  if tg_level = 'STATEMENT' then
+    -- An evaluation that knows the channel would write messages that nobody sends. Before any row is locked, since the
+    -- evaluation asks for the row, too.
+    perform pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0));
+    return null;
+  end if;
   update ops.alert_deliveries as delivery
   set state = 'superseded',
       leased_until = null,
@@ -585,7 +589,11 @@ begin
   return null;
 end;
 $$;
-comment on function ops.forget_channel() is 'Trigger: what waits for a channel that is removed waits no longer; what was sent stays on record.';
+comment on function ops.forget_channel() is 'Trigger: a channel is removed beside no evaluation; what waits for it waits no longer, and what was sent stays on record.';
+
+create trigger alert_channels_wait
+before delete on ops.alert_channels
+for each statement execute function ops.forget_channel();
 
 create trigger alert_channels_forget
 after delete on ops.alert_channels
@@ -717,6 +725,37 @@ end;
 $$;
 comment on function ops.rule_definitions(jsonb, text, boolean) is
   'The rules that files define, beside those that are stored; then the stored rules of these objectives that the files no longer have.';
+
+create or replace function ops.write_definitions(relation regclass, name_column text, defined ops.definition[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  removed constant text[] := array(select definition.name from unnest(defined) as definition where definition.wanted is null);
+  written constant jsonb := (
+    select jsonb_agg(definition.wanted)
+    from unnest(defined) as definition
+    where definition.wanted is not null
+      and (definition.stored is null or ops.compare_definition(definition.stored, definition.wanted) is not null)
+  );
+  decided constant text[] := array(select name from jsonb_object_keys(written -> 0) as name);
+begin
+  if removed <> '{}' then
+    execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  end if;
+  if written is not null then
+    execute format(
+      'insert into %1$s (%2$s) select %2$s from jsonb_populate_recordset(null::%1$s, $1) on conflict (%3$I) do update set %4$s',
+      relation,
+      (select string_agg(quote_ident(name), ', ') from unnest(decided) as name),
+      name_column,
+      (select string_agg(format('%1$I = excluded.%1$I', name), ', ') from unnest(decided) as name where name <> name_column)
+    ) using written;
+  end if;
+end;
+$$;
 
 create table ops.slo_changes (
   slo_change_id bigint generated always as identity,
@@ -1290,6 +1329,57 @@ where alert.state in ('resolved', 'ended')
       and alert.alert_id = any (known.last_firing)
   );
 comment on function ops.added_counts(jsonb, jsonb) is 'Two objects of numbers, added key by key.';
+
+create or replace function ops.forget_agent(pseudonyms ops.pseudonym[], mention text, dry_run boolean, out counts jsonb, out kept jsonb)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  ids constant uuid[] := array(select pair.agent_id from unnest(pseudonyms) as pair);
+  owner_id constant uuid := pseudonyms[1].org_id;
+  erased constant text := pseudonyms[1].pseudonym::text;
+  of_kind bigint;
+begin
+  select named.counts, named.kept into counts, kept from ops.count_mentions(owner_id, mention) as named;
+  select ops.added_counts(counts, coalesce(jsonb_object_agg(found.name, found.rows), '{}'))
+  into counts
+  from (
+    select 'ops.agents' as name, count(*) as rows
+    from ops.agents as agent
+    where agent.org_id = owner_id and agent.agent_id = any (ids)
+    union all
+    select 'ops.request_counts', count(*)
+    from ops.request_counts as stored
+    where stored.org_id = owner_id and stored.agent_id = any (ids)
+  ) as found
+  where found.rows > 0;
+  -- The kinds of counted events are few, so that only events of such a kind are read.
+  select count(*) into of_kind
+  from public.telemetry_events as event
+  where event.org_id = owner_id
+    and event.event_type in (select series.event_type from ops.series where series.org_id = owner_id and series.event_type ~* mention);
+  if of_kind > 0 then
+    kept := kept || jsonb_build_object('public.telemetry_events.event_type', of_kind);
+  end if;
+  if dry_run or counts = '{}' then
+    return;
+  end if;
+  -- First, since whoever sends for the agent at this moment holds it and waits for the next.
+  delete from ops.request_counts as stored where stored.org_id = owner_id and stored.agent_id = any (ids);
+  delete from ops.agents as agent where agent.org_id = owner_id and agent.agent_id = any (ids);
+  delete from ops.alerts as alert where alert.org_id = owner_id and alert.state = 'pending' and alert.subject ~* mention;
+  update ops.alerts as alert
+  set state = 'ended',
+      resolved_at = greatest(alert.evaluated_at, now()),
+      detail = alert.detail || '{"ended_because": "no_longer_asked"}'
+  where alert.org_id = owner_id and alert.subject ~* mention and alert.state = 'firing';
+  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
+    perform ops.rename_states(owner_id, mention, erased);
+  end if;
+  perform ops.replace_mentions(owner_id, mention, erased, counts);
+end;
+$$;
 
 create or replace view public.v_ops_slo_status
 with (security_invoker = true)

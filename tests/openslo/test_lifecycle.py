@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -10,7 +11,8 @@ import pytest
 
 from opskpi import openslo
 from opskpi.errors import ExitCode
-from support.events import add_slo, rows
+from opskpi.orgs import NIL_ORG
+from support.events import add_event, add_slo, rows
 from support.openslo_texts import SLO
 
 pytestmark = pytest.mark.own_database
@@ -136,6 +138,29 @@ def test_an_objective_is_disabled_and_enabled(cli: Cli, database: psycopg.Connec
     assert "deploys" not in cli("slo").stdout
     assert "disabled" in cli("slo", "list", "--all").stdout
     assert "is_enabled: False -> True" in cli("slo", "enable", "deploys").stdout
+
+
+def test_an_alert_that_ended_is_over_and_shown_with_those_that_are(cli: Cli, database: psycopg.Connection) -> None:
+    database.execute(
+        "insert into ops.alerts (org_id, rule_name, kind, severity, subject, state, pending_since, firing_since, resolved_at,"
+        " evaluated_at, channels, notify_resolved, description, detail)"
+        " values (%s, 'burn', 'burn_rate', 'page', 'deploys', 'ended', now(), now(), now(), now(), '{}', true, '', '{}')",
+        [NIL_ORG],
+    )
+    assert "deploys" not in cli("alert").stdout
+    assert "ended" in cli("alert", "list", "--all").stdout
+
+
+def test_an_objective_whose_window_begins_before_its_events_says_so(cli: Cli, database: psycopg.Connection) -> None:
+    yesterday = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    add_event(database, "deploy", datetime.now(UTC), outcome="success")
+    add_slo(database)
+    database.execute("select ops.refresh()")
+    assert "are counted" not in cli("slo").stdout
+    database.execute("update ops.slis set counted_since = %s where event_type = 'deploy'", [yesterday])
+    said = f"deploys: only events since {yesterday:%Y-%m-%d} are counted; retention had removed the older ones\n"
+    assert cli("slo").stdout.endswith(said)
+    assert yesterday.isoformat()[:10] in cli("slo", "list").stdout
 
 
 def test_what_is_disabled_can_be_simulated_under_another_name(

@@ -307,6 +307,23 @@ def test_a_change_waits_for_an_evaluation_and_an_evaluation_passes_a_change_by(
 
 
 @pytest.mark.own_database
+def test_a_channel_is_removed_after_an_evaluation_that_sends_to_it_and_the_two_do_not_block_each_other(
+    paged: Connection, connect: Connect
+) -> None:
+    with connect(autocommit=False) as evaluating, connect(autocommit=False) as removing:
+        evaluating.execute("select pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0))")
+        removing.execute("set local lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable), removing.transaction():
+            removing.execute("delete from ops.alert_channels")
+        evaluating.execute("set local lock_timeout = '100ms'")
+        evaluating.execute("update ops.alert_channels set description = 'not locked'")
+        evaluating.commit()
+        removing.rollback()
+        removing.execute("delete from ops.alert_channels")
+        assert evaluate_alerts(evaluating, a_moment_later()).state == "busy"
+
+
+@pytest.mark.own_database
 def test_an_objective_made_after_retention_says_from_when_on_it_has_its_events(database: Connection) -> None:
     database.execute("select ops.create_partition('2026-02-01'), ops.create_partition('2026-03-01')")
     for day in ("2026-02-10T10:00Z", "2026-03-10T10:00Z"):
