@@ -114,7 +114,9 @@ def list_command(options: Options, everything: bool) -> None:
     if options.as_json:
         console.show_json(found)
     else:
-        console.show_rows("Objectives", found, "there is no objective")
+        optional = ("since", "author", "bundle", "counted_since")
+        empty = {column for column in optional if all(getattr(row, column) is None for row in found)}
+        console.show_rows("Objectives", found, "there is no objective", without={"service", "version"} | empty)
 
 
 @command(slo)
