@@ -80,6 +80,7 @@ grant select (org_id, id, event_id, event_type, event_timestamp, set_aside_at) o
 grant select on
   ops.job_runs,
   ops.uncountable_events,
+  ops.slo_changes,
   ops.alert_channels,
   ops.alert_groups,
   ops.request_counts,
@@ -266,7 +267,8 @@ grant execute on function
 to authenticated, service_role;
 grant execute on function
   public.record_audit,
-  ops.observe_audit
+  ops.observe_audit,
+  ops.slo_list
 to service_role;
 grant execute on function
   ops.count_request,

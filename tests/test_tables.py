@@ -24,7 +24,7 @@ SLO = reading.Slo(
     org_id=NIL_ORG, slo_name=NAME, service="release", objective="error_rate", status="breached", target=Decimal("0.999"),
     sli=Decimal("0.987654"), good=12_345, total=12_500, budget_left=Decimal("-11.3"), burn_rate_1h=Decimal("14.4"),
     burn_rate_6h=Decimal(6), burn_rate_1d=Decimal(3), burn_rate_3d=None, time_to_exhaustion=timedelta(days=3),
-    events_needed=1000,
+    events_needed=1000, window_start=datetime(2026, 3, 1, tzinfo=UTC), counted_since=None,
 )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ create table ops.slis (
   total_labels jsonb not null default '{}',
   good_labels jsonb not null default '{}',
   bad_labels jsonb,
+  counted_since timestamptz not null default '-infinity',
   constraint slis_pkey primary key (sli_id),
   constraint slis_objective_check check (objective in ('availability', 'latency', 'error_rate', 'events', 'measured')),
   -- Counts name the SLI by this key, so a number from a sequence would tie them to the order in which rows arrived.
@@ -65,6 +66,8 @@ comment on column ops.slis.at_most is 'For measured: a value is good up to this,
 comment on column ops.slis.total_labels is 'Labels of the events that are counted, as lists of values by key; {} is every event.';
 comment on column ops.slis.good_labels is 'Labels that a good event has besides; {} is every event.';
 comment on column ops.slis.bad_labels is 'Labels without which an event is good; null: good_labels and the objective say what is good.';
+comment on column ops.slis.counted_since is
+  'First instant from which on nothing is missing: retention had removed older events before they were counted. -infinity: nothing is missing.';
 alter table ops.slis enable row level security;
 create policy slis_select_authenticated on ops.slis for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
@@ -76,7 +79,8 @@ set search_path = ''
 as $$
 begin
   update ops.slis
-  set filled_until = new.filled_until
+  set filled_until = new.filled_until,
+      counted_since = new.counted_since
   where slis.sli_id = new.sli_id;
   return case when not found then new end;
 end;
@@ -90,13 +94,24 @@ for each row
 when (pg_trigger_depth() = 0)
 execute function ops.restore_sli();
 
+create function ops.is_bundle_name(name text)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return char_length(is_bundle_name.name) <= 100 and is_bundle_name.name !~ '[[:cntrl:]]' and btrim(is_bundle_name.name) = is_bundle_name.name
+  and is_bundle_name.name <> '';
+comment on function ops.is_bundle_name(text) is 'Whether files may go by this name: 1 to 100 characters on one line, none of the outer ones blank; null of null.';
+
 create table ops.services (
   service_name text not null,
   display_name text,
   description text not null default '',
   labels jsonb not null default '{}',
   annotations jsonb not null default '{}',
+  bundle text,
   constraint services_pkey primary key (service_name),
+  constraint services_bundle_is_a_name check (ops.is_bundle_name(bundle)),
   constraint services_labels_and_annotations_are_objects check (
     jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
   )
@@ -107,6 +122,7 @@ comment on column ops.services.display_name is 'Its name for people; null: the s
 comment on column ops.services.description is 'What it is.';
 comment on column ops.services.labels is 'Labels of its OpenSLO document, kept for the export.';
 comment on column ops.services.annotations is 'Annotations of its OpenSLO document, kept for the export.';
+comment on column ops.services.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
 alter table ops.services enable row level security;
 create policy services_select_authenticated on ops.services for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
@@ -134,7 +150,12 @@ create table ops.slos (
   total_labels jsonb not null default '{}',
   good_labels jsonb not null default '{}',
   bad_labels jsonb,
+  is_enabled boolean not null default true,
+  previous_name text,
+  bundle text,
   constraint slos_pkey primary key (slo_name),
+  constraint slos_previous_name_is_another check (previous_name <> slo_name),
+  constraint slos_bundle_is_a_name check (ops.is_bundle_name(bundle)),
   constraint slos_objective_check check (objective in ('availability', 'latency', 'error_rate', 'events', 'measured')),
   constraint slos_target_leaves_a_budget check (target > 0 and target < 1),
   constraint slos_latency_has_a_threshold check ((objective = 'latency') = (threshold_ms is not null)),
@@ -203,5 +224,9 @@ comment on column ops.slos.total_labels is
   'Labels of the events that are counted: {"workflow": ["release"]}, kept as sorted lists; {} is every event. The team is that of the agent when the event is counted.';
 comment on column ops.slos.good_labels is 'Labels that a good event has besides those of total_labels; {} is every event.';
 comment on column ops.slos.bad_labels is 'Labels that a bad event has besides, so that every event without them is good; null: good_labels say what is good.';
+comment on column ops.slos.is_enabled is
+  'False: it promises nothing, so that it has no status and no alerts; its events are counted all the same.';
+comment on column ops.slos.previous_name is 'What its file says that it was called before, which was heeded; null: nothing.';
+comment on column ops.slos.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
 alter table ops.slos enable row level security;
 create policy slos_select_authenticated on ops.slos for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);

@@ -69,11 +69,12 @@ as $$
 begin
   return (
     slo.service, slo.objective, slo.event_type, slo.target, slo.threshold_ms, slo.rolling_window, slo.calendar_period, slo.time_zone,
-    slo.budgeting_method, slo.time_slice, slo.slice_target, slo.expected_interval, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
+    slo.budgeting_method, slo.time_slice, slo.slice_target, slo.expected_interval, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels,
+    slo.is_enabled
   ) is not distinct from (
     other.service, other.objective, other.event_type, other.target, other.threshold_ms, other.rolling_window, other.calendar_period,
     other.time_zone, other.budgeting_method, other.time_slice, other.slice_target, other.expected_interval, other.at_most,
-    other.total_labels, other.good_labels, other.bad_labels
+    other.total_labels, other.good_labels, other.bad_labels, other.is_enabled
   );
 end;
 $$;
@@ -86,8 +87,16 @@ volatile
 set search_path = ''
 as $$
 begin
+  if old.is_enabled and not new.is_enabled then
+    -- A change that was planned never comes.
+    new.valid_from := now();
+    return new;
+  end if;
   if ops.is_same_promise(new, old) then
     new.valid_from := old.valid_from;
+  elsif not exists (select from ops.slo_versions as version where version.slo_name = old.slo_name) then
+    -- It was never enabled, so that nothing of it was seen yet.
+    return new;
   elsif new.valid_from = old.valid_from then
     new.valid_from := greatest(now(), old.valid_from);
   end if;
@@ -127,6 +136,7 @@ begin
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   end if;
+  counted.counted_since := '-infinity';
   counted.filled_until := case
     when ops.cursor_id() = 0 and current_setting('transaction_isolation') = 'read committed' then timestamptz 'infinity'
     else timestamptz '-infinity'
@@ -136,7 +146,7 @@ begin
   perform
   from ops.slis as sli
   where sli.sli_id = counted.sli_id
-    and to_jsonb(sli) - 'filled_until' = to_jsonb(counted) - 'filled_until';
+    and to_jsonb(sli) - array['filled_until', 'counted_since'] = to_jsonb(counted) - array['filled_until', 'counted_since'];
   if not found then
     raise exception 'the objective % has the key % of another way of counting', slo.slo_name, counted.sli_id
       using errcode = 'OP001', hint = 'Change its threshold or a label a little: the chance of this is 1 in 10^19.';
@@ -146,6 +156,23 @@ end;
 $$;
 comment on function ops.require_sli(ops.slos) is
   'The key of the SLI by which an objective counts; one that is new is to be filled. Only the trigger on ops.slos calls it.';
+
+create function ops.end_slo_versions(slo_name text)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  -- A change that was planned never comes.
+  delete from ops.slo_versions as version
+  where version.slo_name = end_slo_versions.slo_name
+    and version.valid_from > now();
+  update ops.slo_versions as version
+  set valid_until = now()
+  where version.slo_name = end_slo_versions.slo_name
+    and version.valid_until > now();
+end;
+comment on function ops.end_slo_versions(text) is 'Ends the definition of an objective now; what was before stays.';
 
 create function ops.record_slo_version()
 returns trigger
@@ -158,24 +185,23 @@ declare
   begins_at timestamptz;
   counted_by bigint;
 begin
-  select * into latest
-  from ops.slo_versions as version
-  where version.slo_name = case tg_op when 'INSERT' then new.slo_name else old.slo_name end
-  order by version.version desc
-  limit 1;
   if tg_op = 'DELETE' then
-    -- A change that was planned never comes.
-    delete from ops.slo_versions as version where version.slo_name = old.slo_name and version.valid_from > now();
-    update ops.slo_versions as version
-    set valid_until = now()
-    where version.slo_name = old.slo_name
-      and version.valid_until > now();
+    perform ops.end_slo_versions(old.slo_name);
     return null;
   end if;
-  if tg_op = 'UPDATE' and new.slo_name <> old.slo_name then
-    raise exception 'the objective % cannot be renamed', old.slo_name
-      using errcode = 'OP001', hint = 'Its history goes by its name: add one of the new name and delete this one.';
+  if not new.is_enabled then
+    if tg_op = 'UPDATE' and old.is_enabled then
+      perform ops.end_slo_versions(new.slo_name);
+    end if;
+    -- Its events are counted all the same, so that it may be enabled after retention has removed them.
+    perform ops.require_sli(new);
+    return null;
   end if;
+  select * into latest
+  from ops.slo_versions as version
+  where version.slo_name = new.slo_name
+  order by version.version desc
+  limit 1;
   -- An objective that is inserted has an open version where a restore brought its versions first.
   if tg_op = 'INSERT' and latest.valid_until = 'infinity'
     or tg_op = 'UPDATE' and new.valid_from = old.valid_from and latest.valid_until = 'infinity' and ops.is_same_promise(new, old)
@@ -210,7 +236,7 @@ begin
   return null;
 end;
 $$;
-comment on function ops.record_slo_version() is 'Trigger: a new or changed definition is a new version, and how it counts an SLI to be filled; a deleted one ends its last version.';
+comment on function ops.record_slo_version() is 'Trigger: a new or changed definition is a new version, and how it counts an SLI to be filled; one that is deleted or disabled ends its last version.';
 
 create trigger slos_record_version
 after insert or update or delete on ops.slos

@@ -253,7 +253,17 @@ begin
     perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));
     perform ops.write_units(changes);
     update ops.slis
-    set filled_until = fill_slis.until
+    set filled_until = fill_slis.until,
+        -- What retention removed before it was counted is missing for good.
+        counted_since = greatest(
+          slis.counted_since,
+          (
+            select removed.removed_until
+            from ops.removed_events as removed
+            where removed.event_type = slis.event_type
+              and removed.removed_until > stretch.since
+          )
+        )
     where slis.sli_id = any (stretch.sli_ids);
   end loop;
   return (select min(sli.filled_until) from ops.slis as sli);

@@ -14,7 +14,9 @@ create table ops.alert_channels (
   display_name text,
   labels jsonb not null default '{}',
   annotations jsonb not null default '{}',
+  bundle text,
   constraint alert_channels_pkey primary key (channel_name),
+  constraint alert_channels_bundle_is_a_name check (ops.is_bundle_name(bundle)),
   -- The job that sends knows the kinds, and slo apply refuses others: listed here, too, a new kind would need a migration.
   constraint alert_channels_kind_is_a_plain_word check (kind ~ '^[a-z][a-z0-9_]{0,29}$'),
   -- A name cannot be a URL or a password, so a secret pasted here by mistake is refused.
@@ -44,6 +46,7 @@ comment on column ops.alert_channels.description is 'What it is for.';
 comment on column ops.alert_channels.display_name is 'Its name for people; null: the same.';
 comment on column ops.alert_channels.labels is 'Labels of its OpenSLO document, kept for the export.';
 comment on column ops.alert_channels.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
+comment on column ops.alert_channels.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
 alter table ops.alert_channels enable row level security;
 
 create table ops.alert_rules (
@@ -69,8 +72,10 @@ create table ops.alert_rules (
   display_name text,
   labels jsonb not null default '{}',
   annotations jsonb not null default '{}',
+  bundle text,
   constraint alert_rules_pkey primary key (rule_name),
-  constraint alert_rules_slo_name_fkey foreign key (slo_name) references ops.slos (slo_name) on delete cascade,
+  constraint alert_rules_bundle_is_a_name check (ops.is_bundle_name(bundle)),
+  constraint alert_rules_slo_name_fkey foreign key (slo_name) references ops.slos (slo_name) on update cascade on delete cascade,
   constraint alert_rules_metric_name_fkey foreign key (metric_name) references ops.kpi_definitions (metric_name),
   constraint alert_rules_kind_check check (
     kind in ('burn_rate', 'budget_exhausted', 'kpi_threshold', 'silent_input', 'silent_agents', 'silent_jobs')
@@ -129,11 +134,12 @@ comment on column ops.alert_rules.alert_after is 'How long the condition must ho
 comment on column ops.alert_rules.silent_for is 'silent_*: how long; null: for jobs twice refresh_interval, for objectives twice their expected interval.';
 comment on column ops.alert_rules.channels is 'Where to; empty: every channel that takes the severity.';
 comment on column ops.alert_rules.notify_resolved is 'Whether to say that it is over.';
-comment on column ops.alert_rules.is_enabled is 'False: it finds nothing, and what it found is resolved.';
+comment on column ops.alert_rules.is_enabled is 'False: it finds nothing, and the alerts that it raised end.';
 comment on column ops.alert_rules.description is 'What it means and what to do.';
 comment on column ops.alert_rules.display_name is 'Its name for people; null: the same.';
 comment on column ops.alert_rules.labels is 'Labels of its OpenSLO document, kept for the export.';
 comment on column ops.alert_rules.annotations is 'Annotations of its OpenSLO document that are not ours, kept for the export.';
+comment on column ops.alert_rules.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
 alter table ops.alert_rules enable row level security;
 create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);
 

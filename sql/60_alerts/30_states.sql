@@ -20,9 +20,9 @@ create table ops.alerts (
   description text not null,
   detail jsonb not null,
   constraint alerts_pkey primary key (org_id, alert_id),
-  constraint alerts_state_check check (state in ('pending', 'firing', 'resolved')),
+  constraint alerts_state_check check (state in ('pending', 'firing', 'resolved', 'ended')),
   constraint alerts_fires_after_it_was_pending check (firing_since >= pending_since),
-  constraint alerts_resolved_has_its_instant check ((state = 'resolved') = (resolved_at is not null))
+  constraint alerts_is_over_from_an_instant_on check ((state in ('resolved', 'ended')) = (resolved_at is not null))
 );
 comment on table ops.alerts is 'One row an alert from when its condition first held; a rule that finds nothing has none.';
 comment on column ops.alerts.org_id is 'The tenant; the nil org for what concerns the jobs.';
@@ -33,19 +33,19 @@ comment on column ops.alerts.severity is 'page, ticket or notice.';
 comment on column ops.alerts.subject is 'The objective, KPI, event type, agent or job.';
 comment on column ops.alerts.service is 'The service of the objective; else null.';
 comment on column ops.alerts.slo_version is 'The version of the objective by which it was found; else null.';
-comment on column ops.alerts.state is 'pending, firing or resolved.';
+comment on column ops.alerts.state is 'pending, firing, resolved (its condition was found not to hold) or ended (nothing asks any more).';
 comment on column ops.alerts.pending_since is 'When the condition was first found to hold.';
 comment on column ops.alerts.firing_since is 'When it fired; null: not yet.';
-comment on column ops.alerts.resolved_at is 'When it was found to be over.';
+comment on column ops.alerts.resolved_at is 'When it was found to be over, resolved or ended.';
 comment on column ops.alerts.evaluated_at is 'The instant of the last evaluation.';
 comment on column ops.alerts.is_frozen is 'The last evaluation could not tell: too few events, none, or the jobs stood still.';
 comment on column ops.alerts.channels is 'Where to, as the rule said; empty: every channel that takes the severity.';
 comment on column ops.alerts.notify_resolved is 'Whether to say that it is over.';
 comment on column ops.alerts.description is 'What it means and what to do.';
-comment on column ops.alerts.detail is 'The figures of the last evaluation that could tell.';
+comment on column ops.alerts.detail is 'The figures of the last evaluation that could tell; of one that has ended, why, and who did that when.';
 alter table ops.alerts enable row level security;
 
-create unique index alerts_org_id_rule_name_subject_idx on ops.alerts (org_id, rule_name, subject) where state <> 'resolved';
+create unique index alerts_org_id_rule_name_subject_idx on ops.alerts (org_id, rule_name, subject) where state in ('pending', 'firing');
 
 create policy alerts_select_own_org on ops.alerts for select to authenticated
   using (org_id = (select ops.org_for('{read,admin}')));
@@ -59,7 +59,7 @@ create type ops.alert_report as (
   queued bigint
 );
 comment on type ops.alert_report is
-  'done; busy: another evaluation runs; past: a later instant has been evaluated. found: conditions that hold; queued: messages written to the outbox.';
+  'done; busy: another evaluation runs; past: a later instant has been evaluated. found: conditions that hold; resolved: alerts that are over, the ended ones included; queued: messages written to the outbox.';
 
 create function ops.evaluate_alerts(as_of timestamptz default now(), kinds text[] default null)
 returns ops.alert_report

@@ -1,4 +1,4 @@
--- Moves of alerts from state to state: inactive (no row), pending, firing, resolved.
+-- Moves of alerts from state to state: inactive (no row), pending, firing, resolved or ended.
 
 create function ops.open_alerts(conditions ops.alert_condition[], kinds text[])
 returns table (
@@ -46,18 +46,17 @@ as $$
 declare
   resolved bigint;
 begin
-  -- What no rule asks about any more is over, and so is what no longer holds.
+  -- A condition that no longer holds is resolved. An alert about which no rule asks any more ends: nobody knows whether it is over.
   with moved as (
     update ops.alerts as alert
-    set state = 'resolved',
+    set state = case when open_alert.is_found then 'resolved' else 'ended' end,
         resolved_at = as_of,
         evaluated_at = as_of,
         is_frozen = false,
         detail = alert.detail || coalesce(
           open_alert.detail,
           case
-            when not exists (select from ops.alert_rules as rule where rule.rule_name = open_alert.rule_name and rule.is_enabled)
-              then jsonb '{"rule_is_gone": true}'
+            when not open_alert.is_found then ops.alert_ending(alert.rule_name, alert.subject, alert.slo_version is not null)
           end,
           '{}'
         )
@@ -83,7 +82,7 @@ begin
   )
   select count(*) filter (where moved.firing_since is not null) into resolved from moved;
   -- What never fired is no alert.
-  delete from ops.alerts as alert where alert.state = 'resolved' and alert.firing_since is null and alert.resolved_at = as_of;
+  delete from ops.alerts as alert where alert.state in ('resolved', 'ended') and alert.firing_since is null and alert.resolved_at = as_of;
   return resolved;
 end;
 $$;
@@ -133,7 +132,7 @@ begin
     join ops.alert_rules as rule
       on rule.rule_name = finding.rule_name
     where finding.holds
-    on conflict (org_id, rule_name, subject) where state <> 'resolved' do update set
+    on conflict (org_id, rule_name, subject) where state in ('pending', 'firing') do update set
       kind = excluded.kind,
       detail = excluded.detail,
       slo_version = excluded.slo_version,
@@ -181,4 +180,4 @@ begin
 end;
 $$;
 comment on function ops.move_alerts(ops.alert_condition[], timestamptz, text[]) is
-  'Takes each alert of the given kinds (null: all) from state to state: inactive (no row), pending, firing, resolved; only evaluate_alerts calls it.';
+  'Takes each alert of the given kinds (null: all) from state to state: inactive (no row), pending, firing, resolved or ended; only evaluate_alerts calls it.';

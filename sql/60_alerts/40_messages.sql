@@ -9,7 +9,7 @@ create table ops.alert_groups (
   last_notified_at timestamptz,
   logged_silenced bigint[] not null default '{}',
   constraint alert_groups_pkey primary key (org_id, channel_name, group_key),
-  constraint alert_groups_channel_name_fkey foreign key (channel_name) references ops.alert_channels (channel_name)
+  constraint alert_groups_channel_name_fkey foreign key (channel_name) references ops.alert_channels (channel_name) on delete cascade
 );
 comment on table ops.alert_groups is 'One row a channel and group of alerts that are sent together: what was last said.';
 comment on column ops.alert_groups.org_id is 'The tenant.';
@@ -117,7 +117,7 @@ begin atomic
     on channel.is_enabled
     and (channel.only_org_id is null or channel.only_org_id = alert.org_id)
     and (
-      alert.state = 'resolved'
+      alert.state <> 'firing'
       or (
         alert.severity = any (channel.severities)
         and (cardinality(alert.channels) = 0 or channel.channel_name = any (alert.channels))
@@ -165,7 +165,7 @@ begin atomic
     case when known.org_id is not null then array(
       select last.alert_id
       from unnest(known.last_firing) as last (alert_id)
-      where not last.alert_id = any (coalesce(array_agg(addressed.alert_id) filter (where addressed.state = 'resolved' and not addressed.notify_resolved), '{}'))
+      where not last.alert_id = any (coalesce(array_agg(addressed.alert_id) filter (where addressed.state <> 'firing' and not addressed.notify_resolved), '{}'))
     ) end,
     known.last_resolved,
     known.last_notified_at,
@@ -176,7 +176,7 @@ begin atomic
       '{}'
     ),
     coalesce(
-      array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.state = 'resolved' and addressed.notify_resolved),
+      array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.state <> 'firing' and addressed.notify_resolved),
       '{}'
     ),
     coalesce(array_agg(addressed.alert_id order by addressed.alert_id) filter (where addressed.is_silenced), '{}')

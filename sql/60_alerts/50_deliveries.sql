@@ -16,21 +16,20 @@ create table ops.alert_deliveries (
   settled_at timestamptz,
   last_error text,
   constraint alert_deliveries_pkey primary key (org_id, delivery_id),
-  constraint alert_deliveries_channel_name_fkey foreign key (channel_name) references ops.alert_channels (channel_name),
-  constraint alert_deliveries_status_check check (status in ('firing', 'resolved', 'test', 'summary')),
+  constraint alert_deliveries_status_check check (status in ('firing', 'resolved', 'ended', 'test', 'summary')),
   constraint alert_deliveries_state_check check (state in ('queued', 'sending', 'delivered', 'dead', 'silenced', 'superseded')),
   constraint alert_deliveries_sending_has_a_lease check ((state = 'sending') = (leased_until is not null))
 );
 comment on table ops.alert_deliveries is 'The outbox: one row a message for a channel; it is sent at least once.';
 comment on column ops.alert_deliveries.org_id is 'The tenant.';
 comment on column ops.alert_deliveries.delivery_id is 'Number of the delivery; receivers may recognise a repeated one by it.';
-comment on column ops.alert_deliveries.channel_name is 'The channel.';
+comment on column ops.alert_deliveries.channel_name is 'The channel; it may be gone by now.';
 comment on column ops.alert_deliveries.group_key is 'The group; messages of one group and channel are sent in order.';
-comment on column ops.alert_deliveries.status is 'firing, resolved (nothing of the group fires any more), test, or summary of a week.';
+comment on column ops.alert_deliveries.status is 'firing, resolved (nothing of the group fires any more), ended (nor is asked about), test, or summary of a week.';
 comment on column ops.alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column ops.alert_deliveries.message is 'What it says, as facts; the sender words them for the channel.';
 comment on column ops.alert_deliveries.state is
-  'queued; sending (leased); delivered; dead (refused, or tried too often); silenced (logged only); superseded (dead, and a later one was sent).';
+  'queued; sending (leased); delivered; dead (refused, or tried too often); silenced (logged only); superseded (dead, and a later one was sent, or the channel was removed).';
 comment on column ops.alert_deliveries.attempts is 'Attempts begun (count).';
 comment on column ops.alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
 comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant.';
@@ -60,33 +59,86 @@ language sql
 volatile
 set search_path = ''
 begin atomic
+  with over as (
+    select
+      coalesce(array_agg(alert.alert_id) filter (where alert.state = 'ended'), '{}') as ended,
+      coalesce(array_agg(alert.alert_id) filter (where alert.state <> 'ended'), '{}') as resolved
+    from ops.alerts as alert
+    where alert.alert_id = any (queue_delivery.resolved)
+  ),
+  judged as (
+    select
+      over.*,
+      case
+        when cardinality(queue_delivery.firing) > 0 then 'firing'
+        when cardinality(over.ended) > 0 and cardinality(over.resolved) = 0 then 'ended'
+        else 'resolved'
+      end as status
+    from over
+  )
   insert into ops.alert_deliveries as delivery (
     org_id, channel_name, group_key, status, alert_ids, message, state, created_at, next_attempt_at
   )
-  values (
-    org_id,
-    channel_name,
-    group_key,
-    case when cardinality(firing) > 0 then 'firing' else 'resolved' end,
-    firing || resolved,
+  select
+    queue_delivery.org_id,
+    queue_delivery.channel_name,
+    queue_delivery.group_key,
+    judged.status,
+    queue_delivery.firing || queue_delivery.resolved,
     jsonb_build_object(
       'kind', 'alerts',
-      'title', format('%s: %s', group_key, case when cardinality(firing) > 0 then format('%s firing', cardinality(firing)) else 'resolved' end),
-      'status', case when cardinality(firing) > 0 then 'firing' else 'resolved' end,
-      'org_id', org_id,
-      'group', group_key,
+      'title', concat(
+        queue_delivery.group_key, ': ', case when judged.status = 'firing' then cardinality(queue_delivery.firing) || ' ' end, judged.status
+      ),
+      'status', judged.status,
+      'org_id', queue_delivery.org_id,
+      'group', queue_delivery.group_key,
       'link', ops.setting('dashboard_url'),
-      'firing', ops.alert_facts(firing, as_of),
-      'resolved', ops.alert_facts(resolved, as_of)
+      'firing', ops.alert_facts(queue_delivery.firing, queue_delivery.as_of),
+      'resolved', ops.alert_facts(judged.resolved, queue_delivery.as_of),
+      'ended', ops.alert_facts(judged.ended, queue_delivery.as_of)
     ),
-    state,
-    as_of,
-    as_of
-  )
+    queue_delivery.state,
+    queue_delivery.as_of,
+    queue_delivery.as_of
+  from judged
   returning delivery.delivery_id;
 end;
 comment on function ops.queue_delivery(uuid, text, text, text, bigint[], bigint[], timestamptz) is
-  'Writes one message about alerts that fire and alerts that are over; returns its number.';
+  'Writes one message about alerts that fire and alerts that are over, resolved or ended; returns its number.';
+
+create function ops.forget_channel()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if tg_level = 'STATEMENT' then
+    -- An evaluation that knows the channel would write messages that nobody sends. Before any row is locked, since the
+    -- evaluation asks for the row, too.
+    perform pg_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0));
+    return null;
+  end if;
+  update ops.alert_deliveries as delivery
+  set state = 'superseded',
+      leased_until = null,
+      settled_at = now(),
+      last_error = 'the channel was removed'
+  where delivery.channel_name = old.channel_name
+    and delivery.state in ('queued', 'sending', 'dead');
+  return null;
+end;
+$$;
+comment on function ops.forget_channel() is 'Trigger: a channel is removed beside no evaluation; what waits for it waits no longer, and what was sent stays on record.';
+
+create trigger alert_channels_wait
+before delete on ops.alert_channels
+for each statement execute function ops.forget_channel();
+
+create trigger alert_channels_forget
+after delete on ops.alert_channels
+for each row execute function ops.forget_channel();
 
 create function ops.queue_test(channel_name text, message jsonb, as_of timestamptz default now())
 returns bigint

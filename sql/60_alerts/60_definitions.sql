@@ -18,7 +18,7 @@ create type ops.definition_change as (
   change text,
   differences jsonb
 );
-comment on type ops.definition_change is 'What becomes of a definition: created, changed (differences has each field as [before, after]), unchanged or removed.';
+comment on type ops.definition_change is 'What becomes of a definition: created, changed or renamed (differences has each field as [before, after]), unchanged or removed.';
 
 create type ops.definition as (
   kind text,
@@ -29,21 +29,40 @@ create type ops.definition as (
 comment on type ops.definition is
   'What files define of a thing (wanted: only the columns that they decide; null: it is to be removed) beside the row that is stored (null: none).';
 
-create function ops.service_definitions(definitions jsonb)
-returns setof ops.definition
+create function ops.owning_bundle(stored jsonb, bundle text, adopt boolean)
+returns text
 language sql
+immutable
+set search_path = ''
+return case when stored is null or adopt then bundle else stored ->> 'bundle' end;
+comment on function ops.owning_bundle(jsonb, text, boolean) is
+  'The bundle of a definition that files of a bundle make: theirs if it is new or adopted, else the one it had (null: none).';
+
+create function ops.service_definitions(definitions jsonb, bundle text, adopt boolean)
+returns setof ops.definition
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
-  select 'service', wanted.service_name, to_jsonb(wanted), to_jsonb(known)
+as $$
+begin
+  return query
+  select
+    'service',
+    wanted.service_name,
+    to_jsonb(wanted) || jsonb_build_object(
+      'bundle', ops.owning_bundle(to_jsonb(known), service_definitions.bundle, service_definitions.adopt)
+    ),
+    to_jsonb(known)
   from jsonb_populate_recordset(null::ops.services, service_definitions.definitions -> 'services') as wanted
   left join ops.services as known
     on known.service_name = wanted.service_name
   order by wanted.service_name;
 end;
-comment on function ops.service_definitions(jsonb) is 'The services that files define, beside those that are stored.';
+$$;
+comment on function ops.service_definitions(jsonb, text, boolean) is 'The services that files define, beside those that are stored.';
 
-create function ops.slo_definitions(definitions jsonb)
+create function ops.slo_definitions(definitions jsonb, bundle text, adopt boolean)
 returns setof ops.definition
 -- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
 language plpgsql
@@ -55,7 +74,11 @@ begin
   select
     'slo',
     wanted.slo_name,
-    to_jsonb(ops.canonical_slo(wanted)) - 'valid_from',
+    to_jsonb(ops.canonical_slo(wanted)) - 'valid_from' || jsonb_build_object(
+      -- Files that do not say it leave it as it is.
+      'is_enabled', coalesce(wanted.is_enabled, known.is_enabled, true),
+      'bundle', ops.owning_bundle(to_jsonb(known), slo_definitions.bundle, slo_definitions.adopt)
+    ),
     -- The defaults stand in the files that an export writes.
     to_jsonb(known) || jsonb_build_object(
       'indicator_name', coalesce(known.indicator_name, known.slo_name),
@@ -67,27 +90,33 @@ begin
   order by wanted.slo_name;
 end;
 $$;
-comment on function ops.slo_definitions(jsonb) is 'The objectives that files define, beside those that are stored.';
+comment on function ops.slo_definitions(jsonb, text, boolean) is 'The objectives that files define, beside those that are stored.';
 
-create function ops.channel_definitions(definitions jsonb)
+create function ops.channel_definitions(definitions jsonb, bundle text, adopt boolean)
 returns setof ops.definition
-language sql
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
 stable
 set search_path = ''
-begin atomic
+as $$
+begin
+  return query
   select
     'channel',
     wanted.channel_name,
-    to_jsonb(wanted) - array['max_attempts', 'only_org_id', 'is_enabled'],
+    to_jsonb(wanted) - array['max_attempts', 'only_org_id', 'is_enabled'] || jsonb_build_object(
+      'bundle', ops.owning_bundle(to_jsonb(known), channel_definitions.bundle, channel_definitions.adopt)
+    ),
     to_jsonb(known)
   from jsonb_populate_recordset(null::ops.alert_channels, channel_definitions.definitions -> 'channels') as wanted
   left join ops.alert_channels as known
     on known.channel_name = wanted.channel_name
   order by wanted.channel_name;
 end;
-comment on function ops.channel_definitions(jsonb) is 'The channels that files define, beside those that are stored.';
+$$;
+comment on function ops.channel_definitions(jsonb, text, boolean) is 'The channels that files define, beside those that are stored.';
 
-create function ops.rule_definitions(definitions jsonb)
+create function ops.rule_definitions(definitions jsonb, bundle text, adopt boolean)
 returns setof ops.definition
 -- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
 language plpgsql
@@ -102,7 +131,12 @@ begin
   )
   select 'rule', found.rule_name, found.definition, found.stored
   from (
-    select wanted.rule_name, wanted.definition, to_jsonb(known) as stored
+    select
+      wanted.rule_name,
+      wanted.definition || jsonb_build_object(
+        'bundle', ops.owning_bundle(to_jsonb(known), rule_definitions.bundle, rule_definitions.adopt)
+      ) as definition,
+      to_jsonb(known) as stored
     from wanted
     left join ops.alert_rules as known
       on known.rule_name = wanted.rule_name
@@ -118,7 +152,7 @@ begin
   order by found.definition is null, found.rule_name;
 end;
 $$;
-comment on function ops.rule_definitions(jsonb) is
+comment on function ops.rule_definitions(jsonb, text, boolean) is
   'The rules that files define, beside those that are stored; then the stored rules of these objectives that the files no longer have.';
 
 create function ops.check_definitions(definitions jsonb)
@@ -204,7 +238,9 @@ declare
   );
   decided constant text[] := array(select name from jsonb_object_keys(written -> 0) as name);
 begin
-  execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  if removed <> '{}' then
+    execute format('delete from %s where %I = any ($1)', relation, name_column) using removed;
+  end if;
   if written is not null then
     execute format(
       'insert into %1$s (%2$s) select %2$s from jsonb_populate_recordset(null::%1$s, $1) on conflict (%3$I) do update set %4$s',
@@ -218,33 +254,3 @@ end;
 $$;
 comment on function ops.write_definitions(regclass, text, ops.definition[]) is
   'Makes the rows of a table what definitions of one kind want: those to be removed go, those that differ are written in the columns that files decide.';
-
-create function ops.apply_definitions(definitions jsonb)
-returns setof ops.definition_change
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  services ops.definition[];
-  slos ops.definition[];
-  channels ops.definition[];
-  rules ops.definition[];
-begin
-  perform ops.check_definitions(definitions);
-  -- Compared as rows, not as the text that came, and all before the first is written.
-  services := array(select service from ops.service_definitions(definitions) as service);
-  slos := array(select slo from ops.slo_definitions(definitions) as slo);
-  channels := array(select channel from ops.channel_definitions(definitions) as channel);
-  rules := array(select rule from ops.rule_definitions(definitions) as rule);
-  perform ops.write_definitions('ops.services', 'service_name', services);
-  perform ops.write_definitions('ops.slos', 'slo_name', slos);
-  perform ops.write_definitions('ops.alert_channels', 'channel_name', channels);
-  perform ops.write_definitions('ops.alert_rules', 'rule_name', rules);
-  -- Now, so that a rule that can never fire is refused here and not when the transaction ends.
-  set constraints ops.slos_check_factor, ops.alert_rules_check_factor immediate;
-  return query select * from ops.definition_changes(services || slos || channels || rules);
-end;
-$$;
-comment on function ops.apply_definitions(jsonb) is
-  'Makes services, objectives, channels and rules what the rows in {"services", "slos", "channels", "rules"} say, and removes rules of these objectives that are not among them. One row a definition: created, changed (with each field as [before, after]), unchanged or removed.';

@@ -139,7 +139,7 @@ where delivery.state in ('delivered', 'silenced', 'superseded', 'dead')
     from ops.alerts as alert
     where alert.org_id = delivery.org_id
       and alert.alert_id = any (delivery.alert_ids)
-      and alert.state <> 'resolved'
+      and alert.state in ('pending', 'firing')
   );
 comment on view ops.settled_deliveries is 'One row a message that is settled and whose alerts are all over.';
 
@@ -148,7 +148,7 @@ with (security_invoker = true)
 as
 select alert.org_id, alert.alert_id, alert.resolved_at
 from ops.alerts as alert
-where alert.state = 'resolved'
+where alert.state in ('resolved', 'ended')
   -- A group that last said it fires has yet to say that it is over.
   and not exists (
     select

@@ -237,10 +237,10 @@ begin
   delete from ops.agents as agent where agent.org_id = owner_id and agent.agent_id = any (ids);
   delete from ops.alerts as alert where alert.org_id = owner_id and alert.state = 'pending' and alert.subject ~* mention;
   update ops.alerts as alert
-  set state = 'resolved',
-      -- Nothing asks about it any more.
-      resolved_at = coalesce(alert.resolved_at, greatest(alert.evaluated_at, now()))
-  where alert.org_id = owner_id and alert.subject ~* mention;
+  set state = 'ended',
+      resolved_at = greatest(alert.evaluated_at, now()),
+      detail = alert.detail || '{"ended_because": "no_longer_asked"}'
+  where alert.org_id = owner_id and alert.subject ~* mention and alert.state = 'firing';
   if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
     perform ops.rename_states(owner_id, mention, erased);
   end if;

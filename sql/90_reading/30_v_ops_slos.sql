@@ -27,8 +27,14 @@ select
   evaluated.last_counted_at,
   evaluated.good_unadjusted,
   evaluated.total_unadjusted,
-  evaluated.budget_left_unadjusted
+  evaluated.budget_left_unadjusted,
+  nullif(sli.counted_since, '-infinity') as counted_since
 from ops.evaluate_slos(now(), true, null) as evaluated
+join ops.slo_versions as version
+  on version.slo_name = evaluated.slo_name
+  and version.version = evaluated.version
+join ops.slis as sli
+  on sli.sli_id = version.sli_id
 order by ops.status_rank(evaluated.status), evaluated.budget_left, evaluated.slo_name, evaluated.org_id;
 comment on view public.v_ops_slo_status is
   'One row an org and objective, as of now, events behind the cursor included; the worst first.';
@@ -56,6 +62,8 @@ comment on column public.v_ops_slo_status.last_counted_at is 'First instant of t
 comment on column public.v_ops_slo_status.good_unadjusted is 'Good ones, exclusions not applied (count).';
 comment on column public.v_ops_slo_status.total_unadjusted is 'All that count, exclusions not applied (count).';
 comment on column public.v_ops_slo_status.budget_left_unadjusted is 'Share of the error budget left, exclusions not applied (ratio).';
+comment on column public.v_ops_slo_status.counted_since is
+  'First instant with all its events: retention had removed older ones before the objective was made; null: none is missing.';
 
 create view public.v_ops_slo_history
 with (security_invoker = true)

@@ -31,14 +31,14 @@ comment on column public.v_ops_alerts.severity is 'page, ticket or notice.';
 comment on column public.v_ops_alerts.subject is 'The objective, KPI, event type, agent or job.';
 comment on column public.v_ops_alerts.service is 'The service of the objective; else null.';
 comment on column public.v_ops_alerts.slo_version is 'The version of the objective by which it was found; else null.';
-comment on column public.v_ops_alerts.state is 'pending, firing or resolved.';
+comment on column public.v_ops_alerts.state is 'pending, firing, resolved (its condition was found not to hold) or ended (nothing asks any more).';
 comment on column public.v_ops_alerts.is_frozen is 'The last evaluation could not tell, so the state stays.';
 comment on column public.v_ops_alerts.pending_since is 'When the condition was first found to hold.';
 comment on column public.v_ops_alerts.firing_since is 'When it fired; null: not yet.';
-comment on column public.v_ops_alerts.resolved_at is 'When it was found to be over; null: it is not.';
+comment on column public.v_ops_alerts.resolved_at is 'When it was found to be over, resolved or ended; null: it is not.';
 comment on column public.v_ops_alerts.evaluated_at is 'The instant of the last evaluation.';
 comment on column public.v_ops_alerts.description is 'What it means and what to do.';
-comment on column public.v_ops_alerts.detail is 'The figures: burn rates and factor, SLI, target, budget left; the KPI and its limit; when last heard of.';
+comment on column public.v_ops_alerts.detail is 'The figures: burn rates and factor, SLI, target, budget left; the KPI and its limit; when last heard of; why it ended, and who did that when.';
 
 create view public.v_ops_alert_deliveries
 with (security_invoker = true)
@@ -63,7 +63,7 @@ comment on column public.v_ops_alert_deliveries.org_id is 'The tenant.';
 comment on column public.v_ops_alert_deliveries.delivery_id is 'Number of the delivery.';
 comment on column public.v_ops_alert_deliveries.channel_name is 'The channel.';
 comment on column public.v_ops_alert_deliveries.group_key is 'The service of the objectives, the KPI, the kind of silence, or the week of a summary.';
-comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, test or summary.';
+comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, ended, test or summary.';
 comment on column public.v_ops_alert_deliveries.state is 'queued, sending, delivered, dead, silenced (logged only) or superseded.';
 comment on column public.v_ops_alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count).';

@@ -52,7 +52,7 @@ SILENT: dict[str, Any] = {
     "since": "2026-11-20T10:00:00+00:00",
     "detail": {"last_seen_at": "2026-11-19T10:00:00+00:00", "silent_for": "1 day"},
 }
-FIELDS = ["title", "kind", "status", "org_id", "group", "link", "firing", "resolved"]
+FIELDS = ["title", "kind", "status", "org_id", "group", "link", "firing", "resolved", "ended"]
 SLACK_FORBIDDEN = ("<!channel>", "<@U1>", "<!", "<@")
 
 
@@ -67,6 +67,7 @@ def message(*firing: dict[str, Any], resolved: list[object] | None = None, **fie
         "link": None,
         "firing": list(firing),
         "resolved": resolved or [],
+        "ended": [],
     } | fields
 
 
@@ -237,6 +238,34 @@ def test_an_alert_whose_rule_was_removed_says_so():
     assert messages.text(message(resolved=[over])).endswith("  Never seen\n  The rule is gone or switched off\n")
 
 
+REMOVED = {"ended_because": "objective_removed", "ended_by": "anna", "ended_at": "2026-11-21T11:10:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (REMOVED, "The objective was removed by anna at 2026-11-21 11:10 UTC"),
+        (
+            REMOVED | {"ended_because": "objective_disabled"},
+            "The objective was disabled by anna at 2026-11-21 11:10 UTC",
+        ),
+        ({"ended_because": "rule_is_gone"}, "The rule is gone or switched off"),
+        ({"ended_because": "no_longer_asked"}, "No rule asks about it any more"),
+    ],
+)
+def test_an_alert_that_ended_says_why_and_never_that_it_is_resolved(reason: dict[str, str], words: str):
+    over = BURN | {"resolved_at": "2026-11-21T11:12:00+00:00", "detail": BURN["detail"] | reason}
+    said = message(ended=[over], status="ended")
+    assert messages.title(said) == "[ENDED] checkout-availability burns its error budget at 20.5x"
+    lines = messages.text(said).splitlines()
+    assert lines[2] == "ENDED PAGE: checkout-availability burns its error budget at 20.5x"
+    assert "  Ended at 2026-11-21 11:12 UTC after 1 hour 12 minutes, fired at 2026-11-21 10:00 UTC" in lines
+    assert f"  {words}" in lines
+    for text in (messages.title(said), messages.text(said), str(slack.payload(said))):
+        assert "resolved" not in text.lower()
+    assert not messages.is_resolved(said)
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["1e400", "-7.8", "<!here>"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -252,7 +281,9 @@ alerts = st.fixed_dictionaries(
     {}, optional=dict.fromkeys(BURN, anything) | {"kind": kinds | anything, "detail": details | anything}
 )
 spoiled = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(FIELDS, anything) | dict.fromkeys(["firing", "resolved"], st.lists(alerts | anything))
+    {},
+    optional=dict.fromkeys(FIELDS, anything)
+    | dict.fromkeys(["firing", "resolved", "ended"], st.lists(alerts | anything)),
 )
 
 

@@ -69,6 +69,8 @@ def test_rows_carry_exactly_the_columns_of_the_tables(reading):
             "time_slice",
             "slice_target",
             "expected_interval",
+            "is_enabled",
+            "previous_name",
             "indicator_name",
             "display_name",
             "labels",

@@ -43,7 +43,7 @@ TEXTS = [
     ("SLO", "  service: release\n", "", "6: spec.service: is missing"),
     ("SLO", "  service: release", "  service: release\n  service: other", "8: spec.service: this key was already given in line 7"),
     ("SLO", "  service: release", "  services: release\n  service: release", "7: spec.services: there is no such key"),
-    ("SLO", "name: release_speed", "name: release_speed\n  annotations: {opskpi.dev/expected: 1h}", "5: metadata.annotations.opskpi.dev/expected: SLO has no such annotation; known are expected-every"),
+    ("SLO", "name: release_speed", "name: release_speed\n  annotations: {opskpi.dev/expected: 1h}", "5: metadata.annotations.opskpi.dev/expected: SLO has no such annotation; known are expected-every, previous-name, enabled"),
     ("SLO", "name: release_speed", "name: release_speed\n  annotations: {opskpi.dev/expected-every: 1M}", "5: metadata.annotations.opskpi.dev/expected-every: 1M has no fixed length; say it in days, such as 30d"),
     ("SLO", "name: release_speed", "name: release_speed\n  annotations: {example.com/rank: 2}", '5: metadata.annotations.example.com/rank: 2 is no text for every reader of YAML; quote it: "2"'),
     ("SLO", "name: release_speed", "name: release_speed\n  labels: {team: [a, [b]]}", "5: metadata.labels.team[1]: a list is no text"),

@@ -41,6 +41,7 @@ KEPT: dict[str, LiteralString] = {
     "days": "select * from ops.sli_days where total <> 0 order by 1, 2, 3",
     "cursor": "select last_id from ops.cursors",
     "objectives": "select to_jsonb(slo) from ops.slos as slo order by slo_name",
+    "changes": "select to_jsonb(known) from ops.slo_changes as known order by slo_change_id",
     "exclusions": "select * from ops.slo_exclusions order by 1, 2",
     "history": "select * from ops.slo_history() order by 1, 2, 3, 4",
 }
@@ -74,6 +75,10 @@ def fill_by_triggers(connection: Connection) -> None:
     connection.execute("update ops.slos set target = 0.7, valid_from = '2026-03-12T03:00Z' where slo_name = 'z'")
     connection.execute("delete from ops.slos where slo_name = 'gone'")
     add_slo(connection, "gone", objective="latency", threshold_ms=9, event_type="workflow_run")
+    for name in ("off", "old"):
+        add_slo(connection, name, event_type="workflow_run", target="0.6")
+    connection.execute("select ops.enable_slos('{off}', false, 'me')")
+    connection.execute("update ops.slos set slo_name = 'renamed' where slo_name = 'old'")
     scalar(connection, "select ops.exclude_from_slo('a', '2026-03-12T04:00Z', '2026-03-12T05:00Z', 'move', 'me')")
     assert run_jobs(connection, RUN_AT).fired
     add_event(connection, "workflow_run", "2026-03-12T11:59Z", outcome="failure", duration_ms=1, tag="v3")

@@ -1,5 +1,6 @@
 """A database that was in use at an older version ends, after the upgrade, as one that was never older."""
 
+import re
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -7,13 +8,16 @@ import psycopg
 import pytest
 
 from opskpi.postgres import migrations
-from support.events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, states
-from support.fixtures import CreateDatabase
+from support.events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, rows, states
+from support.fixtures import CHECKOUT, CreateDatabase
 from support.postgres import Database
+from support.seed_rows import Seed, inserted
+from support.sql_statements import statements_in
 
 # The last migration of each version that was published.
 PUBLISHED = ("20261121000900", "20261122000010", "20261122000090", "20261125000120", "20261130000110")
 AGENT = UUID("11111111-1111-4111-8111-111111111111")
+REMOVED = "audit_observer_latency"
 BEFORE, AFTER = ("2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01"), ("2026-03-02", "2026-02-27")
 SINCE, UNTIL = "2026-02-01T00:00Z", "2026-04-01T00:00Z"
 OWN_OBJECTIVE = {
@@ -81,6 +85,7 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "shipped", lambda: older)
         migrations.migrate(old_database_in_use)
+    old_database_in_use.execute("delete from ops.slos where slo_name = %s", [REMOVED])
     begin(old_database_in_use)
     use(old_database_in_use, BEFORE)
     add_event(
@@ -93,6 +98,7 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
     migrations.migrate(old_database_in_use)
     use(old_database_in_use, AFTER)
     with psycopg.connect(create_database(template).dsn, autocommit=True) as never_older:
+        never_older.execute("delete from ops.slos where slo_name = %s", [REMOVED])
         begin(never_older)
         use(never_older, BEFORE)
         add_event(
@@ -109,3 +115,33 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
             assert found == wanted
     rebuild(old_database_in_use, SINCE, UNTIL)
     assert states(old_database_in_use) == counted
+    changes = "select slo_name, change, author from ops.slo_changes"
+    assert rows(old_database_in_use, changes) == [(REMOVED, "removed", "not recorded")]
+
+
+def test_a_shipped_objective_that_was_removed_or_renamed_is_not_brought_back_by_a_later_migration(
+    database: Connection,
+) -> None:
+    (statement,) = statements_in((CHECKOUT / "sql/seeds/slos.sql").read_text("utf-8"))
+    seed = Seed.filled_by(statement)
+    shipped = seed.rows(database)
+    assert len(shipped) == 9
+    shipping = inserted(seed, [*shipped.values(), next(iter(shipped.values())) | {"slo_name": "new"}])
+    database.execute("delete from ops.slos where slo_name = %s", [REMOVED])
+    database.execute("update ops.slos set slo_name = 'ours' where slo_name = 'audit_observer_error_rate'")
+    database.execute("update ops.slos set is_enabled = false where slo_name = 'audit_observer_availability'")
+    standing = {name for (name,) in shipped} - {REMOVED, "audit_observer_error_rate"} | {"ours", "new"}
+    for _ in range(2):
+        database.execute(shipping.encode())
+        assert {name for (name,) in rows(database, "select slo_name from ops.slos")} == standing
+    assert rows(database, "select is_enabled from ops.slos where slo_name = 'audit_observer_availability'") == [
+        (False,)
+    ]
+
+
+def test_migrations_ship_objectives_only_where_nobody_has_removed_them() -> None:
+    first = "20261130000170"
+    for migration in migrations.shipped():
+        for statement in statements_in(migration.script):
+            if migration.version >= first and re.match(r"insert into ops\.slos\b", statement.sql):
+                assert "ops.slo_changes" in statement.sql, migration.version

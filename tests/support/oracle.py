@@ -274,6 +274,7 @@ def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
     with connection.cursor(row_factory=class_row(Sli)) as cursor:
         promised = cursor.execute(
             "select slo_name, objective, event_type, threshold_ms, at_most, total_labels, good_labels, bad_labels from ops.slos"
+            " where is_enabled"
         ).fetchall()
     described = rows(connection, "select event_type, label_keys, value_key from ops.event_types")
     kinds = {event_type: (keys, value_key) for event_type, keys, value_key in described}

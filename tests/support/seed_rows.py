@@ -81,10 +81,24 @@ def changed_rows(
 
 
 def inserted(seed: Seed, rows: Sequence[Row]) -> str:
-    """Insert rows where a user has none of that name."""
+    """Insert rows where a user has none of that name; objectives only where a user has neither removed nor renamed one so."""
+    if (seed.schema, seed.table) == ("ops", "slos"):
+        return "\n\n".join(inserted_slo(seed, row) for row in rows)
     values = ",\n".join(f"  ({', '.join(map(literal, row.values()))})" for row in rows)
     columns = ", ".join(seed.columns)
     return f"insert into {seed.schema}.{seed.table} ({columns})\nvalues\n{values}\non conflict do nothing;"
+
+
+def inserted_slo(seed: Seed, row: Row) -> str:
+    """Insert an objective unless it stands, or was removed or renamed by a user."""
+    values = ", ".join(map(literal, row.values()))
+    return (
+        f"insert into ops.slos ({', '.join(seed.columns)})\nselect {values}\n"
+        f"where {literal(row['slo_name'])} not in (\n"
+        "  select coalesce(gone.previous_name, gone.slo_name) from ops.slo_changes as gone\n"
+        "  where gone.change in ('removed', 'renamed')\n"
+        ")\non conflict do nothing;"
+    )
 
 
 def updated(seed: Seed, key: Row, new: Row, old: Row) -> str:

@@ -105,7 +105,7 @@ def alerts(connection: psycopg.Connection, *, resolved: bool) -> list[Alert]:
     with connecting.unfiltered(connection), connection.cursor(row_factory=class_row(Alert)) as cursor:
         return cursor.execute(
             "select alert_id, org_id, rule_name, severity, subject, state, is_frozen, pending_since, firing_since,"
-            " resolved_at, detail from public.v_ops_alerts where state <> 'resolved' or %s",
+            " resolved_at, detail from public.v_ops_alerts where state in ('pending', 'firing') or %s",
             [resolved],
         ).fetchall()
 

@@ -1,7 +1,7 @@
 """What a message of the outbox says, as one line, as plain text and as the body of a webhook.
 
-A message is the JSON that the database wrote: title, kind, status, org_id, group, link, and the alerts firing and
-resolved, or the facts of a week. Any part of it may be missing or of another type; rendering leaves it out and never
+A message is the JSON that the database wrote: title, kind, status, org_id, group, link, and the alerts firing, resolved
+and ended, or the facts of a week. Any part of it may be missing or of another type; rendering leaves it out and never
 fails.
 """
 
@@ -32,22 +32,21 @@ class Section:
 
 def title(message: Message) -> str:
     """One line, for a subject or a notification: `[FIRING:2] checkout burns its error budget at 20.5x, and 1 more`."""
-    firing, resolved = sections(message)
-    alerts = firing or resolved
+    firing, over = sections(message)
+    alerts = firing or over
     more = f", and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    return _labelled(message, firing, resolved, alerts[0].heading + more if alerts else None)
+    return _labelled(message, alerts[0].heading + more if alerts else None)
 
 
 def banner(message: Message) -> str:
     """One line above the alerts themselves: `[FIRING:2] checkout`."""
-    firing, resolved = sections(message)
-    return _labelled(message, firing, resolved, texts.line(message.get("group"), 150))
+    return _labelled(message, texts.line(message.get("group"), 150))
 
 
 def text(message: Message) -> str:
     """Plain text of some lines an alert, those that page first, at most 100 alerts."""
-    firing, resolved = sections(message)
-    shown = [*firing, *resolved][:MOST_ALERTS]
+    firing, over = sections(message)
+    shown = [*firing, *over][:MOST_ALERTS]
     paragraphs = [banner(message), *_summary(message)]
     for section in shown:
         command = [f"Explain: {section.command}"] if section.command else []
@@ -55,7 +54,7 @@ def text(message: Message) -> str:
         paragraphs.append("\n".join((f"{section.badge}: {section.heading}", *details)))
     if not shown and message.get("kind") == "test":
         paragraphs.append("This is a test. The channel works; nothing is wrong.")
-    if left_out := len(firing) + len(resolved) - len(shown):
+    if left_out := len(firing) + len(over) - len(shown):
         paragraphs.append(f"and {left_out} more")
     if address := link(message):
         paragraphs.append(address)
@@ -78,14 +77,21 @@ def test_message(channel_name: str) -> dict[str, object]:
         "link": None,
         "firing": [],
         "resolved": [],
+        "ended": [],
     }
 
 
 def sections(message: Message) -> tuple[list[Section], list[Section]]:
-    """The alerts that fire and those that are over, in words, each list with the pages first."""
+    """The alerts that fire and those that are over, in words: resolved, then ended; pages first in each."""
     firing = [_section(alert) for alert in _alerts(message.get("firing"))]
-    resolved = [_section(alert, over=True) for alert in _alerts(message.get("resolved"))]
-    return firing, resolved
+    resolved = [_section(alert, over="resolved") for alert in _alerts(message.get("resolved"))]
+    ended = [_section(alert, over="ended") for alert in _alerts(message.get("ended"))]
+    return firing, resolved + ended
+
+
+def is_resolved(message: Message) -> bool:
+    """Nothing fires any more, and something was found to be over; an alert that ended proves nothing."""
+    return not _alerts(message.get("firing")) and bool(_alerts(message.get("resolved")))
 
 
 def parts(message: Message) -> list[Part]:
@@ -107,7 +113,7 @@ def link(message: Message) -> str | None:
     return quote(parts.geturl(), safe="/:?#[]@!$&'()*+,;=%-._~")
 
 
-def _labelled(message: Message, firing: list[Section], resolved: list[Section], line: str | None) -> str:
+def _labelled(message: Message, line: str | None) -> str:
     given = texts.line(message.get("title"), 150)
     if message.get("kind") == "test":
         return f"[TEST] {given or 'a test'}"
@@ -118,9 +124,11 @@ def _labelled(message: Message, firing: list[Section], resolved: list[Section], 
     )
     if is_summary:
         return f"[SUMMARY] {words}"
-    if firing:
+    if firing := _alerts(message.get("firing")):
         return f"[FIRING:{len(firing)}] {words}"
-    return f"[RESOLVED] {words}" if resolved or message.get("status") == "resolved" else words
+    if is_resolved(message) or message.get("status") == "resolved":
+        return f"[RESOLVED] {words}"
+    return f"[ENDED] {words}" if _alerts(message.get("ended")) or message.get("status") == "ended" else words
 
 
 def _summary(message: Message) -> list[str]:
@@ -136,7 +144,8 @@ def _summary(message: Message) -> list[str]:
 def _fired(alert: Mapping[str, object]) -> str:
     """An alert in one line, over or not."""
     section = _section(alert)
-    since = _since(alert, over=alert.get("resolved_at") is not None)
+    ended = _detail(alert).get("ended_because") is not None
+    since = _since(alert, over=("ended" if ended else "resolved") if alert.get("resolved_at") is not None else None)
     return f"{section.badge}: {section.heading}" + (f", {since[:1].lower()}{since[1:]}" if since else "")
 
 
@@ -145,9 +154,13 @@ def _alerts(value: object) -> list[Mapping[str, object]]:
     return sorted(alerts, key=lambda alert: (*SEVERITIES, alert.get("severity")).index(alert.get("severity")))
 
 
-def _section(alert: Mapping[str, object], *, over: bool = False) -> Section:
+def _detail(alert: Mapping[str, object]) -> Mapping[str, object]:
     found = alert.get("detail")
-    detail = found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _section(alert: Mapping[str, object], *, over: str | None = None) -> Section:
+    detail = _detail(alert)
     service = texts.line(alert.get("service"), 100)
     version = wording.count(alert.get("slo_version"))
     rule = texts.line(alert.get("rule"), 100)
@@ -159,12 +172,12 @@ def _section(alert: Mapping[str, object], *, over: bool = False) -> Section:
         _budget(detail),
         _value(alert, detail),
         _silence(alert, detail),
-        "The rule is gone or switched off" if detail.get("rule_is_gone") is True else None,
+        _ending(detail),
         _joined(service and f"Service: {service}", rule and f"Rule: {rule}", version and f"SLO version: {version}"),
     )
     severity = (texts.line(alert.get("severity"), 20) or "alert").upper()
     return Section(
-        badge=f"RESOLVED {severity}" if over else severity,
+        badge=f"{over.upper()} {severity}" if over else severity,
         heading=_heading(alert, detail),
         facts=tuple(fact for fact in facts if fact),
         command=texts.line(alert.get("explain"), 500),
@@ -185,14 +198,26 @@ def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
     return known.get(str(alert.get("kind")), subject)
 
 
-def _since(alert: Mapping[str, object], *, over: bool) -> str | None:
+def _ending(detail: Mapping[str, object]) -> str | None:
+    """Why an alert ended without anybody knowing whether it is over."""
+    because = detail.get("ended_because")
+    verb = {"objective_removed": "removed", "objective_disabled": "disabled"}.get(str(because))
+    if verb:
+        author, at = texts.line(detail.get("ended_by"), 200), wording.instant(detail.get("ended_at"))
+        return f"The objective was {verb}" + (f" by {author}" if author else "") + (f" at {at}" if at else "")
+    if because == "rule_is_gone" or detail.get("rule_is_gone") is True:
+        return "The rule is gone or switched off"
+    return "No rule asks about it any more" if because == "no_longer_asked" else None
+
+
+def _since(alert: Mapping[str, object], *, over: str | None) -> str | None:
     since, resolved_at = alert.get("since"), alert.get("resolved_at")
     if not over:
         return f"Since {wording.instant(since)}" if wording.instant(since) else None
     lapse = wording.lapse(since, resolved_at)
     return _joined(
         wording.instant(resolved_at)
-        and f"Resolved at {wording.instant(resolved_at)}" + (f" after {lapse}" if lapse else ""),
+        and f"{over.capitalize()} at {wording.instant(resolved_at)}" + (f" after {lapse}" if lapse else ""),
         wording.instant(since) and f"fired at {wording.instant(since)}",
     )
 

@@ -1,5 +1,6 @@
 """`opskpi slo …`: how the objectives stand, and objectives as code."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -14,10 +15,12 @@ from opskpi.counting import history
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
 from opskpi.objectives import reporting
-from opskpi.openslo import applying, simulating
+from opskpi.openslo import applying, lifecycle, simulating
 from opskpi.orgs import NIL_ORG
 from opskpi.postgres import scratch
 from opskpi.status import reading, showing
+
+UNCHANGED = "nothing was changed: this was a dry run"
 
 
 @click.group(name="slo", invoke_without_command=True)
@@ -46,33 +49,39 @@ def slo(options: Options, fail_on_breach: bool) -> None:
 @command(slo)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
-def apply(options: Options, files: tuple[str, ...], dry_run: bool) -> None:
+@click.option("--bundle", default="default", show_default=True, help="Name of these files; what they make is theirs.")
+@click.option("--prune", is_flag=True, help="Remove what the bundle made and the files no longer define.")
+@click.option("--adopt", is_flag=True, help="Make all that the files define the bundle's, whatever made it.")
+@click.option("--author", default=user_name, show_default="your user name", help="Who does it; kept with what ends.")
+def apply(
+    options: Options, *, files: tuple[str, ...], dry_run: bool, bundle: str, prune: bool, adopt: bool, author: str
+) -> None:
     """Make objectives, alert rules and channels what OpenSLO v1 FILEs say, all or nothing; - is standard input.
+
+    What another bundle made may be named and not changed. Only --prune removes, and only what the same bundle made.
 
     \b
     Example:
-      opskpi slo apply --dry-run slos.yaml
+      opskpi slo apply --prune --dry-run slos.yaml
     """
+    owner = applying.Bundle(bundle, adopt, prune, author)
     with options.connect() as connection:
         definitions = openslo.read(
             _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
         )
         if dry_run:
             with scratch.writable(connection, console.notice) as tried:
-                changes = applying.apply(tried, definitions, dry_run=True)
+                changes = applying.apply(tried, definitions, owner, dry_run=True)
         else:
-            changes = applying.apply(connection, definitions)
+            changes = applying.apply(connection, definitions, owner)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
     if options.as_json:
         console.show_json(changes)
         return
-    for change in changes:
-        console.show(f"{change.change:<9} {change.kind} {change.name}")
-        for field, (before, after) in (change.differences or {}).items():
-            console.show(f"            {field}: {before} -> {after}")
+    _show_changes(changes)
     if dry_run:
-        console.show("nothing was changed: this was a dry run")
+        console.show(UNCHANGED)
 
 
 @command(slo)
@@ -91,6 +100,88 @@ def validate(options: Options, files: tuple[str, ...]) -> None:
         console.show_json(openslo.as_json(found))
     else:
         console.show(f"valid: {len(found.slos)} objectives, {len(found.rules)} rules, {len(found.channels)} channels")
+
+
+@command(slo, name="list")
+@click.option("--all", "everything", is_flag=True, help="Those that are disabled or were removed, too.")
+def list_command(options: Options, everything: bool) -> None:
+    """List the objectives: state, since when and by whom, the bundle that made each, from when on it has data.
+
+    \b
+    Example:
+      opskpi slo list --all
+    """
+    with options.connect() as connection:
+        found = lifecycle.listed(connection, everything=everything)
+    if options.as_json:
+        console.show_json(found)
+    else:
+        optional = ("since", "author", "bundle", "counted_since")
+        empty = {column for column in optional if all(getattr(row, column) is None for row in found)}
+        console.show_rows("Objectives", found, "there is no objective", without={"service", "version"} | empty)
+
+
+@command(slo)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+@click.option(
+    "--author", default=user_name, show_default="your user name", help="Who does it; the alerts that end say so."
+)
+def delete(options: Options, names: tuple[str, ...], dry_run: bool, author: str) -> None:
+    """Remove the objectives NAME with their own rules, all or none, without asking. Their history stays readable.
+
+    \b
+    Example:
+      opskpi slo delete --dry-run audit_observer_latency
+    """
+    with options.connect() as connection:
+        if dry_run:
+            with scratch.writable(connection, console.notice) as tried:
+                gone = lifecycle.delete(tried, names, author, dry_run=True)
+        else:
+            gone = lifecycle.delete(connection, names, author)
+    if options.as_json:
+        console.show_json(gone)
+        return
+    for each in gone:
+        console.show(f"removed   slo {each.slo_name}")
+        for rule in each.rules:
+            console.show(f"removed   rule {rule}")
+        console.show(f"kept      {each.versions} versions with their days, {each.exclusions} exclusions")
+        if each.open_alerts:
+            console.show(f"          {each.open_alerts} open alerts end with the next evaluation, with this reason")
+        if each.bundle:
+            console.show(f"          files of the bundle {each.bundle} make it again as long as they define it")
+    if dry_run:
+        console.show(UNCHANGED)
+
+
+@command(slo)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--author", default=user_name, show_default="your user name", help="Who does it; the alerts that end say so."
+)
+def disable(options: Options, names: tuple[str, ...], author: str) -> None:
+    """Disable the objectives NAME: no status, no alerts; their events are counted all the same.
+
+    \b
+    Example:
+      opskpi slo disable audit_observer_latency
+    """
+    _enable(options, names, author, is_enabled=False)
+
+
+@command(slo)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--author", default=user_name, show_default="your user name", help="Who does it; stored with the change.")
+def enable(options: Options, names: tuple[str, ...], author: str) -> None:
+    """Enable the objectives NAME again; their windows hold what happened meanwhile.
+
+    \b
+    Example:
+      opskpi slo enable audit_observer_latency
+    """
+    _enable(options, names, author, is_enabled=True)
 
 
 @command(slo)
@@ -205,6 +296,22 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
             keys=["rule_name", "subject"],
             dispensable=["severity", "resolved_at"],
         )
+
+
+def _show_changes(changes: Sequence[applying.Change]) -> None:
+    for change in changes:
+        console.show(f"{change.change:<9} {change.kind} {change.name}")
+        for field, (before, after) in (change.differences or {}).items():
+            console.show(f"            {field}: {before} -> {after}")
+
+
+def _enable(options: Options, names: tuple[str, ...], author: str, *, is_enabled: bool) -> None:
+    with options.connect() as connection:
+        changes = lifecycle.enable(connection, names, author, is_enabled=is_enabled)
+    if options.as_json:
+        console.show_json(changes)
+    else:
+        _show_changes(changes)
 
 
 def _paths(files: tuple[str, ...]) -> list[Path | str]:

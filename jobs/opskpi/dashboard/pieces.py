@@ -57,8 +57,8 @@ SOURCES: Mapping[str, LiteralString] = {
         " desc, audit_run_id desc limit 20)"
     ),
     "alerts": (
-        "(select * from public.v_ops_alerts where org_id = ops.caller_org(%(org_id)s) order by state ="
-        " 'resolved', alert_id desc limit %(alerts_shown)s)"
+        "(select * from public.v_ops_alerts where org_id = ops.caller_org(%(org_id)s) order by state in"
+        " ('resolved', 'ended'), alert_id desc limit %(alerts_shown)s)"
     ),
     "deliveries": (
         "(select * from public.v_ops_alert_deliveries where org_id = ops.caller_org(%(org_id)s) limit %(alerts_shown)s)"

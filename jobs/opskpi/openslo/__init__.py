@@ -29,6 +29,9 @@ Annotations, all with the prefix `opskpi.dev/`:
 on                          annotation               meaning
 ==========================  =======================  ==================================================================
 SLO                         expected-every           how often events are expected, such as 1h
+SLO                         previous-name            what it was called before: its history goes along, once
+SLO                         enabled                  "false": it has no status and no alerts; "true" ends that;
+                                                     without the annotation it stays as it is
 AlertPolicy                 applies-to               every-slo: a rule of burn_rate, budget_exhausted or silent_input
 AlertCondition              kind                     burn_rate (without it), budget_exhausted, kpi_threshold,
                                                      silent_agents, silent_input, silent_jobs

@@ -1,6 +1,6 @@
 """OpenSLO definitions and the database: what stands there, and making it what files say."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -21,7 +21,8 @@ STORED: dict[str, LiteralString] = {
         case when calendar_period is null then 'rolling' else 'calendar' end as window_kind,
         rolling_window::text, calendar_period,
         case when calendar_period is not null then coalesce(time_zone, ops.time_zone()) end as time_zone,
-        budgeting_method, time_slice::text, slice_target, expected_interval::text, display_name, labels, annotations
+        budgeting_method, time_slice::text, slice_target, expected_interval::text,
+        case when not is_enabled then false end as is_enabled, previous_name, display_name, labels, annotations
       from ops.slos
     """,
     "rules": """
@@ -42,7 +43,7 @@ STORED: dict[str, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of one definition: created, changed (each field as [before, after]), unchanged or removed."""
+    """What becomes of one definition: renamed, created, changed (fields as [before, after]), unchanged or removed."""
 
     kind: str
     name: str
@@ -50,21 +51,39 @@ class Change:
     differences: dict[str, tuple[Any, Any]] | None
 
 
-def apply(connection: psycopg.Connection, definitions: Definitions, *, dry_run: bool = False) -> list[Change]:
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Files that belong together, by name: what they make is theirs.
+
+    `adopt` makes all that they define theirs, whatever made it; `prune` removes what is theirs and that they no longer
+    define. `author` is who applies them; None is the role of the database.
+    """
+
+    name: str = "default"
+    adopt: bool = False
+    prune: bool = False
+    author: str | None = None
+
+
+def apply(
+    connection: psycopg.Connection, definitions: Definitions, bundle: Bundle = Bundle(), *, dry_run: bool = False
+) -> list[Change]:
     """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
 
-    Raises psycopg.Error: OP001 for a rule that can never fire, 23503 for a KPI that does not exist.
+    Raises psycopg.Error: OP001 for a rule that can never fire, a name that is taken or an object of another bundle,
+    23503 for a KPI that does not exist.
     """
     with connection.transaction(force_rollback=dry_run):
-        return make(connection, definitions)
+        return make(connection, definitions, bundle)
 
 
-def make(connection: psycopg.Connection, definitions: Definitions) -> list[Change]:
+def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundle = Bundle()) -> list[Change]:
     """Make the stored definitions what these say, in the open transaction."""
     with connection.cursor(row_factory=class_row(Change)) as cursor:
         return cursor.execute(
-            "select kind, name, change, differences from ops.apply_definitions(definitions => %s)",
-            [Jsonb(as_json(definitions))],
+            "select kind, name, change, differences from ops.apply_definitions(definitions => %(definitions)s,"
+            " bundle => %(name)s, adopt => %(adopt)s, prune => %(prune)s, author => %(author)s)",
+            {"definitions": Jsonb(as_json(definitions)), **asdict(bundle)},
         ).fetchall()
 
 

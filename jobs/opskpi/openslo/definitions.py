@@ -57,7 +57,8 @@ class Slo:
     window has a `rolling_window`, a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA
     `time_zone`. Budgeting by `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is
     good. `threshold_ms` belongs to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the
-    type. `expected_interval` is how often events are expected. `annotations` holds, beside what the file says for
+    type. `expected_interval` is how often events are expected. `is_enabled` None leaves that as it stands, and a
+    new one is enabled. `previous_name` is what it was called before. `annotations` holds, beside what the file says for
     others, the titles and the description of its SLI and objective under `opskpi.dev/`.
     """
 
@@ -81,6 +82,8 @@ class Slo:
     time_slice: timedelta | None = None
     slice_target: Decimal | None = None
     expected_interval: timedelta | None = None
+    is_enabled: bool | None = None
+    previous_name: str | None = None
     display_name: str | None = None
     labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)

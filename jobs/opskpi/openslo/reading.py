@@ -52,6 +52,7 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
     promised: list[Slo] = []
     owners: dict[str, Entity] = {}
     rules: list[Rule] = []
+    renamed: dict[str, Entity] = {}
     for entity in entities.of("SLO"):
         if (spec := slos.spec_of(entity)) is None:
             continue
@@ -61,6 +62,10 @@ def _definitions(places: list[Place], faults: Faults, known_channels: Collection
             if first.name != entity.name:
                 other = f"{first.place.source}:{first.place.line}"
                 entity.place.refuse(f"{promise.slo_name} is an objective of {other} too; rename one of them")
+            if promise.previous_name and (earlier := renamed.setdefault(promise.previous_name, entity)) != entity:
+                entity.own["previous-name"].refuse(
+                    f"the SLO {earlier.name} was called so, too; one of them can have its history"
+                )
         promised += promises
         for policy in _listed(spec.get("alertPolicies"), entities, conditions, policies):
             for promise in promises:

@@ -52,13 +52,15 @@ def simulate(
     The rules are evaluated every five minutes by the code that evaluates them for good. `on_progress` gets the days
     done. Raises OpsKpiError when there is no objective among the definitions.
     """
-    names = [slo.slo_name for slo in definitions.slos]
+    # Enabled, since that is what is tried, and by their own names: they are taken for those that always were.
+    tried = tuple(replace(slo, is_enabled=True, previous_name=None) for slo in definitions.slos)
+    names = [slo.slo_name for slo in tried]
     if not names:
         raise OpsKpiError("the files define no SLO to simulate", "Pass a file with one.", ExitCode.BAD_ARGUMENT)
     fired: list[Fired] = []
     open_since: dict[tuple[UUID, str, str], _Finding] = {}
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=class_row(_Finding)) as cursor:
-        applying.make(connection, definitions)
+        applying.make(connection, replace(definitions, slos=tried), applying.Bundle(adopt=True))
         connection.execute("select ops.backdate_slos(slo_names => %s)", [names])
         connection.execute("select ops.fill_slis()")
         start, done = since, 0

@@ -40,8 +40,10 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
         "service": service and service.name(),
         "description": spec.description(),
         "expected_interval": expected and expected.text() and expected.span(),
+        "is_enabled": _enabled(entity),
         **window,
     }
+    previous_name = _previous_name(entity)
     objectives = _objectives(entity, spec.need("objectives"), spec.need("budgetingMethod"))
     if sli is None or entity.place.faults.count > before:
         return []
@@ -59,11 +61,27 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
             display_name=entity.display_name,
             labels=entity.labels,
             annotations=entity.annotations | sli.annotations | own.pop("carried"),
+            # Each of several objectives was called after the SLO as well.
+            previous_name=previous_name and previous_name + name.removeprefix(entity.name),
             **values,
             **own,
         )
         for name, own in objectives.items()
     ]
+
+
+def _enabled(entity: Entity) -> bool | None:
+    place = entity.own.get("enabled")
+    word = place.choice(("true", "false")) if place and place.text() else None
+    return None if word is None else word == "true"
+
+
+def _previous_name(entity: Entity) -> str | None:
+    place = entity.own.get("previous-name")
+    name = place.text() if place else None
+    if place and name == entity.name:
+        return place.refuse(f"{place.shown} is its name now; write what it was called before, or remove it")
+    return name
 
 
 def _indicator(spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> Indicator | None:

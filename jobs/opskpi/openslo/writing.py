@@ -112,7 +112,11 @@ def _slo(slo: Slo, rules: list[Rule]) -> dict[str, Any]:
         "objectives": [_set(objective)],
         "alertPolicies": [_policy(rule, slo) for rule in rules],
     }
-    own = {"expected-every": slo.expected_interval and duration_text(slo.expected_interval)}
+    own = {
+        "expected-every": slo.expected_interval and duration_text(slo.expected_interval),
+        "previous-name": slo.previous_name,
+        "enabled": None if slo.is_enabled is None else str(slo.is_enabled).lower(),
+    }
     return _object("SLO", slo.slo_name, slo, own, spec)
 
 

@@ -30,7 +30,10 @@ class Kpi:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate."""
+    """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate.
+
+    `counted_since` is the first instant with all its events, None if none is missing.
+    """
 
     org_id: UUID
     slo_name: str
@@ -48,6 +51,8 @@ class Slo:
     burn_rate_3d: Decimal | None
     time_to_exhaustion: timedelta | None
     events_needed: int
+    window_start: datetime
+    counted_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
     with connection.cursor(row_factory=class_row(Slo)) as cursor:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
-            " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed from public.v_ops_slo_status"
+            " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
+            " counted_since from public.v_ops_slo_status"
         ).fetchall()
 
 

@@ -79,6 +79,9 @@ def show_slos(slos: Sequence[Slo]) -> None:
         for whose, slo in zip(orgs, slos, strict=True)
     ]
     console.show_table("SLOs", columns, rows)
+    partly = {(slo.slo_name, since) for slo in slos if (since := slo.counted_since) and since > slo.window_start}
+    for name, since in sorted(partly):
+        console.show(f"{name}: only events since {since:%Y-%m-%d} are counted; retention had removed the older ones")
 
 
 def _orgs(rows: Sequence[Kpi] | Sequence[Slo]) -> tuple[list[Column], list[list[str]]]:

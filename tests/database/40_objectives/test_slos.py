@@ -119,7 +119,7 @@ def test_every_part_of_the_promise_makes_a_version(promised, changes):
     assert [version for version, *_ in versions(promised)] == [1, 2]
     query = (
         "select to_jsonb(slo) @> (to_jsonb(latest) - array['version', 'valid_until', 'sli_id'])"
-        "  and to_jsonb(slo) @> (to_jsonb(sli) - array['filled_until', 'sli_id'])"
+        "  and to_jsonb(slo) @> (to_jsonb(sli) - array['filled_until', 'counted_since', 'sli_id'])"
         " from ops.slos as slo join ops.slo_versions as latest using (slo_name) join ops.slis as sli using (sli_id)"
         " where slo_name = 'deploys' and latest.version = 2"
     )
@@ -245,13 +245,21 @@ def test_replacing_an_objective_in_one_transaction_ends_the_old_definition(promi
     ]
 
 
-def test_an_objective_cannot_be_renamed(promised):
+def test_a_renamed_objective_keeps_its_versions_and_may_change_with_its_name(promised):
+    change(promised, "slo_name", "releases")
+    assert versions(promised) == []
+    assert versions(promised, "releases") == [(1, "-infinity", "infinity", 0.9, None, "30 days")]
+    promised.execute("update ops.slos set slo_name = 'rollouts', target = 0.5 where slo_name = 'releases'")
+    assert [(version, target) for version, _, _, target, *_ in versions(promised, "rollouts")] == [(1, 0.9), (2, 0.5)]
+
+
+def test_an_objective_cannot_take_a_name_that_has_a_history(promised):
+    add_slo(promised, "rollouts")
+    promised.execute("delete from ops.slos where slo_name = 'rollouts'")
+    before = versions(promised, "rollouts"), versions(promised)
     with refused():
         change(promised, "slo_name", "rollouts")
-    with refused():
-        promised.execute("update ops.slos set slo_name = 'rollouts', target = 0.5 where slo_name = 'deploys'")
-    assert versions(promised, "rollouts") == []
-    assert versions(promised) == [(1, "-infinity", "infinity", 0.9, None, "30 days")]
+    assert (versions(promised, "rollouts"), versions(promised)) == before
 
 
 def test_inserting_an_objective_that_stands_changes_nothing(promised):

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.database
 NOON = "2026-03-10T12:00:00Z"
 FIRING = [("overrides", "hook_override_rate", "firing")]
 RESOLVED = [("overrides", "hook_override_rate", "resolved")]
+ENDED = [("overrides", "hook_override_rate", "ended")]
 
 
 @pytest.fixture(autouse=True)
@@ -116,18 +117,18 @@ def test_a_rule_that_watches_another_kpi_lets_go_of_the_first(database):
     run_jobs(database, NOON)
     database.execute("update ops.alert_rules set metric_name = 'hook_block_rate'")
     run_jobs(database, "2026-03-10T12:05Z")
-    assert alerts(database) == RESOLVED
+    assert alerts(database) == ENDED
 
 
 @pytest.mark.parametrize("change", ["delete from ops.alert_rules", "update ops.alert_rules set is_enabled = false"])
-def test_a_rule_that_is_gone_is_over_also_without_a_value(database, change):
+def test_the_alerts_of_a_rule_that_is_gone_end_also_without_a_value(database, change):
     override_rule(database)
     hour(database, 10, 50)
     hour(database, 11, 50)
     run_jobs(database, NOON)
     database.execute(change)
     run_jobs(database, "2026-03-10T18:00Z")
-    assert alerts(database) == RESOLVED
+    assert alerts(database) == ENDED
 
 
 def test_one_org_beyond_the_limit_is_not_another(database):

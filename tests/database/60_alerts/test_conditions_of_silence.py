@@ -236,4 +236,4 @@ def test_an_agent_silent_for_ten_times_as_long_is_retired_and_its_rule_is_not_sa
     run_jobs(away, NOON)
     run_jobs(away, "2026-03-19T11:00:01Z")
     query = "select subject, state, detail ? 'rule_is_gone' from ops.alerts where rule_name = 'away' order by 1"
-    assert rows(away, query) == [(str(LAPTOP), "resolved", False), (str(RUNNER), "firing", False)]
+    assert rows(away, query) == [(str(LAPTOP), "ended", False), (str(RUNNER), "firing", False)]

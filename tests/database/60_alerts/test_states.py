@@ -110,22 +110,22 @@ def test_what_ends_while_it_is_pending_was_never_an_alert(burning_shop):
         "delete from ops.slos where slo_name = 'deploys'",
     ],
 )
-def test_what_no_rule_asks_about_any_more_is_over(burning_shop, state, change):
+def test_what_no_rule_asks_about_any_more_ends_and_is_not_said_to_be_resolved(burning_shop, state, change):
     if state == "pending":
         burning_shop.execute("update ops.alert_rules set alert_after = '1 hour'")
     run_jobs(burning_shop, NOON)
     burning_shop.execute(change)
     run_jobs(burning_shop, at("12:01"))
-    assert alerts(burning_shop) == ([("burn", "deploys", "resolved")] if state == "firing" else [])
+    assert alerts(burning_shop) == ([("burn", "deploys", "ended")] if state == "firing" else [])
 
 
-def test_a_deleted_objective_is_over_for_the_general_rules_too(burning_shop):
+def test_the_alerts_of_a_deleted_objective_end_for_the_general_rules_too(burning_shop):
     burning_shop.execute("update ops.alert_rules set slo_name = null")
     run_jobs(burning_shop, NOON)
     burning_shop.execute("delete from ops.slos where slo_name = 'deploys'")
     burning_shop.execute("update ops.slo_versions set valid_until = %s where slo_name = 'deploys'", [at("12:01")])
     run_jobs(burning_shop, at("12:01"))
-    assert alerts(burning_shop) == [("burn", "deploys", "resolved")]
+    assert alerts(burning_shop) == [("burn", "deploys", "ended")]
 
 
 def test_an_alert_follows_its_rule_while_it_fires(burning_shop):
@@ -242,6 +242,7 @@ def test_a_message_says_what_how_bad_and_how_to_look(burning_shop):
         "group": "shop",
         "link": "https://ops.example",
         "resolved": [],
+        "ended": [],
         "firing": [
             {
                 "alert_id": alert["alert_id"],

@@ -152,7 +152,7 @@ def test_all_erased_agents_of_a_team_become_one(database):
         erase(database, erased)
 
 
-def test_an_open_alert_about_an_erased_agent_is_over_and_that_is_said(database):
+def test_an_open_alert_about_an_erased_agent_ends_and_that_is_said(database):
     leave_traces(database)
     add_event(database, org_id=ORG_A, at="2026-03-10T15:01:00Z", outcome="success")
     erase(database, ANNA)
@@ -161,14 +161,14 @@ def test_an_open_alert_about_an_erased_agent_is_over_and_that_is_said(database):
     erased = scalar(database, "select ops.erased_agent_id(%s, 'red')", ORG_A)
     nobody = scalar(database, "select ops.erased_agent_id(%s, null)", ORG_A)
     assert sorted(rows(database, states_of, str(erased), ORG_A)) == [
-        ("silent", "resolved", False),
-        ("silent", "resolved", True),
+        ("silent", "ended", False),
+        ("silent", "ended", True),
     ]
     run_jobs(database, AS_OF)
     said = scalar(
         database, "select message from ops.alert_deliveries where org_id = %s order by delivery_id desc limit 1", ORG_A
     )
-    assert {fact["subject"] for fact in said["resolved"]} == {str(erased), str(nobody)}
+    assert {fact["subject"] for fact in said["ended"]} == {str(erased), str(nobody)}
 
 
 def test_an_erasure_needs_the_key_where_there_are_pseudonyms(database):

@@ -122,6 +122,7 @@ def test_what_names_the_agent_in_any_column_is_gone_from_a_dump_or_listed_as_sta
         "metric_name",
         "slo_name",
         "rule_name",
+        "channel_name",
         "channels",
     }
 

@@ -22,12 +22,12 @@ def send(delivery: Delivery, environ: Mapping[str, str], _timeouts: Timeouts) ->
     target = apprise.Apprise()
     if not target.add(address):
         raise Misconfigured(f"environment variable {delivery.secret_env} holds no URL that apprise knows")
-    firing, resolved = messages.sections(delivery.message)
+    firing, _ = messages.sections(delivery.message)
     kind = apprise.NotifyType.WARNING if firing else apprise.NotifyType.INFO
     accepted = target.notify(
         title=messages.title(delivery.message),
         body=messages.text(delivery.message).partition("\n")[2].strip() or "no alerts",
-        notify_type=apprise.NotifyType.SUCCESS if resolved and not firing else kind,
+        notify_type=apprise.NotifyType.SUCCESS if messages.is_resolved(delivery.message) else kind,
         body_format=apprise.NotifyFormat.TEXT,
     )
     return Sent() if accepted else Retry(None, "apprise could not deliver it")

@@ -36,10 +36,10 @@ def payload(message: Message) -> dict[str, object]:
     Of a summary they are its parts. What does not fit is counted in a last line, "and N more".
     """
     banner = escape(messages.banner(message))
-    firing, resolved = messages.sections(message)
+    firing, over = messages.sections(message)
     texts = [
         f"*{banner}*",
-        *(_section(section) for section in (*firing, *resolved)),
+        *(_section(section) for section in (*firing, *over)),
         *map(_part, messages.parts(message)),
     ]
     if len(texts) == 1:
