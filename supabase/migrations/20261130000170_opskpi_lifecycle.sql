@@ -1,4 +1,6 @@
 -- Objectives can be removed, renamed and disabled, by hand and from bundles of files, and say since when they have all their events.
+-- The tables of objectives, rules, channels and alerts are small.
+-- squawk-ignore-file adding-foreign-key-constraint, ban-drop-constraint, constraint-missing-not-valid, require-concurrent-index-creation, require-concurrent-index-deletion
 
 drop function ops.apply_definitions;
 drop function ops.rule_definitions;
