@@ -325,6 +325,25 @@ def test_a_link_in_our_place_is_refused(world: World, tmp_path: Path, name: str)
     assert "Traceback" not in status.stderr
 
 
+@pytest.mark.parametrize("name", ["settings.json", "policy.json", "telemetry-state.json", "telemetry-losses"])
+@pytest.mark.parametrize("obstacle", ["folder", "fifo", "link", "writable"])
+def test_what_cannot_be_read_beside_the_queue_loses_no_event(world: World, name: str, obstacle: str) -> None:
+    world.folder.mkdir()
+    path = world.folder / name
+    if obstacle == "folder":
+        path.mkdir()
+    elif obstacle == "fifo":
+        os.mkfifo(path)
+    elif obstacle == "link":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("{}")
+        path.chmod(0o666)
+    assert world.wrap("true").stderr == ""
+    assert len(world.queued()) == 1
+    assert "Traceback" not in world.opskpi("hook", "status").stderr
+
+
 @pytest.mark.parametrize("obstacle", ["file", "fifo", "folder", "read-only"])
 def test_a_place_that_cannot_be_written_changes_nothing_for_the_hook(world: World, obstacle: str) -> None:
     if obstacle == "file":
