@@ -275,3 +275,9 @@ def test_the_duration_is_the_commands_not_ours(world: World) -> None:
     started = time.monotonic()
     world.wrap("true")
     assert world.metrics()[0]["duration_ms"] < (time.monotonic() - started) * 1000
+
+
+def test_what_a_command_puts_beside_its_report_goes_away_with_it(world: World) -> None:
+    script = 'folder=${OPSKPI_HOOK_REPORT%/*}; mkdir -p "$folder/a/b"; echo x >"$folder/a/b/c"; ln -s / "$folder/root"'
+    assert world.wrap("sh", "-c", script).returncode == 0
+    assert list((world.home / "tmp").iterdir()) == []

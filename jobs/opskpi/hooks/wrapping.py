@@ -206,11 +206,15 @@ def _understood(raw: bytes) -> "tuple[dict[str, object], bool]":
 
 
 def _remove(folder: str) -> None:
+    """Remove the folder of a report, with whatever the command has put there."""
     try:
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                _remove(entry.path)
+            else:
+                os.unlink(entry.path)
         os.rmdir(folder)
-    except OSError:
+    except (OSError, RecursionError):
         return
 
 
