@@ -48,7 +48,7 @@ if [ "${0##*/}" != @NAME@ ]; then
 elif [ "$full" -ef "${OPSKPI_HOOK_RUNNING#@NAME@ }" ] 2>/dev/null; then
   # Called by the hook that it runs, and not by another git which that one started.
   parent=git
-  if [ -r "/proc/$PPID/comm" ]; then read -r parent <"/proc/$PPID/comm"; fi
+  if [ -r "/proc/$PPID/comm" ]; then read -r parent 2>/dev/null <"/proc/$PPID/comm"; fi
   case $parent in git*) ;; *) exit 0 ;; esac
 fi
 [ -x "$original" ] || exit 0
@@ -60,7 +60,7 @@ fi
 
 _GIT_DIR = """\
 dir=${GIT_DIR:-.git}
-if [ -f "$dir" ]; then read -r _ dir <"$dir"; fi
+if [ -f "$dir" ]; then read -r _ dir 2>/dev/null <"$dir"; fi
 """
 
 # The tool that runs us under another name is a child of git, so git is our grandparent.
@@ -73,7 +73,7 @@ AFTER_COMMIT = (
     + """\
 ran=
 if [ -f "$dir/@MARKER@" ]; then
-  read -r ran <"$dir/@MARKER@"
+  read -r ran 2>/dev/null <"$dir/@MARKER@"
   # Used up: where the ids of processes repeat, the next commit may have the same. `:` would end sh where it fails.
   true 2>/dev/null >"$dir/@MARKER@"
 fi
