@@ -119,6 +119,20 @@ def test_a_clock_a_day_off_drops_nothing(world: World, off_by: int) -> None:
     assert "dropped" not in world.queue()
 
 
+@pytest.mark.parametrize("wrong", [0.0, 10**9, 4 * 10**9], ids=["1970", "2001", "2096"])
+def test_a_clock_that_is_years_off_for_a_while_drops_nothing(
+    inside: World, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    assert record("hook_execution", **EXECUTION)
+    with monkeypatch.context() as off:
+        off.setattr(time, "time", lambda: wrong)
+        for _ in range(2):
+            assert record("hook_execution", **EXECUTION)
+    assert record("hook_execution", **EXECUTION)
+    assert len(inside.queued()) == 4
+    assert "dropped" not in inside.queue()
+
+
 def test_a_clock_days_ahead_of_the_file_system_removes_no_file_that_another_process_is_writing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
