@@ -211,6 +211,9 @@ def _understood(raw: bytes) -> "tuple[dict[str, object], bool]":
 def _remove(folder: str) -> None:
     """Remove the folder of a report, with whatever the command has put there."""
     try:
+        if os.path.islink(folder):
+            os.unlink(folder)
+            return
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
                 _remove(entry.path)
