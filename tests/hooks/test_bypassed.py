@@ -65,3 +65,23 @@ def test_ours_behind_the_hook_of_another_tool_prints_nothing_without_tools_eithe
     world.add_hook("pre-commit", "#!/bin/sh\nexec .git/hooks/pre-commit.legacy\n")
     answer = world.run(shutil.which("git"), "commit", "-q", "--allow-empty", "-m", "x", env={"PATH": "/nowhere"})
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("obstacle", ["unreadable", "folder", "fifo", "link"])
+def test_a_note_that_cannot_be_written_costs_no_event_and_no_line(world: World, obstacle: str) -> None:
+    world.add_hook("pre-commit", "#!/bin/sh\nexit 0\n")
+    install(world)
+    note = world.repo / ".git" / "opskpi-pre-commit"
+    if obstacle == "folder":
+        note.mkdir()
+    elif obstacle == "fifo":
+        os.mkfifo(note)
+    elif obstacle == "link":
+        note.symlink_to(world.home / "elsewhere")
+    else:
+        note.write_text("1\n")
+        note.chmod(0)
+    answer = world.commit(timeout=10)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    assert [event["event"] for event in world.queued()][:1] == ["hook_execution"]
+    assert not (world.home / "elsewhere").exists()

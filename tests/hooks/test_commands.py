@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from opskpi.errors import OpsKpiError
+from opskpi.hooks import overview
 from support.hook_world import Receiver, World
 
 
@@ -92,3 +94,14 @@ def test_flush_prints_what_it_did(world: World, receiver: Receiver) -> None:
     report = json.loads(answer.stdout)
     assert report["left"] == 0
     assert len(receiver.stored) == 1
+
+
+def test_status_of_a_folder_that_cannot_be_entered_says_which(inside: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    assert inside.wrap("true").returncode == 0
+    monkeypatch.setattr(overview.trust, "fault", refuse)
+    monkeypatch.setattr(overview, "Folder", refuse)
+    with pytest.raises(OpsKpiError, match="cannot be used"):
+        overview.status()

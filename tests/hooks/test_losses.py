@@ -4,6 +4,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_an_event_that_told_of_losses_and_is_lost_itself_is_made_good_by_the_nex
     fill(inside, 1)
     assert told_losses(inside) == [{"malformed_event": 1}]
     with Folder(str(inside.folder)) as folder, queue_file.Queue(folder) as queue:
-        queue.save(now=1e11)
+        queue.save(now=time.time() + 15 * 86400)
     fill(inside, 1)
     assert told_losses(inside) == [{"malformed_event": 1, "age": 1}]
 

@@ -119,6 +119,20 @@ def test_a_clock_a_day_off_drops_nothing(world: World, off_by: int) -> None:
     assert "dropped" not in world.queue()
 
 
+@pytest.mark.parametrize("wrong", [0.0, 10**9, 4 * 10**9], ids=["1970", "2001", "2096"])
+def test_a_clock_that_is_years_off_for_a_while_drops_nothing(
+    inside: World, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    assert record("hook_execution", **EXECUTION)
+    with monkeypatch.context() as off:
+        off.setattr(time, "time", lambda: wrong)
+        for _ in range(2):
+            assert record("hook_execution", **EXECUTION)
+    assert record("hook_execution", **EXECUTION)
+    assert len(inside.queued()) == 4
+    assert "dropped" not in inside.queue()
+
+
 def test_a_clock_days_ahead_of_the_file_system_removes_no_file_that_another_process_is_writing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +337,25 @@ def test_a_link_in_our_place_is_refused(world: World, tmp_path: Path, name: str)
     status = world.opskpi("hook", "status")
     assert status.returncode == 78, status.stdout
     assert "Traceback" not in status.stderr
+
+
+@pytest.mark.parametrize("name", ["settings.json", "policy.json", "telemetry-state.json", "telemetry-losses"])
+@pytest.mark.parametrize("obstacle", ["folder", "fifo", "link", "writable"])
+def test_what_cannot_be_read_beside_the_queue_loses_no_event(world: World, name: str, obstacle: str) -> None:
+    world.folder.mkdir()
+    path = world.folder / name
+    if obstacle == "folder":
+        path.mkdir()
+    elif obstacle == "fifo":
+        os.mkfifo(path)
+    elif obstacle == "link":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("{}")
+        path.chmod(0o666)
+    assert world.wrap("true").stderr == ""
+    assert len(world.queued()) == 1
+    assert "Traceback" not in world.opskpi("hook", "status").stderr
 
 
 @pytest.mark.parametrize("obstacle", ["file", "fifo", "folder", "read-only"])

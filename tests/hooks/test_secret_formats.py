@@ -101,6 +101,37 @@ def test_a_value_of_letters_only_does_not_stay_either(text: str) -> None:
     assert "hunterx" not in scrub(text, 500)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"{\"token\": \"hunter22\", \"user\": \"ann\"}",
+        r'"body": "{\"password\":\"hunter22\"}"',
+        r'{\\"apiKey\\": \\"hunter22\\"}',
+        "passwords: [first1, hunter22]",
+        'tokens=["first1", "hunter22"]',
+        "API_KEYS=first11,hunter22",
+        "ENV DB_PASSWORD hunter22",
+        "setx API_TOKEN hunter22",
+        "set DB_PASSWORD hunter22",
+        'setPassword("hunter22")',
+        "password('hunter22')",
+        '<add key="Password" value="hunter22" />',
+        "the password is: hunter22",
+        "a=1&password%3Dhunter22%26b",
+        "--password 'hunter twenty hunter22'",
+        "htpasswd -bc users ann hunter22",
+        "openssl enc -k hunter22 -in a",
+        "jdbc:oracle:thin:scott/hunter22@db:1521:x",
+        "sqlplus -S scott/hunter22@db",
+        "token hunter220123456789abcdef",
+    ],
+)
+def test_a_value_does_not_stay_however_its_name_is_written_around_it(text: str) -> None:
+    cleaned = scrub(text, 500)
+    assert "hunter22" not in cleaned
+    assert scrub(cleaned, 500) == cleaned
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_of_a_thousand_ordinary_sentences_every_one_stays_as_it_is(seed: int) -> None:
     changed = {text: cleaned for text in ordinary_sentences(1000, seed) if (cleaned := scrub(text, 1000)) != text}
@@ -223,6 +254,17 @@ C++17, C#, F#; node>=18 <21
 SELECT * FROM users WHERE token IS NOT NULL
 git push --no-verify
 GET /api/v1/telemetry 200
+tokens: [CLS] and [SEP], max_tokens: 16384, tokens: 128k/200k
+secrets: inherit
+passwords: 12 rotated, API keys: 3 expired
+set token expiry to 30m and password policy v2 live
+ENV API_TOKEN missing, ARG token type
+getToken("refresh") and require_password("admin")
+signature: sha256 and signatures: [rsa, ed25519]
+PWD=build
+password: [A-Za-z0-9]{8,}
+{\"token_type\": \"bearer\", \"password\": null}
+key="title" value="x", sessions=12
 """
 
 
@@ -270,6 +312,7 @@ HOSTILE = [
         "name: a value: ",
     ),
     *("password" + " " * 100, "login a password ", "<password>", "a-" * 40, "sha512-", "%40a.", "9:", "token\n  "),
+    *("password\\", "password=[", "tokens=a,", 'password("', "set a_key ", "sqlplus a/", "htpasswd -b a ", "key value"),
 ]
 
 

@@ -126,7 +126,7 @@ def test_retry_after_is_a_minimum_that_every_process_remembers(inside: World, re
     assert len(receiver.requests) == asked
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 405, 415, 301, 302, 307, 308])
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407, 410, 415, 418, 451, 301, 302, 307, 308])
 def test_what_no_repetition_helps_keeps_the_events_and_pauses(inside: World, receiver: Receiver, status: int) -> None:
     queue_executions(inside, 3)
     ids = inside.ids()
@@ -420,6 +420,17 @@ def test_a_hub_that_cannot_be_reached_is_exit_75_and_the_events_stay(inside: Wor
     assert "1 events are still queued" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert len(inside.queued()) == 1
+
+
+def test_flush_beside_another_sender_is_exit_75(inside: World, receiver: Receiver) -> None:
+    queue_executions(inside)
+    inside.target(receiver.url)
+    with Folder(str(inside.folder)) as folder:
+        lock = folder.lock(sender.LOCK, 0)
+        assert lock is not None
+        answer = inside.opskpi("hook", "flush")
+        folder.unlock(lock)
+    assert (answer.returncode, answer.stderr.splitlines()[0]) == (75, "opskpi: another process is sending")
 
 
 def test_one_sender_at_a_time(inside: World, receiver: Receiver) -> None:

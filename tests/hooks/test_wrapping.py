@@ -275,3 +275,19 @@ def test_the_duration_is_the_commands_not_ours(world: World) -> None:
     started = time.monotonic()
     world.wrap("true")
     assert world.metrics()[0]["duration_ms"] < (time.monotonic() - started) * 1000
+
+
+def test_what_a_command_puts_beside_its_report_goes_away_with_it(world: World) -> None:
+    script = 'folder=${OPSKPI_HOOK_REPORT%/*}; mkdir -p "$folder/a/b"; echo x >"$folder/a/b/c"; ln -s / "$folder/root"'
+    assert world.wrap("sh", "-c", script).returncode == 0
+    assert list((world.home / "tmp").iterdir()) == []
+
+
+def test_a_link_in_place_of_the_folder_of_a_report_leads_to_no_loss(world: World) -> None:
+    precious = world.home / "precious" / "report.json"
+    precious.parent.mkdir()
+    precious.write_text("{}")
+    script = f'folder=${{OPSKPI_HOOK_REPORT%/*}}; rmdir "$folder"; ln -s "{precious.parent}" "$folder"'
+    assert world.wrap("sh", "-c", script).returncode == 0
+    assert precious.exists()
+    assert list((world.home / "tmp").iterdir()) == []

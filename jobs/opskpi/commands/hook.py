@@ -57,8 +57,9 @@ def install(
     if hub is not None and supabase is not None:
         raise OpsKpiError("--hub and --supabase are two targets", "Pass one of them.", ExitCode.BAD_ARGUMENT)
     configuring.refuse_distrusted()
-    hooks = installing.install(force_shared=force_shared)
-    configuring.configure(hub, supabase, org, key_file)
+    with installing.alone():
+        hooks = installing.install(force_shared=force_shared)
+        configuring.configure(hub, supabase, org, key_file)
     _show_hooks(options, hooks)
     if not options.as_json and overview.status()["target"] is None:
         console.show(
@@ -76,8 +77,9 @@ def uninstall(options: Options, purge: bool, force_shared: bool) -> None:
     Example:
       opskpi hook uninstall
     """
-    hooks = installing.uninstall(force_shared=force_shared)
-    left = overview.clear(purge=purge)
+    with installing.alone():
+        hooks = installing.uninstall(force_shared=force_shared)
+        left = overview.clear(purge=purge)
     _show_hooks(options, hooks)
     if left:
         console.notice(f"{left} events were not sent and stay: `opskpi hook flush` sends, --purge deletes them")

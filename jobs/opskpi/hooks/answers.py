@@ -8,8 +8,10 @@ from opskpi.hooks.targets import NotReady, Reply, Unreachable
 from opskpi.outbound.reasons import may_pass, phrase
 
 LONGEST_REASON = 300
-# They say something about the request or who makes it, nothing about an event in it.
-_PAUSING = {401, 403, 404, 405, 406, 411, 415}
+# In the words of a hub or a database they say that an event is wrong. Every other refusal is about the request or who
+# makes it, and may come from a proxy or a wrong port, where no event may be lost.
+_OF_AN_EVENT = {400, 409, 422}
+_TOO_LARGE = 413
 _OTHER_ORG = "the key belongs to another organisation than the events: opskpi hook install --org UUID"
 
 
@@ -55,11 +57,12 @@ def of_batch(reply: Reply, count: int) -> Taken | Later | Paused | Unacceptable:
         taken = _taken(reply.body, count) or Later(f"answered {reply.status}, but not as the hub does")
         return Paused(_OTHER_ORG) if isinstance(taken, Taken) and _is_of_other_org(taken, count) else taken
     reason = in_words(reply.status, reply.body)
-    if reply.status < 400 or reply.status in _PAUSING:
-        return Paused(f"{reason}; redirects are not followed" if reply.status < 400 else reason)
+    if reply.status < 400:
+        return Paused(f"{reason}; redirects are not followed")
     if may_pass(reply.status):
         return Later(reason, reply.after)
-    return Unacceptable(reason)
+    is_about_an_event = reply.status in _OF_AN_EVENT and _object(reply.body)
+    return Unacceptable(reason) if is_about_an_event or reply.status == _TOO_LARGE else Paused(reason)
 
 
 def in_words(status: int, body: bytes) -> str:

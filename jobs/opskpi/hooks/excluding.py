@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from opskpi.hooks import manifest, places
+from opskpi.hooks import manifest, places, replacing
 from opskpi.hooks.originals import NAMES, Place
 
 
@@ -32,7 +32,7 @@ def exclude(repository: places.Repository, noted: manifest.Manifest, kept: manif
     text = before.replace(_bytes(kept.excluded), b"", 1)
     kept.excluded = ("" if not text or text.endswith(b"\n") else "\n") + wanted
     manifest.write(repository, noted)
-    file.write_bytes(text + _bytes(kept.excluded))
+    replacing.replace(file, text + _bytes(kept.excluded))
 
 
 def _lines_of(path: str, place: Place) -> list[str]:
@@ -50,7 +50,7 @@ def forget(repository: places.Repository, noted: manifest.Manifest) -> None:
         for kept in noted.folders:
             left = left.replace(_bytes(kept.excluded), b"", 1)
         if left or not noted.made_exclude:
-            file.write_bytes(left)
+            replacing.replace(file, left)
         else:
             file.unlink()
     if noted.made_info and file.parent.is_dir() and not any(file.parent.iterdir()):

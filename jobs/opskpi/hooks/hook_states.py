@@ -28,6 +28,8 @@ def state_of(place: Place, name: str, *, is_noted: bool = False) -> str:
     hook, original = place.hooks / name, place.original(name)
     if not shims.is_ours(str(hook)):
         return _state_of_foreign(place, name, is_noted=is_noted)
+    if not place.kept.exists() and shims.original_text_in(str(hook)) != b"":
+        return f"runs nothing: ours was copied here without the hook that it runs: {_AGAIN}"
     if name == "post-commit":
         return "looks for commits without their pre-commit hook"
     if os.access(original, os.X_OK) or os.access(f"{hook}{shims.PREVIOUS_ENDING}", os.X_OK):

@@ -2,7 +2,7 @@
 
 import os
 
-from opskpi.hooks import events, places
+from opskpi.hooks import events, places, storage
 
 VARIABLE = "OPSKPI_HOOK_AGENT_ID"
 _NAME = "agent-id"
@@ -37,7 +37,7 @@ def _read(path: str) -> "str | None":
 
 def _make(path: str) -> str:
     """Write the id under another name first: whoever comes second finds the first one's, whole."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    storage.make(os.path.dirname(path))
     made = events.new_id()
     temporary = f"{path}.{made}"
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

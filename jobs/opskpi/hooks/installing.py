@@ -3,12 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import excluding, git, hook_states, manifest, originals, places, shims, starting
+from opskpi.hooks import excluding, git, hook_states, manifest, originals, places, replacing, shims, starting
 from opskpi.hooks.originals import NAMES, Place
 from opskpi.hooks.wrapping import MARKER
 
@@ -41,6 +41,11 @@ def here() -> places.Repository:
     if found is None:
         raise OpsKpiError("this is no git repository", "Run this inside one.", ExitCode.CONFIGURATION)
     return found
+
+
+def alone() -> AbstractContextManager[None]:
+    """Keep everybody else from installing and uninstalling here. Raises OpsKpiError where that takes long."""
+    return replacing.alone(here().common_dir)
 
 
 def tree_here(repository: places.Repository) -> Path | None:
@@ -82,10 +87,11 @@ def install(*, force_shared: bool = False) -> list[Hook]:
         folder.mkdir(parents=True, exist_ok=True)
         manifest.write(repository, noted)
         place = Place(folder)
+        gone = originals.bring_back(place)
         originals.prepare(place)
         # Before the hooks are there, so that none is ever an untracked file.
         excluding.exclude(repository, noted, kept, place)
-        hooks = [_install_one(place, name) for name in NAMES]
+        hooks = [_install_one(place, name, gone.get(name, "")) for name in NAMES]
         originals.link_neighbours(place)
     return hooks
 
@@ -101,11 +107,18 @@ def uninstall(*, force_shared: bool = False) -> list[Hook]:
     for folder, made in folders.items():
         with explained(folder):
             place = Place(folder)
-            hooks += [_uninstall_one(place, name) for name in NAMES]
+            gone = originals.bring_back(place)
+            hooks += [_uninstall_one(place, name, gone.get(name, "")) for name in NAMES]
             originals.clear(place)
             if made and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
     with explained(Path(repository.git_dir)):
+        for path in (
+            manifest.file_of(repository),
+            excluding.file_of(repository),
+            *(f / n for f in folders for n in NAMES),
+        ):
+            replacing.clear(path)
         for git_dir in (Path(repository.common_dir), *Path(repository.common_dir, "worktrees").glob("*")):
             (git_dir / MARKER).unlink(missing_ok=True)
     return hooks
@@ -118,12 +131,12 @@ def forget(repository: places.Repository) -> None:
         return
     with explained(excluding.file_of(repository)):
         excluding.forget(repository, noted)
-        Path(repository.common_dir, manifest.NAME).unlink(missing_ok=True)
+        manifest.file_of(repository).unlink(missing_ok=True)
 
 
-def _install_one(place: Place, name: str) -> Hook:
+def _install_one(place: Place, name: str, gone: str) -> Hook:
     hook, original = place.hooks / name, place.original(name)
-    notes = originals.settle(place, name)
+    notes = originals.settle(place, name) + gone
     if os.path.lexists(hook) and not shims.is_ours(str(hook)):
         if not os.access(hook, os.X_OK) and name != "post-commit":
             # Git says so at each commit, and does after us what it did before.
@@ -131,7 +144,7 @@ def _install_one(place: Place, name: str) -> Hook:
             return Hook(name, hook, hook_states.state_of(place, name) + notes)
         originals.give_second_name(hook, original)
     environment = shims.Environment(sys.executable, starting.ENTRY, place.base, NAMES)
-    _place(hook, shims.text(name, environment, shims.start_of(str(original), shims.LONGEST_TEXT + 1)))
+    _place(hook, shims.text(name, environment, str(original)))
     originals.forget_previous_release(place, name)
     return Hook(name, hook, hook_states.state_of(place, name) + notes)
 
@@ -139,21 +152,15 @@ def _install_one(place: Place, name: str) -> Hook:
 def _place(hook: Path, text: bytes) -> None:
     if hook.is_file() and not hook.is_symlink() and hook.read_bytes() == text and os.access(hook, os.X_OK):
         return
-    temporary = hook.with_name(f"{hook.name}.opskpi-{os.getpid()}")
-    try:
-        temporary.write_bytes(text)
-        # As executable as git's own samples are under this user's mask.
-        temporary.chmod(0o777 & ~_mask())
-        temporary.replace(hook)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # As executable as git's own samples are under this user's mask, and never for others to write.
+    replacing.replace(hook, text, 0o755)
 
 
-def _uninstall_one(place: Place, name: str) -> Hook:
+def _uninstall_one(place: Place, name: str, gone: str) -> Hook:
     hook, original = place.hooks / name, place.original(name)
     was_there = os.path.lexists(original) or os.path.lexists(f"{hook}{shims.PREVIOUS_ENDING}")
     was_moved = was_there or bool(originals.asides(place, name))
-    notes = originals.settle(place, name)
+    notes = originals.settle(place, name) + gone
     is_ours = shims.is_ours(str(hook))
     if (is_ours or not os.path.lexists(hook)) and os.path.lexists(original):
         hook.parent.mkdir(parents=True, exist_ok=True)
@@ -187,9 +194,3 @@ def _refuse_committed(folder: Path) -> None:
                 f"Write into it what it should run: opskpi hook wrap --hook-type {name} -- COMMAND",
                 ExitCode.CONFIGURATION,
             )
-
-
-def _mask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -6,11 +6,10 @@ and are its own in a clone that was copied.
 
 import json
 import os
-import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from opskpi.hooks import places
+from opskpi.hooks import places, replacing
 
 NAME = "opskpi-installed.json"
 GIT, TREE, ELSEWHERE = "git", "tree", "elsewhere"
@@ -44,6 +43,11 @@ class Manifest:
         """What is noted about a folder; None where nothing is."""
         same = (place.anchor, place.path, place.worktree)
         return next((kept for kept in self.folders if (kept.anchor, kept.path, kept.worktree) == same), None)
+
+
+def file_of(repository: places.Repository) -> Path:
+    """Where it is noted."""
+    return Path(repository.common_dir, NAME)
 
 
 def describe(repository: places.Repository, tree: Path | None, folder: Path) -> Folder:
@@ -84,7 +88,7 @@ def _tree_of_linked(git_dir: Path) -> Path | None:
 def read(repository: places.Repository) -> Manifest | None:
     """What install noted about the repository; None where nothing is noted."""
     try:
-        kept = json.loads(Path(repository.common_dir, NAME).read_bytes())
+        kept = json.loads(file_of(repository).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(kept, dict):
@@ -132,8 +136,5 @@ def _clone_around(path: Path) -> Path | None:
 
 def write(repository: places.Repository, manifest: Manifest) -> None:
     """Note what install has done, in a file that only its owner reads."""
-    path = Path(repository.common_dir, NAME)
-    temporary = path.with_name(f"{NAME}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(manifest)) + "\n", "utf-8")
-    temporary.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    temporary.replace(path)
+    content = json.dumps(asdict(manifest)) + "\n"
+    replacing.replace(file_of(repository), content.encode(), 0o600)

@@ -9,9 +9,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from opskpi.hooks import shims
+from opskpi.hooks import replacing, shims
 
 NAMES = ("pre-commit", "pre-push", "post-commit")
+_GONE = "; the hook that was here was not copied with ours: copy it from the clone that has it"
+# Whatever the user's mask: nobody else may put a hook into the user's place.
+_MODE = 0o755
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,35 @@ class Place:
 
 def prepare(place: Place) -> None:
     """Make the folder of the originals, and the link to it."""
-    place.kept.mkdir(exist_ok=True)
+    place.kept.mkdir(_MODE, exist_ok=True)
     pointer = place.hooks / shims.POINTER
     if not os.path.lexists(pointer):
         pointer.symlink_to(os.path.join("..", place.kept.name))
+
+
+def bring_back(place: Place) -> dict[str, str]:
+    """Write the originals anew from their copies in ours, where somebody copied the folder of the hooks alone.
+
+    The result is what to add to the states of the hooks whose original is not to be had here. Raises OSError.
+    """
+    if place.kept.exists():
+        return {}
+    pointer = place.hooks / shims.POINTER
+    if pointer.is_dir() and not pointer.is_symlink():
+        # Copied as a folder, with what the link leads to.
+        pointer.rename(place.kept)
+        return {}
+    texts = {name: shims.original_text_in(str(place.hooks / name)) for name in NAMES}
+    made = Path(f"{place.kept}{replacing.ENDING}")
+    shutil.rmtree(made, ignore_errors=True)
+    for name, text in texts.items():
+        if text:
+            made.mkdir(_MODE, exist_ok=True)
+            (made / name).write_bytes(text)
+            (made / name).chmod(_MODE)
+    if made.exists():
+        made.rename(place.kept)
+    return {name: _GONE for name, text in texts.items() if text is None}
 
 
 def asides(place: Place, name: str) -> list[Path]:
@@ -93,7 +121,7 @@ def _take_from_previous_release(place: Place, name: str) -> None:
     if not os.path.lexists(before):
         return
     if not os.path.lexists(original):
-        place.kept.mkdir(exist_ok=True)
+        place.kept.mkdir(_MODE, exist_ok=True)
         give_second_name(before, original)
     elif not _is_same(before, original):
         before.rename(free(place.hooks / f"{name}{shims.PREVIOUS_ENDING}-1"))

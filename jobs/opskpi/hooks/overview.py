@@ -102,6 +102,8 @@ def flush(*, resend: bool = False) -> sender.Report:
         report = sender.Report(**json.loads(answer.stdout))
     except (ValueError, TypeError):
         raise OpsKpiError(f"nothing could be sent from {path}", "`opskpi hook status` says more.") from None
+    if report.stopped == "busy":
+        raise OpsKpiError(report.reason, "Try again when it is done.", ExitCode.TRY_LATER)
     if report.stopped and (report.left or resend or report.stopped in {"no_target", "paused"}):
         raise _unsent(report)
     return report
@@ -231,7 +233,10 @@ def has_hooks() -> bool:
 def _distrust(path: str) -> str | None:
     """Why this repository, or the settings in its folder, are not used, in words; None where they are."""
     found = places.repository()
-    reason = (found.distrust() if found else "") or trust.fault(os.path.join(path, settings.NAME), 2)
+    try:
+        reason = (found.distrust() if found else "") or trust.fault(os.path.join(path, settings.NAME), 2)
+    except OSError:
+        return None  # opening the folder says why
     return reason or None
 
 

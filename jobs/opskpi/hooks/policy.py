@@ -10,7 +10,7 @@ BUILT_IN: "dict[str, object]" = {"version": 0, "policy": {"telemetry": {"enabled
 
 def read(folder: Folder) -> "tuple[bool, int | None, float]":
     """Whether the policy lets events be recorded, its version (None without one), and when it was fetched (seconds)."""
-    cached = plain_json.read_object(folder.read(NAME, LONGEST_FILE))
+    cached = _cached(folder)
     version, fetched = cached.get("version"), cached.get("fetched_at")
     rules = cached.get("policy")
     telemetry = rules.get("telemetry") if isinstance(rules, dict) else None
@@ -24,5 +24,13 @@ def read(folder: Folder) -> "tuple[bool, int | None, float]":
 
 def document(folder: Folder) -> "dict[str, object]":
     """The last good policy with its "version", "etag" and "fetched_at" (seconds), else the built-in one."""
-    kept = plain_json.read_object(folder.read(NAME, LONGEST_FILE))
+    kept = _cached(folder)
     return kept if isinstance(kept.get("policy"), dict) else dict(BUILT_IN)
+
+
+def _cached(folder: Folder) -> "dict[str, object]":
+    """What the file holds; empty, so that the built-in policy holds, where it cannot be read."""
+    try:
+        return plain_json.read_object(folder.read(NAME, LONGEST_FILE))
+    except OSError:
+        return {}

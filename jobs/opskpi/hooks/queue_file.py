@@ -7,7 +7,7 @@ One event a line, as `events.line` writes it, so that adding one to a thousand n
 
 import time
 
-from opskpi.hooks import events, losses, plain_json
+from opskpi.hooks import ages, events, losses, plain_json
 from opskpi.hooks.storage import Folder
 
 TYPE_CHECKING = False
@@ -201,10 +201,11 @@ class Queue:
 
     def _bound(self, now: float) -> None:
         oldest = events.now_stamp(now - LONGEST_S).encode("ascii")
-        fresh = [entry for entry in self.lines if stamp(entry) >= oldest]
-        self.untell([entry for entry in self.lines if stamp(entry) < oldest])
-        self.drop("age", len(self.lines) - len(fresh))
-        self.lines = fresh
+        if old := ages.too_old(list(map(stamp, self.lines)), oldest, events.now_stamp(now).encode("ascii")):
+            before = self.lines
+            self.untell([entry for entry in before if stamp(entry) in old])
+            self.lines = [entry for entry in before if stamp(entry) not in old]
+            self.drop("age", len(before) - len(self.lines))
         self.drop("count", self._shed(len(self.lines) - MOST_EVENTS, 0))
         # What the head, the end and the counts by reason take is small and of the size that is left here.
         too_large = sum(map(len, self.lines)) + 2 * len(self.lines) + 4096 - MOST_BYTES

@@ -11,8 +11,11 @@ DUE_S, HOUR_S, DAY_S = 300, 3600, 86400
 
 
 def remembered(folder: Folder) -> "dict[str, object]":
-    """The state of the sender as it was written; empty before the first request."""
-    return plain_json.read_object(folder.read(STATE, LONGEST_FILE))
+    """The state of the sender as it was written; empty before the first request, and where it cannot be read."""
+    try:
+        return plain_json.read_object(folder.read(STATE, LONGEST_FILE))
+    except OSError:
+        return {}
 
 
 def is_due(state: "dict[str, object]", length: int, oldest: str, now: float) -> bool:

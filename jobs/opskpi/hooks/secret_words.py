@@ -52,7 +52,7 @@ _NEGATIONS = {
 }
 # Values that are a reference to a secret, a placeholder, or code.
 _REFERENCE = (
-    r"\$?\{\{?[^}]*\}?\}?|\$[A-Z_][A-Z0-9_]*|\$\([^)]*\)?|%[A-Z_]+%|[*x.#•…-]{3,}|\[\w+\]\S*|<\w|"
+    r"\$?\{\{?[^}]*\}?\}?|\$[A-Z_][A-Z0-9_]*|\$\([^)]*\)?|%[A-Z_]+%|[*x.#•…-]{3,}|\[(?:\w+|\S*\w-\w\S*)\]\S*|<\w|"
     r"[A-Za-z_]\w*(?:\.\w+)*[(\[]\S*|(?:[a-z_]{2,}\.)+[A-Za-z_]{2,}"
 )
 _BENIGN = {
@@ -63,6 +63,8 @@ _BENIGN = {
     *("masked", "redacted", "encrypted", "string", "str", "text", "bytes", "number", "object", "array", "int", "bool"),
     *("boolean", "secret", "password", "basic", "bearer", "digest", "oauth", "oauth2", "ntlm", "negotiate", "kerberos"),
     *("prompt", "stdin", "env", "ask", "never", "always", "auto", "manual", "local", "remote", "public", "private"),
+    *("sha1", "sha256", "sha384", "sha512", "md5", "hmac", "rsa", "dsa", "ecdsa", "ed25519", "aes", "hs256", "rs256"),
+    *("es256", "ps256", "gpg", "pgp", "x509", "inherit", "base64", "utf8"),
     *("shared", "strict", "lax", "token", "key", "absent", "fehlt", "falsch", "ungültig", "erforderlich", "abgelaufen"),
     *("geändert", "requerido", "requerida", "inválida", "falta", "obligatoria", "requis", "invalide", "manquant"),
     *("expiré", "obligatoire", "obrigatória", "obrigatório", "неверный", "обязателен", "必須", "错误", "必填"),
@@ -77,6 +79,19 @@ def certainty(name: str, *, is_flag: bool) -> int:
     if not words or (words[0] in _NEGATIONS and (is_flag or len(words) > 1)):
         return 0
     last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if is_plural(name):
+        # As often a number of them.
+        last = last[:-1]
+        return max(_certainty_of(last, before) - 1, 0)
+    return _certainty_of(last, before)
+
+
+def is_plural(name: str) -> bool:
+    """Whether a name is that of several secrets."""
+    return name.endswith(("s", "S")) and not name.lower().endswith(("ss", "credentials"))
+
+
+def _certainty_of(last: str, before: str) -> int:
     if last.endswith(_CERTAIN):
         return 3
     if last.endswith(_LIKELY) or (last == "key" and before in _OF_KEYS) or (last in {"pass", "pw", "auth"} and before):

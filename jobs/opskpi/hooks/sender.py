@@ -27,6 +27,8 @@ from opskpi.hooks.storage import Folder
 LOCK = "telemetry-sender.lock"
 BATCH = 50
 LONGEST_RUN_S = 900.0
+# As long as a request may take, and a little.
+OTHER_SENDER_S = 8.0
 _CLOSED_UP_TO = 256
 
 Event = dict[str, object]
@@ -59,7 +61,8 @@ def main(arguments: list[str]) -> None:
     try:
         if not foreground:
             _detach()
-        report = run(arguments[0], foreground=foreground, resend="--resend" in arguments)
+        wait = OTHER_SENDER_S if foreground else 0
+        report = run(arguments[0], foreground=foreground, resend="--resend" in arguments, wait=wait)
         if foreground:
             sys.stdout.write(json.dumps(asdict(report)) + "\n")
             sys.stdout.flush()
@@ -80,11 +83,11 @@ def _detach() -> None:
     os.nice(10)
 
 
-def run(path: str, *, foreground: bool, resend: bool = False) -> Report:
+def run(path: str, *, foreground: bool, resend: bool = False, wait: float = 0) -> Report:
     """Send until nothing is left or it has to stop.
 
     In the foreground earlier failures and pauses do not count, and it does not wait for a slot. `resend` queues again
-    what was refused for its time.
+    what was refused for its time. `wait` is how many seconds another sender may take to end.
 
     Raises OSError where the folder cannot be written.
     """
@@ -93,7 +96,7 @@ def run(path: str, *, foreground: bool, resend: bool = False) -> Report:
     if reason := distrust.reason_for(path):
         return Report(stopped="paused", reason=reason)
     with Folder(path, create=False) as folder:
-        lock = folder.lock(LOCK, 0)
+        lock = folder.lock(LOCK, wait)
         if lock is None:
             return Report(stopped="busy", reason="another process is sending")
         try:

@@ -10,10 +10,12 @@ LONGEST_FILE = 1 << 18
 
 
 def read(folder: Folder) -> "dict[str, object]":
-    """The settings of a folder; empty where `hook install` wrote none, and where others could have written them."""
+    """The settings of a folder; empty where `hook install` wrote none, where others could have written them, and where
+    they cannot be read: events are then kept without them.
+    """
     try:
         return plain_json.read_object(folder.read(NAME, LONGEST_FILE))
-    except PermissionError:
+    except OSError:
         return {}
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from opskpi.hooks import shim_scripts
 from opskpi.hooks.wrapping import FOLDER_ENDING, MARKER
 
 SIGNATURE = "# opskpi hook shim"
@@ -15,6 +16,9 @@ EDITED = ".opskpi-edited"
 LEGACY = ".legacy"
 LONGEST_TEXT = 1 << 16
 _CHECKSUM = b"@CHECKSUM@"
+_COPY = """\
+# What follows is the text of the hook itself, so that the tool that wrote it recognises its hook here, too.
+"""
 
 # The hooks that tools write, by a text that each of them has. Tools write them again, so none needs to be kept.
 _TOOLS = {
@@ -25,100 +29,6 @@ _TOOLS = {
     "overcommit": re.compile(rb"^# Entrypoint for Overcommit hook integration", re.MULTILINE),
 }
 _NAMED = re.compile(rb"^# The hook itself is (?:opskpi-original/)?([a-z-]+)", re.MULTILINE)
-
-_START = """\
-#!/bin/sh
-@SIGNATURE@ @CHECKSUM@: runs the hook and reports its result, see `opskpi hook --help`.
-# The hook itself is opskpi-original/@NAME@; `opskpi hook uninstall` puts it back.
-python=@PYTHON@
-entry=@ENTRY@
-here=${0%/*}
-kept=
-for place in "${here%/*}" "$here/.." "$here/../.."; do
-  if [ -d "$place/"@BASE@'@FOLDER_ENDING@' ]; then
-    kept=$place/@BASE@'@FOLDER_ENDING@'
-    hooks=$place/@BASE@
-    break
-  fi
-done
-original=$kept/@NAME@
-# A file that was put beside the hooks since then is also beside the original.
-if [ -n "$kept" ] && [ "$hooks" -nt "$kept" ] 2>/dev/null; then
-  for file in "$hooks"/* "$hooks"/.[!.]*; do
-    name=${file##*/}
-    case $name in @NAMES@ | *opskpi-*) continue ;; esac
-    if [ -e "$file" ] && ! [ -e "$kept/$name" ]; then ln -s ../@BASE@/"$name" "$kept/$name" 2>/dev/null; fi
-  done
-fi
-"""
-
-# A tool that takes over our place may keep us under another name, such as NAME.legacy, and run us from its own hook.
-_REPORTING = """\
-action=run
-case $original in /*) full=$original ;; *) full=$PWD/$original ;; esac
-if [ "${0##*/}" != @NAME@ ]; then
-  action=chained
-  @MARK@
-elif [ "$full" -ef "${OPSKPI_HOOK_RUNNING#@NAME@ }" ] 2>/dev/null; then
-  # Called by the hook that it runs, and not by another git which that one started.
-  parent=git
-  if [ -r "/proc/$PPID/comm" ]; then read -r parent <"/proc/$PPID/comm"; fi
-  case $parent in git*) ;; *) exit 0 ;; esac
-fi
-[ -x "$original" ] || exit 0
-export OPSKPI_HOOK_RUNNING="@NAME@ $full"
-if [ -x "$python" ] && [ -f "$entry" ]; then
-  exec "$python" -I -S "$entry" "$action" @NAME@ "$original" "$@"
-fi
-"""
-
-_GIT_DIR = """\
-dir=${GIT_DIR:-.git}
-if [ -f "$dir" ]; then read -r _ dir <"$dir"; fi
-"""
-
-# The tool that runs us under another name is a child of git, so git is our grandparent.
-_MARK = _GIT_DIR.replace("\n", "\n  ") + 'ps -o ppid= -p "$PPID" 2>/dev/null >"$dir/@MARKER@"'
-
-# Only what sh has built in, until a commit came here without its pre-commit hook. Where GIT_REFLOG_ACTION or a missing
-# `tail` hides what the commit was, the slower look decides.
-_AFTER_COMMIT = (
-    _GIT_DIR
-    + """\
-ran=
-if [ -f "$dir/@MARKER@" ]; then
-  read -r ran <"$dir/@MARKER@"
-  # Used up: where the ids of processes repeat, the next commit may have the same. `:` would end sh where it fails.
-  true 2>/dev/null >"$dir/@MARKER@"
-fi
-if [ "$ran" != "$PPID" ] && [ -f "$dir/logs/HEAD" ] && [ -x "$python" ] && [ -f "$entry" ]; then
-  last=$(tail -n 1 "$dir/logs/HEAD" 2>/dev/null) || last='@TAB@commit: '
-  asked=
-  case ${GIT_REFLOG_ACTION:-} in
-    '' | rebase* | cherry-pick* | revert* | merge* | pull* | am*) ;;
-    *)
-      asked=$(ps -o args= -p "$PPID" 2>/dev/null) || asked='git commit'
-      last='@TAB@commit: '
-      ;;
-  esac
-  case $last in
-    *"@TAB@commit: "* | *"@TAB@commit (amend): "* | *"@TAB@commit (initial): "* | \\
-      *"@TAB@commit (merge): "* | *"@TAB@commit (cherry-pick): "*)
-      "$python" -I -S "$entry" bypassed "${0%/*}" "$asked" </dev/null >/dev/null 2>&1 &
-      ;;
-  esac
-fi
-[ -x "$original" ] || exit 0
-"""
-)
-
-_ALONE = """\
-exec "$original" "$@"
-"""
-
-_COPY = """\
-# What follows is the text of the hook itself, so that the tool that wrote it recognises its hook here, too.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +43,16 @@ class Environment:
     names: tuple[str, ...]
 
 
-def text(name: str, environment: Environment, original: bytes = b"") -> bytes:
+def text(name: str, environment: Environment, original: str) -> bytes:
     """The hook `name`: post-commit looks for commits without their pre-commit hook, every other runs one and reports.
 
-    `original` is the text of the hook that is run: tools look into the files they find for their own marks before they
-    overwrite or remove them, and must find them as without us.
+    The text of `original`, the hook that is run, goes along: tools look into the files they find for their own marks
+    before they overwrite or remove them, and must find them as without us.
     """
-    body = _AFTER_COMMIT if name == "post-commit" else _REPORTING
+    original_text = start_of(original, LONGEST_TEXT + 1)
+    body = shim_scripts.AFTER_COMMIT if name == "post-commit" else shim_scripts.REPORTING
     words = {
-        "@MARK@": _MARK if name == "pre-commit" else ":",
+        "@MARK@": shim_scripts.MARK if name == "pre-commit" else ":",
         "@SIGNATURE@": SIGNATURE,
         "@NAMES@": " | ".join(environment.names),
         "@NAME@": name,
@@ -150,18 +61,47 @@ def text(name: str, environment: Environment, original: bytes = b"") -> bytes:
         "@BASE@": _quoted(environment.base),
         "@FOLDER_ENDING@": FOLDER_ENDING,
         "@MARKER@": MARKER,
+        "@POINTER@": POINTER,
+        "@WRAPPED@": _mark_of(original, original_text),
         "@TAB@": "\t",
     }
-    script = _START + body + _ALONE
+    script = shim_scripts.START + body + shim_scripts.ALONE
     for word, meaning in words.items():
         script = script.replace(word, meaning)
-    finished = script.encode("utf-8", "surrogateescape") + _copy_of(original)
+    finished = script.encode("utf-8", "surrogateescape") + _copy_of(original_text)
     return finished.replace(_CHECKSUM, _checksum(finished), 1)
+
+
+def _mark_of(original: str, original_text: bytes) -> str:
+    """What a hook of ours knows of the hook that it runs: a checksum, where its copy of the text is to bring that back.
+
+    Empty where there is none.
+    """
+    if not os.path.lexists(original):
+        return ""
+    return "file" if os.path.islink(original) or not _is_copied(original_text) else _digest(original_text)
+
+
+def original_text_in(path: str) -> bytes | None:
+    """The text of the hook that a hook of ours runs, byte for byte; None where ours does not hold it.
+
+    Empty where ours runs none.
+    """
+    script = start_of(path, -1)
+    mark = re.search(rb"^wrapped=(\w*)$", script, re.MULTILINE)
+    if mark is None or not mark[1]:
+        return b""
+    copied = b"".join(re.findall(rb"^#\| (.*\n)", script, re.MULTILINE))
+    return next((one for one in (copied, copied[:-1]) if _digest(one).encode("ascii") == mark[1]), None)
+
+
+def _is_copied(original: bytes) -> bool:
+    return bool(original) and len(original) <= LONGEST_TEXT and b"\0" not in original
 
 
 def _copy_of(original: bytes) -> bytes:
     """The text of a hook as comments; empty for a binary, and for the long ones that no tool writes."""
-    if not original or len(original) > LONGEST_TEXT or b"\0" in original:
+    if not _is_copied(original):
         return b""
     lines = original.replace(b"\r", b"").splitlines()
     return _COPY.encode("ascii") + b"".join(b"#| " + line + b"\n" for line in lines)
@@ -194,9 +134,13 @@ def is_edited(path: str) -> bool:
 
 def _checksum(script: bytes) -> bytes:
     """Of a hook in which the place of the checksum is still marked."""
+    return _digest(script).encode("ascii")
+
+
+def _digest(text: bytes) -> str:
     import hashlib  # noqa: PLC0415 - this module is also imported after a commit
 
-    return hashlib.sha256(script).hexdigest()[:16].encode("ascii")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def tool_of(path: str) -> str:

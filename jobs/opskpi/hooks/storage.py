@@ -27,7 +27,7 @@ class Folder:
         """
         self.path = path
         if create:
-            _make(path)
+            make(path)
         self._number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINK)
         if reason := trust.fault_of_open(self._number, path):
             os.close(self._number)
@@ -194,13 +194,14 @@ def _locked(file: int, wait: float) -> bool:
             return True
 
 
-def _make(path: str) -> None:
+def make(path: str) -> None:
+    """Make a folder, and those above it that are missing, for this user alone. Raises OSError."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         return
     except FileNotFoundError:
-        _make(os.path.dirname(path))
+        make(os.path.dirname(path))
         os.mkdir(path, 0o700)
 
 

@@ -154,6 +154,9 @@ def _finish(recording, hook_type, result, duration_ms, *, report, git_process) -
     try:
         if hook_type == "pre-commit" and git_process is not None:
             _leave_marker(git_process)
+    except OSError:
+        pass  # the event is there all the same
+    try:
         metrics, is_malformed = _read_report(report)
         metrics.setdefault("result", result)
         metrics |= {"hook_type": hook_type, "duration_ms": round(max(duration_ms, 0.0), 1)}
@@ -206,11 +209,18 @@ def _understood(raw: bytes) -> "tuple[dict[str, object], bool]":
 
 
 def _remove(folder: str) -> None:
+    """Remove the folder of a report, with whatever the command has put there."""
     try:
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
+        if os.path.islink(folder):
+            os.unlink(folder)
+            return
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                _remove(entry.path)
+            else:
+                os.unlink(entry.path)
         os.rmdir(folder)
-    except OSError:
+    except (OSError, RecursionError):
         return
 
 
@@ -221,8 +231,14 @@ def _leave_marker(git_process: int) -> None:
     found = places.repository()
     if found is None:
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(os.path.join(found.git_dir, MARKER), flags, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = os.path.join(found.git_dir, MARKER)
+    try:
+        file = os.open(path, flags, 0o600)
+    except OSError:
+        # Of another user, such as root who committed here once; the folder is ours.
+        os.unlink(path)
+        file = os.open(path, flags, 0o600)
     os.write(file, f"{git_process}\n".encode("ascii"))
     os.close(file)
 
