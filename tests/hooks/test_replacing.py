@@ -21,7 +21,7 @@ CHANGES = {
 }
 
 
-def die_before(number: int) -> None:
+def die_at_change(number: int) -> None:
     """Kill this process before its so many'th change of the file system."""
     made = 0
 
@@ -41,7 +41,7 @@ def survives(number: int, act: Callable[[], object]) -> bool:
     """Whether a process comes to the end of what it does before the so many'th change."""
     child = os.fork()
     if child == 0:
-        die_before(number)
+        die_at_change(number)
         try:
             act()
             os._exit(0)

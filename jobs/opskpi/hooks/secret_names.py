@@ -27,6 +27,8 @@ _STEM = (
 _NAME = r"[\w.-]{1,80}"
 _LEFT = 64
 # Quotes may be escaped, as in JSON that is a text of JSON; an address writes the separator as %3D.
+# What the variable of a shell holds, of which passwords of that name have digits or signs.
+_FOLDER = r"=(?:[A-Za-z_.-]+|[~.]{0,2}/[\w./~-]*)(?![^\s)\"'])"
 _SEPARATOR = r"(?:\\{0,3}[\"'`\]]){0,2}[ \t]{0,4}(?:\[\d{0,4}\][ \t]{0,4})?(===?|!==?|:=|=>|[=:]|%3[ADad])[ \t]{0,4}@?"
 # What YAML writes below a name: a block, or one word.
 _BLOCK = (
@@ -103,8 +105,7 @@ def _value_of(text: str, start: int, end: int) -> "tuple[int, int] | None":  # n
     name = text[start:end]
     flag = len(name) - len(name.lstrip("-")) if start == 0 or text[start - 1] in " \t\n\"'=([`" else 0
     trust = certainty(name.strip("-."), is_flag=flag > 0)
-    # The folder of a shell, if it is no part of a connection string.
-    if trust == 0 or (name in {"PWD", "OLDPWD"} and ";" not in text):
+    if trust == 0 or (name in {"PWD", "OLDPWD"} and ";" not in text and re.compile(_FOLDER).match(text, end)):
         return None
     separator = re.compile(_SEPARATOR).match(text, end)
     if separator is None:
