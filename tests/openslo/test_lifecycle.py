@@ -80,6 +80,23 @@ def test_an_objective_gets_another_name_from_a_file_and_an_export_says_so(
     }
 
 
+def test_an_slo_of_several_objectives_takes_the_history_of_each_along(
+    cli: Cli, database: psycopg.Connection, slo_file: Path
+) -> None:
+    two = "  objectives:\n    - {displayName: most, target: 0.9}\n    - {displayName: all, target: 0.99}\n"
+    slo_file.write_text(PLAIN.replace("  objectives:\n    - target: 0.9\n", two), "utf-8")
+    cli("slo", "apply", str(slo_file))
+    renamed = annotated("delivery_speed", "{opskpi.dev/previous-name: release_speed}")
+    slo_file.write_text(renamed.replace("  objectives:\n    - target: 0.9\n", two), "utf-8")
+    said = cli("slo", "apply", str(slo_file)).stdout
+    for objective in ("most", "all"):
+        assert f"slo_name: release_speed.{objective} -> delivery_speed.{objective}" in said
+    assert rows(database, "select slo_name, version from ops.slo_versions where slo_name ~ 'speed' order by 1") == [
+        ("delivery_speed.all", 1),
+        ("delivery_speed.most", 1),
+    ]
+
+
 def test_a_file_disables_and_enables_an_objective(cli: Cli, database: psycopg.Connection, slo_file: Path) -> None:
     for word in ("false", "true"):
         slo_file.write_text(annotated("release_speed", f'{{opskpi.dev/enabled: "{word}"}}'), "utf-8")
