@@ -15,7 +15,7 @@ EMAIL, PATH = "[email]", "[path]"
 _CREDENTIALS = r"(?<=://)[^\s/?#\"'<>]{1,512}@"
 # The domain of an address ends in letters, unlike the end of `name@1.2.3` and `checkout@v4`; `icon@2x.png` is a file.
 _ADDRESS = (
-    r"[^\s@<>()\[\],;:\"/]{1,64}(?:@|%40)(?!v?\d+\.\d+(?!\.\d+\.\d)|\dx\.)"
+    r"(?:[^\s@<>()\[\],;:\"/]{1,64}|(?<=\S)/)(?:@|%40)(?!v?\d+\.\d+(?!\.\d+\.\d)|\dx\.)"
     r"(?:(?:[\w-]{1,63}\.){1,126}(?:(?i:xn--)[\w-]{1,59}|[^\W\d_]{2,63})|\d{1,3}(?:\.\d{1,3}){3}|\[[\d.:a-f]{3,40}\])"
 )
 # A blank belongs to the path where a further slash follows in the next word: /Users/Ann Lee/x.
