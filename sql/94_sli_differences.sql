@@ -80,17 +80,7 @@ begin
       coalesce(unit.total, 0),
       coalesce(stored.good, 0),
       coalesce(stored.total, 0)
-    from (
-      select
-        known.org_id,
-        known.sli_id,
-        date_bin('5 minutes', known.first_attempt_at, timestamptz '1969-12-29 00:00+00') as bucket_start,
-        count(*) filter (where known.succeeded) as good,
-        count(*) as total
-      from ops.work_units as known
-      where known.first_attempt_at >= first_day
-      group by 1, 2, 3
-    ) as unit
+    from ops.unit_counts(first_day) as unit
     full join (
       select bucket.*
       from ops.sli_counts as bucket
@@ -106,26 +96,16 @@ begin
     union all
     select
       coalesce(summed.sli_id, day.sli_id),
-      coalesce(summed.day_start, day.day_start),
+      coalesce(summed.bucket_start, day.day_start),
       coalesce(summed.good, 0),
       coalesce(summed.total, 0),
       coalesce(day.good, 0),
       coalesce(day.total, 0)
-    from (
-      select
-        bucket.org_id,
-        bucket.sli_id,
-        date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00') as day_start,
-        sum(bucket.good)::bigint as good,
-        sum(bucket.total)::bigint as total
-      from ops.sli_counts as bucket
-      where bucket.bucket_start >= first_day
-      group by 1, 2, 3
-    ) as summed
+    from ops.day_counts(first_day) as summed
     full join (select stored_day.* from ops.sli_days as stored_day where stored_day.day_start >= first_day) as day
       on day.org_id = summed.org_id
       and day.sli_id = summed.sli_id
-      and day.day_start = summed.day_start
+      and day.day_start = summed.bucket_start
     where (coalesce(summed.good, 0), coalesce(summed.total, 0)) <> (coalesce(day.good, 0), coalesce(day.total, 0))
   )
   select

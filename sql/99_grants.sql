@@ -193,6 +193,7 @@ grant execute on function
   ops.named_labels,
   ops.fitting_slis,
   ops.filled_slis,
+  ops.sli_limits,
   ops.count_attempts,
   ops.count_units,
   ops.changed_units,

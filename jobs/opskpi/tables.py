@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# What rich draws around a cell, and once more at the end of a line.
+# The width that rich draws around a cell, and once more at the end of a line.
 _FRAME, _EDGE = 3, 1
 _INDENT = 2
 

@@ -1,4 +1,4 @@
--- What objectives can count: labels, outcomes and values that events of a kind have. The rest is refused, with what is possible instead.
+-- The limits of what objectives can count: labels, outcomes and values that events of a kind have. The rest is refused, with what is possible instead.
 
 create function ops.canonical_slo(slo ops.slos)
 returns ops.slos
@@ -11,7 +11,7 @@ begin
   slo.good_labels := ops.canonical_labels(slo.good_labels, slo.total_labels);
   if slo.bad_labels is not null then
     slo.bad_labels := ops.canonical_labels(slo.bad_labels, slo.total_labels);
-    -- What is bad by the objective alone is what is not good by it.
+    -- Without labels the bad events are the rest beside the good ones.
     if slo.bad_labels = '{}' and slo.objective <> 'events' then
       slo.bad_labels := null;
     end if;

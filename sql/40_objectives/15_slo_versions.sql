@@ -95,7 +95,7 @@ begin
   if ops.is_same_promise(new, old) then
     new.valid_from := old.valid_from;
   elsif not exists (select from ops.slo_versions as version where version.slo_name = old.slo_name) then
-    -- It was never enabled, so that nothing of it was seen yet.
+    -- The objective was never enabled, so nobody has seen a version of it.
     return new;
   elsif new.valid_from = old.valid_from then
     new.valid_from := greatest(now(), old.valid_from);
@@ -132,7 +132,7 @@ begin
   counted.sli_id := ops.sli_key(
     slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
   );
-  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  -- An SLI has nothing to fill while nothing has been counted; a refresh that is about to count must not pass by.
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   end if;

@@ -58,6 +58,24 @@ begin atomic
 end;
 comment on function ops.filled_slis() is 'The SLIs that are filled up to the same instant: one row, with infinity, but while a history is being filled.';
 
+create function ops.sli_limits(sli_ids bigint[])
+returns table (event_type text, thresholds_ms numeric[], negative_limits numeric[])
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    sli.event_type,
+    array_agg(distinct sli.threshold_ms order by sli.threshold_ms) filter (where sli.threshold_ms is not null),
+    array_agg(distinct -sli.at_most order by -sli.at_most) filter (where sli.at_most is not null)
+  from ops.slis as sli
+  where sli.sli_id = any (sli_limits.sli_ids)
+    and sli.objective <> 'availability'
+  group by 1;
+end;
+comment on function ops.sli_limits(bigint[]) is
+  'The limits between which events of a kind are good for the same SLIs of a list: thresholds (ms), and the values of at_most, negative because those are inclusive; both ascending.';
+
 create function ops.count_attempts(
   after_id bigint,
   until_id bigint,
@@ -91,19 +109,8 @@ begin
     return;
   end if;
   return query
-  with asked as materialized (
-    select sli.event_type, sli.threshold_ms, sli.at_most
-    from ops.slis as sli
-    where sli.sli_id = any (sli_ids)
-      and sli.objective <> 'availability'
-  ),
-  limits as materialized (
-    select
-      asked.event_type,
-      array_agg(distinct asked.threshold_ms order by asked.threshold_ms) filter (where asked.threshold_ms is not null) as thresholds_ms,
-      array_agg(distinct -asked.at_most order by -asked.at_most) filter (where asked.at_most is not null) as negative_limits
-    from asked
-    group by 1
+  with limits as materialized (
+    select found.* from ops.sli_limits(sli_ids) as found
   ),
   -- Events between the same limits are good for the same SLIs: the smallest of them stands for all.
   grouped as materialized (

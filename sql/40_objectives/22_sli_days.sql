@@ -43,6 +43,26 @@ for each row
 when (pg_trigger_depth() = 0)
 execute function ops.restore_sli_day();
 
+create function ops.day_counts(since timestamptz, until timestamptz default 'infinity')
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    bucket.org_id,
+    bucket.sli_id,
+    date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
+    sum(bucket.good)::bigint,
+    sum(bucket.total)::bigint
+  from ops.sli_counts as bucket
+  where bucket.bucket_start >= day_counts.since
+    and bucket.bucket_start < day_counts.until
+  group by 1, 2, 3;
+end;
+comment on function ops.day_counts(timestamptz, timestamptz) is
+  'Good and total of each SLI and day (UTC), summed from the five minutes that begin in a range; bucket_start is the start of the day.';
+
 create function ops.sum_sli_days(since timestamptz, until timestamptz)
 returns void
 language sql
@@ -50,16 +70,8 @@ volatile
 set search_path = ''
 begin atomic
   insert into ops.sli_days as stored (org_id, sli_id, day_start, good, total)
-  select
-    bucket.org_id,
-    bucket.sli_id,
-    date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
-    sum(bucket.good),
-    sum(bucket.total)
-  from ops.sli_counts as bucket
-  where bucket.bucket_start >= sum_sli_days.since
-    and bucket.bucket_start < sum_sli_days.until
-  group by 1, 2, 3
+  select summed.org_id, summed.sli_id, summed.bucket_start, summed.good, summed.total
+  from ops.day_counts(sum_sli_days.since, sum_sli_days.until) as summed
   on conflict on constraint sli_days_pkey do update set
     good = excluded.good,
     total = excluded.total;

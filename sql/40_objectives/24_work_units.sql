@@ -125,7 +125,7 @@ begin atomic
     coalesce(stored.succeeded, false) or unit.succeeded,
     unit.sli_id
   from unnest(changed_units.units) as unit
-  -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
+  -- Units are looked up one by one: a join may read all units that ever were, and the cost must follow the new ones.
   left join lateral (
     select work_unit.first_attempt_at, work_unit.succeeded
     from ops.work_units as work_unit
@@ -193,6 +193,25 @@ end;
 comment on function ops.write_units(ops.unit_change[]) is
   'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
 
+create function ops.unit_counts(since timestamptz default '-infinity')
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    unit.org_id,
+    unit.sli_id,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.work_units as unit
+  where unit.first_attempt_at >= unit_counts.since
+  group by 1, 2, 3;
+end;
+comment on function ops.unit_counts(timestamptz) is
+  'Good and total of the availability SLIs by their units of work, per five minutes from since on.';
+
 create function ops.recount_units()
 returns void
 language sql
@@ -205,14 +224,8 @@ begin atomic
     and sli.objective = 'availability';
 
   insert into ops.sli_counts (org_id, sli_id, bucket_start, good, total)
-  select
-    unit.org_id,
-    unit.sli_id,
-    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
-    count(*) filter (where unit.succeeded),
-    count(*)
-  from ops.work_units as unit
-  group by 1, 2, 3;
+  select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total
+  from ops.unit_counts() as counted;
 end;
 comment on function ops.recount_units() is 'Counts the availability SLIs anew from the units of work; only rebuild and an erasure call it.';
 
@@ -254,7 +267,7 @@ begin
     perform ops.write_units(changes);
     update ops.slis
     set filled_until = fill_slis.until,
-        -- What retention removed before it was counted is missing for good.
+        -- Events that retention removed before they were counted are missing for good.
         counted_since = greatest(
           slis.counted_since,
           (

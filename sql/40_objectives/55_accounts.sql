@@ -250,7 +250,7 @@ begin
         and bucket.bucket_start = placed.bucket_start
     )
   ),
-  -- What retention removed was counted all the same, and the counts say how many that were.
+  -- Events that retention removed were counted all the same, and the counts say how many that were.
   removed as (
     select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
     from ops.account_counts(account, account_losses.only_org_id) as bucket

@@ -81,7 +81,7 @@ begin
     returning alert.firing_since
   )
   select count(*) filter (where moved.firing_since is not null) into resolved from moved;
-  -- What never fired is no alert.
+  -- A state that never fired is no alert.
   delete from ops.alerts as alert where alert.state in ('resolved', 'ended') and alert.firing_since is null and alert.resolved_at = as_of;
   return resolved;
 end;

@@ -161,7 +161,7 @@ begin atomic
     addressed.channel_name,
     addressed.group_key,
     addressed.repeat_interval,
-    -- What is over and need not be said so is forgotten.
+    -- Alerts that are over, and need not be said to be so, are forgotten.
     case when known.org_id is not null then array(
       select last.alert_id
       from unnest(known.last_firing) as last (alert_id)

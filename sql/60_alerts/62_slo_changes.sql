@@ -1,4 +1,4 @@
--- What becomes of objectives: removed, disabled, enabled, renamed, by whom and when.
+-- The journal of objectives: removed, disabled, enabled, renamed, by whom and when.
 
 create table ops.slo_changes (
   slo_change_id bigint generated always as identity,
@@ -38,7 +38,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  -- One after the other: two that start from the same rows would each miss what the other does.
+  -- Changes go one after the other: two that start from the same rows would each miss the other's.
   perform pg_advisory_xact_lock(hashtextextended('ops.apply_definitions', 0));
   perform set_config('ops.author', left(coalesce(begin_changes.author, ''), 200), true);
 end;
@@ -60,7 +60,7 @@ begin
     union all
     select from ops.alerts as alert where alert.slo_version is null and alert.subject = old_name
   ) then
-    -- It is meant for something else of this name, too, and stays for that.
+    -- The silence is meant for something else of this name, too, and stays for that.
     insert into ops.alert_silences (only_org_id, matcher, starts_at, until, reason, author, created_at)
     select silence.only_org_id, new_name, silence.starts_at, silence.until, silence.reason, silence.author, silence.created_at
     from ops.alert_silences as silence

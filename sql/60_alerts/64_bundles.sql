@@ -50,7 +50,7 @@ begin
     on standing.slo_name = wanted.previous_name
   left join ops.slos as known
     on known.slo_name = wanted.slo_name
-  -- What was heeded once is done, whoever has the old name by now.
+  -- A previous name is heeded once, whoever has it by now.
   where known.previous_name is distinct from wanted.previous_name;
 
   select asked.key as old_name, asked.value as new_name, standing.bundle, taken.slo_name is not null as is_taken

@@ -133,7 +133,7 @@ as
 select delivery.org_id, delivery.delivery_id, coalesce(delivery.settled_at, delivery.created_at) as settled_at
 from ops.alert_deliveries as delivery
 where delivery.state in ('delivered', 'silenced', 'superseded', 'dead')
-  -- What was said of an alert is kept as long as the alert goes on.
+  -- Messages about an alert are kept as long as the alert goes on.
   and not exists (
     select
     from ops.alerts as alert

@@ -104,7 +104,7 @@ begin
     and renamed.old_unit = unit.unit;
   changes := array(select changed from ops.changed_units(moved) as changed);
   perform ops.write_units(changes);
-  -- Where two units have become one, one is counted less.
+  -- Two units that have become one are counted as one.
   if (select count(*) from unnest(changes) as change where change.old_first_attempt_at is null) < cardinality(stored) then
     perform ops.recount_units();
   end if;

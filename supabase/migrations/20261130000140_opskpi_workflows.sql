@@ -95,7 +95,7 @@ begin
   -- In one order, so that two collectors wait for each other instead of deadlocking.
   order by met.repository, met.workflow_name, met.workflow_path
   on conflict do nothing;
-  -- Those whose name another collector took meanwhile.
+  -- Workflows whose name another collector took meanwhile.
   insert into ops.workflows as workflow (org_id, repository, workflow_name, workflow_path, has_plain_label)
   select distinct owner_id, key.repository, key.workflow_name, key.workflow_path, false
   from ops.workflow_keys(workflows) as key

@@ -419,7 +419,7 @@ begin
   slo.good_labels := ops.canonical_labels(slo.good_labels, slo.total_labels);
   if slo.bad_labels is not null then
     slo.bad_labels := ops.canonical_labels(slo.bad_labels, slo.total_labels);
-    -- What is bad by the objective alone is what is not good by it.
+    -- Without labels the bad events are the rest beside the good ones.
     if slo.bad_labels = '{}' and slo.objective <> 'events' then
       slo.bad_labels := null;
     end if;
@@ -656,7 +656,7 @@ begin
   counted.sli_id := ops.sli_key(
     slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
   );
-  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  -- An SLI has nothing to fill while nothing has been counted; a refresh that is about to count must not pass by.
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   end if;
@@ -926,6 +926,24 @@ begin atomic
 end;
 comment on function ops.filled_slis() is 'The SLIs that are filled up to the same instant: one row, with infinity, but while a history is being filled.';
 
+create function ops.sli_limits(sli_ids bigint[])
+returns table (event_type text, thresholds_ms numeric[], negative_limits numeric[])
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    sli.event_type,
+    array_agg(distinct sli.threshold_ms order by sli.threshold_ms) filter (where sli.threshold_ms is not null),
+    array_agg(distinct -sli.at_most order by -sli.at_most) filter (where sli.at_most is not null)
+  from ops.slis as sli
+  where sli.sli_id = any (sli_limits.sli_ids)
+    and sli.objective <> 'availability'
+  group by 1;
+end;
+comment on function ops.sli_limits(bigint[]) is
+  'The limits between which events of a kind are good for the same SLIs of a list: thresholds (ms), and the values of at_most, negative because those are inclusive; both ascending.';
+
 create or replace function ops.count_attempts(
   after_id bigint,
   until_id bigint,
@@ -959,19 +977,8 @@ begin
     return;
   end if;
   return query
-  with asked as materialized (
-    select sli.event_type, sli.threshold_ms, sli.at_most
-    from ops.slis as sli
-    where sli.sli_id = any (sli_ids)
-      and sli.objective <> 'availability'
-  ),
-  limits as materialized (
-    select
-      asked.event_type,
-      array_agg(distinct asked.threshold_ms order by asked.threshold_ms) filter (where asked.threshold_ms is not null) as thresholds_ms,
-      array_agg(distinct -asked.at_most order by -asked.at_most) filter (where asked.at_most is not null) as negative_limits
-    from asked
-    group by 1
+  with limits as materialized (
+    select found.* from ops.sli_limits(sli_ids) as found
   ),
   -- Events between the same limits are good for the same SLIs: the smallest of them stands for all.
   grouped as materialized (
@@ -1058,6 +1065,26 @@ for each row
 when (pg_trigger_depth() = 0)
 execute function ops.restore_sli_day();
 
+create function ops.day_counts(since timestamptz, until timestamptz default 'infinity')
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    bucket.org_id,
+    bucket.sli_id,
+    date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
+    sum(bucket.good)::bigint,
+    sum(bucket.total)::bigint
+  from ops.sli_counts as bucket
+  where bucket.bucket_start >= day_counts.since
+    and bucket.bucket_start < day_counts.until
+  group by 1, 2, 3;
+end;
+comment on function ops.day_counts(timestamptz, timestamptz) is
+  'Good and total of each SLI and day (UTC), summed from the five minutes that begin in a range; bucket_start is the start of the day.';
+
 create function ops.sum_sli_days(since timestamptz, until timestamptz)
 returns void
 language sql
@@ -1065,16 +1092,8 @@ volatile
 set search_path = ''
 begin atomic
   insert into ops.sli_days as stored (org_id, sli_id, day_start, good, total)
-  select
-    bucket.org_id,
-    bucket.sli_id,
-    date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
-    sum(bucket.good),
-    sum(bucket.total)
-  from ops.sli_counts as bucket
-  where bucket.bucket_start >= sum_sli_days.since
-    and bucket.bucket_start < sum_sli_days.until
-  group by 1, 2, 3
+  select summed.org_id, summed.sli_id, summed.bucket_start, summed.good, summed.total
+  from ops.day_counts(sum_sli_days.since, sum_sli_days.until) as summed
   on conflict on constraint sli_days_pkey do update set
     good = excluded.good,
     total = excluded.total;
@@ -1237,7 +1256,7 @@ begin atomic
     coalesce(stored.succeeded, false) or unit.succeeded,
     unit.sli_id
   from unnest(changed_units.units) as unit
-  -- One look-up a unit: a join may read all units that ever were, and the cost must follow the new ones.
+  -- Units are looked up one by one: a join may read all units that ever were, and the cost must follow the new ones.
   left join lateral (
     select work_unit.first_attempt_at, work_unit.succeeded
     from ops.work_units as work_unit
@@ -1305,6 +1324,25 @@ end;
 comment on function ops.write_units(ops.unit_change[]) is
   'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
 
+create function ops.unit_counts(since timestamptz default '-infinity')
+returns setof ops.sli_delta
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    unit.org_id,
+    unit.sli_id,
+    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
+    count(*) filter (where unit.succeeded),
+    count(*)
+  from ops.work_units as unit
+  where unit.first_attempt_at >= unit_counts.since
+  group by 1, 2, 3;
+end;
+comment on function ops.unit_counts(timestamptz) is
+  'Good and total of the availability SLIs by their units of work, per five minutes from since on.';
+
 create function ops.recount_units()
 returns void
 language sql
@@ -1317,14 +1355,8 @@ begin atomic
     and sli.objective = 'availability';
 
   insert into ops.sli_counts (org_id, sli_id, bucket_start, good, total)
-  select
-    unit.org_id,
-    unit.sli_id,
-    date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
-    count(*) filter (where unit.succeeded),
-    count(*)
-  from ops.work_units as unit
-  group by 1, 2, 3;
+  select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total
+  from ops.unit_counts() as counted;
 end;
 comment on function ops.recount_units() is 'Counts the availability SLIs anew from the units of work; only rebuild and an erasure call it.';
 
@@ -1552,7 +1584,7 @@ begin
         and bucket.bucket_start = placed.bucket_start
     )
   ),
-  -- What retention removed was counted all the same, and the counts say how many that were.
+  -- Events that retention removed were counted all the same, and the counts say how many that were.
   removed as (
     select bucket.org_id, bucket.bucket_start, bucket.total - bucket.good - count(stored.org_id) as missing
     from ops.account_counts(account, account_losses.only_org_id) as bucket
@@ -1830,7 +1862,7 @@ begin
     and renamed.old_unit = unit.unit;
   changes := array(select changed from ops.changed_units(moved) as changed);
   perform ops.write_units(changes);
-  -- Where two units have become one, one is counted less.
+  -- Two units that have become one are counted as one.
   if (select count(*) from unnest(changes) as change where change.old_first_attempt_at is null) < cardinality(stored) then
     perform ops.recount_units();
   end if;
@@ -2118,17 +2150,7 @@ begin
       coalesce(unit.total, 0),
       coalesce(stored.good, 0),
       coalesce(stored.total, 0)
-    from (
-      select
-        known.org_id,
-        known.sli_id,
-        date_bin('5 minutes', known.first_attempt_at, timestamptz '1969-12-29 00:00+00') as bucket_start,
-        count(*) filter (where known.succeeded) as good,
-        count(*) as total
-      from ops.work_units as known
-      where known.first_attempt_at >= first_day
-      group by 1, 2, 3
-    ) as unit
+    from ops.unit_counts(first_day) as unit
     full join (
       select bucket.*
       from ops.sli_counts as bucket
@@ -2144,26 +2166,16 @@ begin
     union all
     select
       coalesce(summed.sli_id, day.sli_id),
-      coalesce(summed.day_start, day.day_start),
+      coalesce(summed.bucket_start, day.day_start),
       coalesce(summed.good, 0),
       coalesce(summed.total, 0),
       coalesce(day.good, 0),
       coalesce(day.total, 0)
-    from (
-      select
-        bucket.org_id,
-        bucket.sli_id,
-        date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00') as day_start,
-        sum(bucket.good)::bigint as good,
-        sum(bucket.total)::bigint as total
-      from ops.sli_counts as bucket
-      where bucket.bucket_start >= first_day
-      group by 1, 2, 3
-    ) as summed
+    from ops.day_counts(first_day) as summed
     full join (select stored_day.* from ops.sli_days as stored_day where stored_day.day_start >= first_day) as day
       on day.org_id = summed.org_id
       and day.sli_id = summed.sli_id
-      and day.day_start = summed.day_start
+      and day.day_start = summed.bucket_start
     where (coalesce(summed.good, 0), coalesce(summed.total, 0)) <> (coalesce(day.good, 0), coalesce(day.total, 0))
   )
   select
@@ -2343,6 +2355,9 @@ revoke execute on function
   ops.lost_because,
   ops.named_labels,
   ops.recount_units,
+  ops.unit_counts,
+  ops.day_counts,
+  ops.sli_limits,
   ops.require_attempts,
   ops.require_countable,
   ops.require_label_keys,
@@ -2386,6 +2401,9 @@ begin
     ops.lost_because,
     ops.named_labels,
     ops.recount_units,
+    ops.unit_counts,
+    ops.day_counts,
+    ops.sli_limits,
     ops.require_attempts,
     ops.require_countable,
     ops.require_label_keys,
@@ -2408,6 +2426,7 @@ begin
     ops.changed_units,
     ops.count_units,
     ops.unit_slis,
+    ops.sli_limits,
     ops.filled_slis,
     ops.fitting_slis,
     ops.is_admitted,

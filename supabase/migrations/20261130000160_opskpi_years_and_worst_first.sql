@@ -52,7 +52,7 @@ begin atomic
     union all
     select asked.place, bucket.bucket_start, bucket.good, bucket.total, bucket.good, bucket.total
     from asked
-    -- What is not within whole days: the edges, or all of it.
+    -- The rest beside whole days: the edges, or all of it.
     cross join lateral (
       select asked.since, least(asked.until, asked.first_day) where asked.zone = 'UTC'
       union all

@@ -85,7 +85,7 @@ begin
   if ops.is_same_promise(new, old) then
     new.valid_from := old.valid_from;
   elsif not exists (select from ops.slo_versions as version where version.slo_name = old.slo_name) then
-    -- It was never enabled, so that nothing of it was seen yet.
+    -- The objective was never enabled, so nobody has seen a version of it.
     return new;
   elsif new.valid_from = old.valid_from then
     new.valid_from := greatest(now(), old.valid_from);
@@ -117,7 +117,7 @@ begin
   counted.sli_id := ops.sli_key(
     slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels
   );
-  -- Where nothing has been counted yet there is nothing to fill; a refresh that is about to count must not pass by.
+  -- An SLI has nothing to fill while nothing has been counted; a refresh that is about to count must not pass by.
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
   end if;
@@ -259,7 +259,7 @@ begin
     perform ops.write_units(changes);
     update ops.slis
     set filled_until = fill_slis.until,
-        -- What retention removed before it was counted is missing for good.
+        -- Events that retention removed before they were counted are missing for good.
         counted_since = greatest(
           slis.counted_since,
           (
@@ -344,7 +344,7 @@ begin
     returning alert.firing_since
   )
   select count(*) filter (where moved.firing_since is not null) into resolved from moved;
-  -- What never fired is no alert.
+  -- A state that never fired is no alert.
   delete from ops.alerts as alert where alert.state in ('resolved', 'ended') and alert.firing_since is null and alert.resolved_at = as_of;
   return resolved;
 end;
@@ -471,7 +471,7 @@ begin atomic
     addressed.channel_name,
     addressed.group_key,
     addressed.repeat_interval,
-    -- What is over and need not be said so is forgotten.
+    -- Alerts that are over, and need not be said to be so, are forgotten.
     case when known.org_id is not null then array(
       select last.alert_id
       from unnest(known.last_firing) as last (alert_id)
@@ -797,7 +797,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  -- One after the other: two that start from the same rows would each miss what the other does.
+  -- Changes go one after the other: two that start from the same rows would each miss the other's.
   perform pg_advisory_xact_lock(hashtextextended('ops.apply_definitions', 0));
   perform set_config('ops.author', left(coalesce(begin_changes.author, ''), 200), true);
 end;
@@ -819,7 +819,7 @@ begin
     union all
     select from ops.alerts as alert where alert.slo_version is null and alert.subject = old_name
   ) then
-    -- It is meant for something else of this name, too, and stays for that.
+    -- The silence is meant for something else of this name, too, and stays for that.
     insert into ops.alert_silences (only_org_id, matcher, starts_at, until, reason, author, created_at)
     select silence.only_org_id, new_name, silence.starts_at, silence.until, silence.reason, silence.author, silence.created_at
     from ops.alert_silences as silence
@@ -1029,7 +1029,7 @@ begin
     on standing.slo_name = wanted.previous_name
   left join ops.slos as known
     on known.slo_name = wanted.slo_name
-  -- What was heeded once is done, whoever has the old name by now.
+  -- A previous name is heeded once, whoever has it by now.
   where known.previous_name is distinct from wanted.previous_name;
 
   select asked.key as old_name, asked.value as new_name, standing.bundle, taken.slo_name is not null as is_taken
@@ -1308,7 +1308,7 @@ as
 select delivery.org_id, delivery.delivery_id, coalesce(delivery.settled_at, delivery.created_at) as settled_at
 from ops.alert_deliveries as delivery
 where delivery.state in ('delivered', 'silenced', 'superseded', 'dead')
-  -- What was said of an alert is kept as long as the alert goes on.
+  -- Messages about an alert are kept as long as the alert goes on.
   and not exists (
     select
     from ops.alerts as alert
@@ -1426,7 +1426,7 @@ comment on column public.v_ops_alerts.resolved_at is 'When it was found to be ov
 comment on column public.v_ops_alerts.detail is 'The figures: burn rates and factor, SLI, target, budget left; the KPI and its limit; when last heard of; why it ended, and who did that when.';
 comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, ended, test or summary.';
 
--- Who removed an objective before this upgrade was not recorded; none of these is brought back by a later migration.
+-- The person who removed an objective before this upgrade was not recorded; none of these is brought back by a later migration.
 insert into ops.slo_changes (slo_name, change, changed_at, author)
 select gone.slo_name, 'removed', coalesce(max(version.valid_until), now()), 'not recorded'
 from (

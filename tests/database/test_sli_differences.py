@@ -14,7 +14,7 @@ pytestmark = pytest.mark.database
 AS_OF = "2026-03-11T12:00Z"
 CHECK: LiteralString = "select passed, detail from ops.doctor(%s) where check_name = 'counts of objectives'"
 AGENT = UUID("11111111-1111-4111-8111-111111111111")
-# One five minutes of one SLI, or one unit of work, within the last days.
+# A five minutes of an SLI, or a unit of work, within the last days.
 ONE: LiteralString = (
     "(org_id, sli_id, bucket_start) = (select org_id, sli_id, bucket_start from ops.sli_counts join ops.slo_versions using (sli_id)"
     " where slo_name = 'errors' and good > 0 order by bucket_start desc limit 1)"

@@ -1,4 +1,4 @@
-"""What the tests of the collector share."""
+"""Pieces that the tests of the collector share."""
 
 from collections.abc import Iterator
 

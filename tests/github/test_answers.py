@@ -1,4 +1,4 @@
-"""What GitHub, a proxy or a login answers to a token that is not right: a sentence, a way out, never the token."""
+"""Answers of GitHub, a proxy or a login to a token that is not right: a sentence, a way out, never the token."""
 
 import json
 

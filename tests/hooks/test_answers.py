@@ -1,4 +1,4 @@
-"""What an answer means for the events that were sent."""
+"""The meaning of an answer for the events that were sent."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is lost is counted where neither a full disk nor damage resets it, and the next event says how much and why."""
+"""Lost events are counted where neither a full disk nor damage resets it, and the next event says how much and why."""
 
 import fcntl
 import json
@@ -20,12 +20,12 @@ TRY = f"from opskpi.hooks import record; [record('hook_execution', **{EXECUTION!
 
 
 def counted_losses(world: World) -> dict[str, int]:
-    """What the status says was lost."""
+    """The losses that the status shows."""
     return json.loads(world.opskpi("hook", "status", "--json").stdout)["queue"]["dropped"]
 
 
 def told_losses(world: World) -> list[dict[str, int]]:
-    """What each queued event says was lost."""
+    """The losses that each queued event reports."""
     return [metrics.get("dropped", {}) for metrics in world.metrics()]
 
 
@@ -41,7 +41,7 @@ def test_what_a_full_disk_refused_is_counted_whoever_was_refused(inside: World) 
     ]
     assert [process.wait(60) for process in together] == [0] * 4
     lost = counted_losses(inside)["disk_full"]
-    # Where the queue was locked for long, an event had room in a file of its own.
+    # An event had room in a file of its own while the queue was locked for long.
     spooled = len(inside.queued()) - 20
     assert lost + spooled == 120
     assert f"dropped: {lost} disk full" in inside.opskpi("hook", "status").stdout

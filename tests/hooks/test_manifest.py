@@ -1,4 +1,4 @@
-"""What was installed is known by where it lies in the clone, so that moving and copying a clone is no trouble."""
+"""Installed files are known by their place in the clone, so that moving and copying a clone is no trouble."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What the other side refused: for good, or because a clock was wrong, and then it is sent again."""
+"""Events that the other side refused: for good, or because a clock was wrong, and then it is sent again."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What installing and uninstalling write: whole or not at all, by one process at a time, and gone afterwards."""
+"""The files of installing and uninstalling are written whole or not at all, by one process at a time, and gone afterwards."""
 
 import os
 import resource

@@ -60,7 +60,7 @@ def check_of_permissions(cli: Cli, database: Database) -> bool:
 
 
 def permissions_in(server: Server, database: Database) -> list[str]:
-    """What pg_dump says of policies and grants; the bodies of functions it writes in another way after a restore."""
+    """The policies and grants in a dump; the bodies of functions it writes in another way after a restore."""
     said = ("CREATE POLICY", "GRANT ", "REVOKE ", "ALTER TABLE")
     return [line for line in schema_of(server, database) if line.startswith(said) and " OWNER TO " not in line]
 

@@ -80,7 +80,7 @@ def formats(seed: int) -> dict[str, tuple[str, str]]:
         "mailgun": token("ke" + "y-", HEX, 32),
         "mailchimp": token("", LOWER, 32, "-us" + "12"),
         "npm": token("np" + "m_", ALNUM, 36),
-        "npmrc": named("//registry.npmjs.org/:_auth" + "Token={}", uuid()),
+        "npmrc": named("//npm.example.org/:_auth" + "Token={}", uuid()),
         "pypi": token("pyp" + "i-AgEIcHlwaS5vcmc", URL, 80),
         "discord bot": token("M" + m(ALNUM, 23) + f".{m(URL, 6)}.", URL, 27),
         "telegram bot": token(m("123456789", 9) + ":", URL, 35),

@@ -82,7 +82,7 @@ class Process:
         self.returncode = int(line or -signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:
-        # It may end at this very moment.
+        # The process may end at this very moment.
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)

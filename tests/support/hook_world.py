@@ -47,7 +47,7 @@ class World:
 
     @property
     def earlier(self) -> Path:
-        """Where the first releases kept the queue."""
+        """The place of the queue in the first releases."""
         return self.repo / ".sentinel"
 
     @property

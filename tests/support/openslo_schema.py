@@ -203,7 +203,7 @@ def drawn(schema: Schema) -> st.SearchStrategy[Any]:
 
 
 def _free(schema: Schema) -> list[st.SearchStrategy[Any]]:
-    """What is drawn beside the examples; nothing where these are enough."""
+    """Objects that are drawn beside the examples; nothing where these are enough."""
     match schema["type"]:
         case "boolean":
             return [st.booleans()]

@@ -38,7 +38,7 @@ TEMPLATES = (
     "pytest -q tests/{scope}/test_{noun}.py::test_{verb}_{other} -k 'not slow'",
     "terraform plan -var-file={scope}.tfvars -out={noun}.plan",
     "use --password-file instead of --password, and --no-auth only in tests",
-    # What hooks say.
+    # Sentences of hooks.
     "Detect Private Key.....................................Passed",
     "detect-secrets: 0 findings in {number} files",
     "trailing-whitespace: {digit} of {number} files were changed",
@@ -67,7 +67,7 @@ TEMPLATES = (
     "password_min_length=12 password_policy=strict secret_name={scope}-{noun}",
     "use_auth=true, require_token=false, cookie_consent=yes, pass_rate=98%",
     "created index {short}..{short} 100644 in {digit} ms",
-    "downloading https://files.pythonhosted.org/packages/{scope}/{package}-{version}.tar.gz",
+    "downloading https://files.example.org/packages/{scope}/{package}-{version}.tar.gz",
     "image logo@2x.png is larger than {number} kB",
     "password = getpass() and token = os.environ.get(name) are fine in {noun}.py",
     "password: ${{DB_PASSWORD}} is a reference, api_key=$API_KEY too",

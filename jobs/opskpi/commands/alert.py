@@ -10,7 +10,7 @@ from opskpi import console
 from opskpi.alerting import evaluation
 from opskpi.alerting.channels import registry
 from opskpi.clocks import with_zone
-from opskpi.commands.options import Options, add_options, command, user_name
+from opskpi.commands.options import Options, add_options, author_option, command
 from opskpi.commands.types import INSTANT
 from opskpi.errors import OpsKpiError
 
@@ -90,7 +90,7 @@ def test_command(options: Options, channel: str) -> None:
 @click.argument("matcher")
 @click.option("--until", type=INSTANT, required=True, help="First instant after the silence (UTC without an offset).")
 @click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--author", default=user_name, show_default="your user name", help="Who says so; it is kept.")
+@author_option
 def silence(options: Options, matcher: str, until: datetime, reason: str, author: str) -> None:
     """Log the alerts of MATCHER and do not send them: a rule, objective, KPI, agent or service, or * for all.
 

@@ -306,7 +306,7 @@ def _refused(count: int, resendable: int) -> str:
 
 
 def _earlier_lines(old: dict) -> list[str]:
-    """What an earlier version, or another program, left in the working tree."""
+    """State that an earlier version, or another program, left in the working tree."""
     lines = []
     if old["events"]:
         fate = f"left alone: {old['distrust']}" if old["distrust"] else "sent with the others"

@@ -1,4 +1,4 @@
-"""What commands share: --dsn and --json, the connection that follows, --org, and who runs this."""
+"""Options that commands share: --dsn and --json with the connection that follows, --org, and --author."""
 
 import getpass
 import os
@@ -70,8 +70,13 @@ def command(group: click.Group, **attributes: Any) -> Callable[[Callable[..., No
 
 
 def user_name() -> str:
-    """Who runs this; the number where the system knows no name."""
+    """The name of who runs this; the number where the system knows no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
+
+
+author_option = click.option(
+    "--author", default=user_name, show_default="your user name", help="The person who is kept with the change."
+)

@@ -9,7 +9,7 @@ import click
 
 from opskpi import console, openslo
 from opskpi.clocks import days_before, parse_range
-from opskpi.commands.options import Options, add_options, command, user_name
+from opskpi.commands.options import Options, add_options, author_option, command
 from opskpi.commands.types import INSTANT
 from opskpi.counting import history
 from opskpi.errors import ExitCode, OpsKpiError
@@ -52,7 +52,7 @@ def slo(options: Options, fail_on_breach: bool) -> None:
 @click.option("--bundle", default="default", show_default=True, help="Name of these files; what they make is theirs.")
 @click.option("--prune", is_flag=True, help="Remove what the bundle made and the files no longer define.")
 @click.option("--adopt", is_flag=True, help="Make all that the files define the bundle's, whatever made it.")
-@click.option("--author", default=user_name, show_default="your user name", help="Who does it; kept with what ends.")
+@author_option
 def apply(
     options: Options, *, files: tuple[str, ...], dry_run: bool, bundle: str, prune: bool, adopt: bool, author: str
 ) -> None:
@@ -103,7 +103,7 @@ def validate(options: Options, files: tuple[str, ...]) -> None:
 
 
 @command(slo, name="list")
-@click.option("--all", "everything", is_flag=True, help="Those that are disabled or were removed, too.")
+@click.option("--all", "everything", is_flag=True, help="Disabled and removed objectives, too.")
 def list_command(options: Options, everything: bool) -> None:
     """List the objectives: state, since when and by whom, the bundle that made each, from when on it has data.
 
@@ -124,9 +124,7 @@ def list_command(options: Options, everything: bool) -> None:
 @command(slo)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
-@click.option(
-    "--author", default=user_name, show_default="your user name", help="Who does it; the alerts that end say so."
-)
+@author_option
 def delete(options: Options, names: tuple[str, ...], dry_run: bool, author: str) -> None:
     """Remove the objectives NAME with their own rules, all or none, without asking. Their history stays readable.
 
@@ -158,9 +156,7 @@ def delete(options: Options, names: tuple[str, ...], dry_run: bool, author: str)
 
 @command(slo)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option(
-    "--author", default=user_name, show_default="your user name", help="Who does it; the alerts that end say so."
-)
+@author_option
 def disable(options: Options, names: tuple[str, ...], author: str) -> None:
     """Disable the objectives NAME: no status, no alerts; their events are counted all the same.
 
@@ -173,7 +169,7 @@ def disable(options: Options, names: tuple[str, ...], author: str) -> None:
 
 @command(slo)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--author", default=user_name, show_default="your user name", help="Who does it; stored with the change.")
+@author_option
 def enable(options: Options, names: tuple[str, ...], author: str) -> None:
     """Enable the objectives NAME again; their windows hold what happened meanwhile.
 
@@ -241,7 +237,7 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
 @click.option("--since", type=INSTANT, required=True, help="First instant (UTC without an offset).")
 @click.option("--until", type=INSTANT, required=True, help="First instant after it.")
 @click.option("--reason", required=True, help="Why; it is kept.")
-@click.option("--author", default=user_name, show_default="your user name", help="Who says so; it is kept.")
+@author_option
 @click.option("--org", type=click.UUID, default=UUID(int=0), help="The tenant; else the nil org.")
 def exclude(
     options: Options, *, name: str, since: datetime, until: datetime, reason: str, author: str, org: UUID

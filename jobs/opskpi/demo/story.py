@@ -47,7 +47,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo shows: events loaded by this run, the newest KPIs, objectives, what went wrong, what to try."""
+    """The story of the demo: events loaded by this run, the newest KPIs, objectives, what went wrong, what to try."""
 
     loaded: int
     kpis: list[Kpi]

@@ -11,7 +11,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 
 PUBLIC_API = "https://api.github.com"
 TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
-# What may follow Bearer (RFC 6750).
+# Characters that may follow Bearer (RFC 6750).
 CHARACTERS = re.compile(r"[A-Za-z0-9._~+/=-]+")
 # https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/about-authentication-to-github
 FORM = re.compile(r"gh[a-z]_.+|github_pat_.+|v[0-9]\..+|[0-9a-f]{40}|eyJ.+|[^/]{32,}")
@@ -37,7 +37,7 @@ class Token:
 
     @property
     def name(self) -> str:
-        """What error texts call it."""
+        """The token's name in error texts."""
         return f"the token in {self.variable}" if self.value else "a request without a token"
 
     @property

@@ -1,4 +1,4 @@
-"""What an input tells of a run in other places than the run itself: jobs, attempts, earlier updates, its workflow."""
+"""Facts about a run that an input holds beside the run itself: jobs, attempts, earlier updates, its workflow."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ class Part:
 
 
 class Beside:
-    """What the parts of one input tell of each other."""
+    """Facts that the parts of one input hold about each other."""
 
     def __init__(self, parts: Iterable[Part], host: str) -> None:
         self._host = host
@@ -45,11 +45,11 @@ class Beside:
                     # The webhooks of a run's jobs may be few of them; a list is all of them.
                     self._note_job(mapping(part.described), part.around)
             except Malformed:
-                # It is refused by its place, elsewhere.
+                # The document is refused by its place, elsewhere.
                 continue
 
     def ending_of(self, part: Part) -> Ending:
-        """What is known of the end of a run."""
+        """The known facts about the end of a run."""
         try:
             run = mapping(part.described)
             attempt = self._attempt_of(run, "id")
@@ -64,7 +64,7 @@ class Beside:
             return UNKNOWN
 
     def around(self, part: Part) -> Json:
-        """What is around a run or job, with what its input tells of its workflow.
+        """The surroundings of a run or job, with what its input tells of its workflow.
 
         A job does not name the file of its workflow, and a run may lack the name that another of the workflow has.
         """

@@ -21,7 +21,7 @@ CLOCKS_DIFFER = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What is known of the end of an attempt beside the attempt itself.
+    """The known facts about the end of an attempt beside the attempt itself.
 
     `jobs_ended_at` is the end of its last job; `updated_at` the earliest that was seen; `is_told` whether that came
     with the webhook which GitHub sends at the end; `is_latest` is false where another attempt followed.

@@ -13,7 +13,7 @@ Json = Mapping[str, Any]
 
 
 class Malformed(ValueError):  # noqa: N818
-    """What GitHub would not have sent: the field at fault, empty for the whole, and the reason."""
+    """A fault that GitHub would not have sent: the field at fault, empty for the whole, and the reason."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field} {reason}".strip())

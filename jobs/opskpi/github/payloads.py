@@ -44,7 +44,7 @@ def read(raw: bytes, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> l
 
 
 def read_text(text: str, rules: Rules, *, source: str, host: str = PUBLIC_HOST) -> list[Collected]:
-    """What JSON describes, as `read` says, which is not bytes any more and no form. Raises what `read` raises."""
+    """The objects that a text of JSON, no form any more, describes, as `read` says. Raises what `read` raises."""
     parts = [
         part
         for place, document, fault in documents(text, source)

@@ -203,7 +203,7 @@ class _Poll:
             yield self._judged(f"{self._name}: run {number}, attempt {attempt}", partial(self._event, found, ending))
 
     def _ending(self, run: object, *, is_latest: bool = True) -> Ending:
-        """What the jobs of an attempt tell of its end."""
+        """The end of an attempt, as its jobs tell it."""
         try:
             number, attempt = whole(mapping(run), "id"), whole(mapping(run), "run_attempt", default=1)
         except Malformed:

@@ -19,7 +19,7 @@ REFUSALS_KEPT = 20
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a source: counts of events stored, known already and refused, and of runs still going or left to
+    """The result of a source: counts of events stored, known already and refused, and of runs still going or left to
     the next poll (`postponed`).
 
     `api_requests` counts the requests made to read it. `refusals` holds the first 20. `unlisted` says, a sentence

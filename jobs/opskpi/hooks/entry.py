@@ -16,7 +16,7 @@ def _run_alone(action: str = "", _hook_type: str = "", *command: str) -> None:
 
     if action not in {"run", "chained", "wrap"} or not command:
         return
-    # What Python ignores would stay so.
+    # A signal that Python ignores would stay ignored.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:

@@ -109,7 +109,7 @@ def restored(stored: object) -> "dict[str, object] | None":
 
 
 def carried(stored: "dict[str, object]") -> "dict[str, int]":
-    """What an event says of lost ones, counts by reason; nothing where that is malformed."""
+    """The lost events that an event reports, as counts by reason; nothing where that is malformed."""
     metrics = stored.get("metrics")
     counts = metrics.get(DROPPED) if isinstance(metrics, dict) else None
     if not isinstance(counts, dict):

@@ -20,7 +20,7 @@ def ask(*arguments: str) -> str:
 
 
 def records(*arguments: str) -> list[str]:
-    """What git answers with --null, one text per record; none where git ends with another exit code than 0."""
+    """The answer of git with --null, one text per record; none where git ends with another exit code than 0."""
     answer = _run(arguments)
     return [] if answer.returncode else os.fsdecode(answer.stdout).split("\0")[:-1]
 
@@ -47,7 +47,7 @@ def tracks(folder: str, name: str) -> bool:
     return bool(answer.stdout.strip())
 
 
-# What git would run for a mere question: a monitor of files, and hooks; a fetch of objects has no protocol to use.
+# Programs that git would run for a mere question: a monitor of files, hooks; a fetch of objects has no protocol to use.
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "protocol.allow=never")
 
 

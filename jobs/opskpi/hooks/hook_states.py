@@ -1,4 +1,4 @@
-"""What has become of our hooks: in place, replaced, moved aside, or beside hooks that we do not see."""
+"""The state of our hooks: in place, replaced, moved aside, or beside hooks that we do not see."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ _AGAIN = "run `opskpi hook install` again"
 
 
 def states(repository: places.Repository, tree: Path | None, folder: Path) -> dict[str, str]:
-    """One sentence about each hook of the repository, those of git's configuration (git 2.54 and later) included."""
+    """Sentences about the hooks of the repository, those of git's configuration (git 2.54 and later) included."""
     noted = manifest.read(repository) or manifest.Manifest()
     is_noted = noted.of(manifest.describe(repository, tree, folder)) is not None
     is_elsewhere = bool(noted.folders) and not is_noted
@@ -24,7 +24,7 @@ def states(repository: places.Repository, tree: Path | None, folder: Path) -> di
 
 
 def state_of(place: Place, name: str, *, is_noted: bool = False) -> str:
-    """One sentence about a hook as it is now; `is_noted`: install was run for this folder."""
+    """A sentence about a hook as it is now; `is_noted`: install was run for this folder."""
     hook, original = place.hooks / name, place.original(name)
     if not shims.is_ours(str(hook)):
         return _state_of_foreign(place, name, is_noted=is_noted)

@@ -1,4 +1,4 @@
-"""What install has done to a repository, so that uninstall leaves no trace.
+"""The record of what install has done to a repository, so that uninstall leaves no trace.
 
 Places are kept relative to the git directory or to a working tree, so that they are right in a clone that was moved,
 and are its own in a clone that was copied.
@@ -40,13 +40,13 @@ class Manifest:
     made_exclude: bool | None = None
 
     def of(self, place: Folder) -> Folder | None:
-        """What is noted about a folder; None where nothing is."""
+        """The note about a folder; None where nothing is."""
         same = (place.anchor, place.path, place.worktree)
         return next((kept for kept in self.folders if (kept.anchor, kept.path, kept.worktree) == same), None)
 
 
 def file_of(repository: places.Repository) -> Path:
-    """Where it is noted."""
+    """The file of the manifest."""
     return Path(repository.common_dir, NAME)
 
 
@@ -62,7 +62,7 @@ def describe(repository: places.Repository, tree: Path | None, folder: Path) -> 
 
 
 def path_of(repository: places.Repository, folder: Folder) -> Path | None:
-    """Where a noted folder is now; None where its working tree is gone, or belongs to another clone."""
+    """The present place of a noted folder; None where its working tree is gone, or belongs to another clone."""
     if folder.anchor == GIT:
         return Path(repository.common_dir, folder.path)
     if folder.anchor == ELSEWHERE:

@@ -34,7 +34,7 @@ class Place:
         return Path(os.path.realpath(self.hooks) + shims.FOLDER_ENDING)
 
     def original(self, name: str) -> Path:
-        """Where the original of a hook is kept."""
+        """The place where the original of a hook is kept."""
         return self.kept / name
 
 

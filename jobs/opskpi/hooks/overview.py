@@ -126,7 +126,7 @@ def warning(shown_by: str) -> str | None:
 
 
 def refused_for_good() -> list[str]:
-    """One sentence for each event that was refused for good."""
+    """Sentences about the events that were refused for good, one each."""
     try:
         with Folder(places.folder(), create=False) as folder:
             kept, _ = refusals.load(folder)
@@ -241,7 +241,7 @@ def _distrust(path: str) -> str | None:
 
 
 def _earlier(path: str) -> dict[str, object] | None:
-    """What the first releases left in the working tree: events, and why they are left alone; None without any."""
+    """The remains of the first releases in the working tree: events, and why they are left alone; None without any."""
     old = earlier.Earlier(path)
     if old.path is None or not (old.count() or os.path.lexists(os.path.join(old.path, settings.NAME))):
         return None

@@ -60,7 +60,7 @@ def folder() -> str:
 
 
 def earlier_folder(common_dir: str) -> "str | None":
-    """Where the first releases kept the folder of a repository: in the working tree; None where there is none."""
+    """The place of a repository's folder in the first releases: in the working tree; None where there is none."""
     top = os.path.dirname(common_dir) if os.path.basename(common_dir) == ".git" else None
     if top is None and (named := _worktree_named_in(common_dir)):
         top = os.path.normpath(os.path.join(common_dir, named))

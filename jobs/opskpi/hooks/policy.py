@@ -29,7 +29,7 @@ def document(folder: Folder) -> "dict[str, object]":
 
 
 def _cached(folder: Folder) -> "dict[str, object]":
-    """What the file holds; empty, so that the built-in policy holds, where it cannot be read."""
+    """The content of the file; empty, so that the built-in policy holds, where it cannot be read."""
     try:
         return plain_json.read_object(folder.read(NAME, LONGEST_FILE))
     except OSError:

@@ -59,7 +59,7 @@ def is_for_good(event: Event) -> bool:
 
 
 def sentence(event: Event) -> str:
-    """One line about a refused event: which it is, and why it was refused."""
+    """A line about a refused event: which it is, and why it was refused."""
     refusal = _refusal(event)
     where = f"{refusal['field']} " if refusal.get("field") else ""
     return f"{event.get('event')} of {event.get('timestamp')}: {where}{refusal.get('reason')}"
@@ -78,7 +78,7 @@ def corrected(event: Event, now: float) -> Event | None:
     latest = min(_instant(refusal.get("at"), now) - shift, now)
     metrics = clean["metrics"]
     assert isinstance(metrics, dict)  # noqa: S101 - restored makes no other
-    # What it carried of lost events, another one carries since it was refused.
+    # Its count of lost events went on with another event when this one was refused.
     kept = {key: value for key, value in metrics.items() if key != events.DROPPED}
     return clean | {
         "metrics": kept,

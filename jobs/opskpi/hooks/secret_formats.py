@@ -3,7 +3,7 @@
 import re
 
 SECRET = "[secret]"  # noqa: S105 - what stands in its place
-# What a text with such a token holds, and the format: patterns cost milliseconds, so most are never made.
+# Marks of a text with such a token, and the format: patterns cost milliseconds, so most are never made.
 # A format without a distinctive start has its exact length.
 _FORMATS = (
     (("A3T", "ABIA", "ACCA", "AKIA", "ASIA"), r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[A-Z0-9]{16}"),  # AWS

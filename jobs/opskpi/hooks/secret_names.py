@@ -27,10 +27,10 @@ _STEM = (
 _NAME = r"[\w.-]{1,80}"
 _LEFT = 64
 # Quotes may be escaped, as in JSON that is a text of JSON; an address writes the separator as %3D.
-# What the variable of a shell holds, of which passwords of that name have digits or signs.
+# The folder of a shell; passwords under that name have digits or signs.
 _FOLDER = r"=(?:[A-Za-z_.-]+|[~.]{0,2}/[\w./~-]*)(?![^\s)\"'])"
 _SEPARATOR = r"(?:\\{0,3}[\"'`\]]){0,2}[ \t]{0,4}(?:\[\d{0,4}\][ \t]{0,4})?(===?|!==?|:=|=>|[=:]|%3[ADad])[ \t]{0,4}@?"
-# What YAML writes below a name: a block, or one word.
+# A value that YAML writes below its name: a block, or one word.
 _BLOCK = (
     r"[|>][-+]?\d?[ \t]*\n((?:[ \t]+\S[^\n]{0,500}(?:\n|\Z)){1,100})"
     r"|[ \t]*\n[ \t]+([^\s:#\"'-][^\s:]{2,500})[ \t]*(?:\n|\Z)"
@@ -101,7 +101,7 @@ def _name_around(text: str, match: "re.Match[str]", done: int) -> "tuple[int, in
 
 
 def _value_of(text: str, start: int, end: int) -> "tuple[int, int] | None":  # noqa: PLR0911 - one for each form
-    """Where the secret value of the name between two places stands; None where there is none."""
+    """The place of the secret value whose name stands between two places; None where there is none."""
     name = text[start:end]
     flag = len(name) - len(name.lstrip("-")) if start == 0 or text[start - 1] in " \t\n\"'=([`" else 0
     trust = certainty(name.strip("-."), is_flag=flag > 0)
@@ -128,7 +128,7 @@ def _value_of(text: str, start: int, end: int) -> "tuple[int, int] | None":  # n
         return None  # of several, an account or their number is as likely
     value, last = _trimmed(text, start, *bare.span())
     if separator.group(1)[:2] in {"==", "!="}:
-        # It is compared with another name as often.
+        # A name is compared with another name as often.
         return (place, last) if has_digit_and_letter(value) and not is_benign(value) else None
     is_alone = not re.match(r"[ \t]*[^\s,;})\]\"']", text[last : last + 40])
     if not is_secret(value, trust, is_assigned=is_assigned, is_alone=is_alone):

@@ -1,4 +1,4 @@
-"""What a name says about its value, and what a value says about itself.
+"""Signs of a secret: in the name of a value, and in the value itself.
 
 A name is taken apart into words, so that neither its case nor its style counts, and the last word decides: a `token` is
 a secret, a `token_count` is not. How much a value must look like a secret follows from how often its name stands in
@@ -8,7 +8,7 @@ ordinary text: `password: x` is one more often than `signature: x`.
 import re
 
 _WORDS = r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+"
-# What ends in one of these is a password or the like.
+# A name that ends in one of these is that of a password or the like.
 _CERTAIN = (
     *("password", "passwd", "passphrase", "passcode", "pwd", "secret", "passwort", "kennwort", "contraseña"),
     *("contrasena", "senha", "wachtwoord", "haslo", "hasło", "пароль", "密码", "密碼", "パスワード", "비밀번호"),

@@ -1,4 +1,4 @@
-"""What the hooks of ours are made of: pieces of sh, in which `shims` replaces the words between @ signs."""
+"""The pieces of sh that our hooks are made of, in which `shims` replaces the words between @ signs."""
 
 START = """\
 #!/bin/sh

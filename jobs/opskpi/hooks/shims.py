@@ -10,14 +10,14 @@ from opskpi.hooks.wrapping import FOLDER_ENDING, MARKER
 SIGNATURE = "# opskpi hook shim"
 # A link to the folder of the originals, for people who look for their hook.
 POINTER = "opskpi-original"
-# Where the previous release kept an original: beside the hook, under this ending.
+# The place of an original in the previous release: beside the hook, under this ending.
 PREVIOUS_ENDING = ".opskpi-original"
 EDITED = ".opskpi-edited"
 LEGACY = ".legacy"
 LONGEST_TEXT = 1 << 16
 _CHECKSUM = b"@CHECKSUM@"
 _COPY = """\
-# What follows is the text of the hook itself, so that the tool that wrote it recognises its hook here, too.
+# The text of the hook itself follows, so that the tool that wrote it recognises its hook here, too.
 """
 
 # The hooks that tools write, by a text that each of them has. Tools write them again, so none needs to be kept.
@@ -33,8 +33,9 @@ _NAMED = re.compile(rb"^# The hook itself is (?:opskpi-original/)?([a-z-]+)", re
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What every hook in a folder is written with: the absolute paths to start us with, the name of the folder of the
-    hooks, and the names of all hooks that are written there.
+    """The values that every hook in a folder is written with.
+
+    They are the absolute paths to start us with, the name of the folder of the hooks, and the names of all hooks there.
     """
 
     python: str
@@ -73,7 +74,7 @@ def text(name: str, environment: Environment, original: str) -> bytes:
 
 
 def _mark_of(original: str, original_text: bytes) -> str:
-    """What a hook of ours knows of the hook that it runs: a checksum, where its copy of the text is to bring that back.
+    """The mark of the hook that ours runs: a checksum, where its copy of the text is to bring that back.
 
     Empty where there is none.
     """
@@ -150,7 +151,7 @@ def tool_of(path: str) -> str:
 
 
 def original_of(path: str) -> str:
-    """Where the original is that a hook of ours in its own place runs."""
+    """The original that a hook of ours in its own place runs."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder) + FOLDER_ENDING, name)
 

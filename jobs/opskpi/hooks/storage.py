@@ -40,7 +40,7 @@ class Folder:
         os.close(self._number)
 
     def read(self, name: str, limit: int) -> "bytes | None":
-        """What a file holds, at most `limit` bytes of it; None when there is none.
+        """The content of a file, at most `limit` bytes of it; None when there is none.
 
         Raises OSError, also for a link and for a file that others could have written.
         """

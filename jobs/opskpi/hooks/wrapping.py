@@ -68,7 +68,7 @@ def run(hook_type: str, command: "list[str]", git_process: "int | None" = None, 
 
 
 def _result(status: int, *, is_interrupted: bool) -> str:
-    """What an exit code, or minus a signal, says: only a hook that ran to its end has decided something."""
+    """The result of an exit code, or of minus a signal: only a hook that ran to its end has decided something."""
     if status == 0:
         return "allowed"
     number = -status if status < 0 else status - 128

@@ -43,7 +43,7 @@ STORED: dict[str, LiteralString] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of one definition: renamed, created, changed (fields as [before, after]), unchanged or removed."""
+    """The change of one definition: renamed, created, changed (fields as [before, after]), unchanged or removed."""
 
     kind: str
     name: str

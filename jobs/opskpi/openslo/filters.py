@@ -3,7 +3,7 @@
 from opskpi.openslo.definitions import Filter
 from opskpi.openslo.places import Place
 
-# What a label of an event is cut to.
+# The length to which a label of an event is cut.
 LONGEST_LABEL = 100
 
 

@@ -41,7 +41,7 @@ class _Format:
 
 
 def recognised(place: Place) -> str | None:
-    """What to say about an object of another tool, with the same objective as OpenSLO in two lines; else None."""
+    """The sentence about an object of another tool, with the same objective as OpenSLO in two lines; else None."""
     for form in _FORMATS:
         if form.fits(place.node):
             objective = form.objective(place.node)
@@ -106,7 +106,7 @@ def _texts(node: yaml.Node) -> Iterator[str]:
 
 
 def _at(node: yaml.Node | None, *path: str | int) -> yaml.Node | None:
-    """What stands under the keys and positions; None where there is nothing such."""
+    """The value under the keys and positions; None where there is nothing such."""
     for step in path:
         if isinstance(step, int):
             items = node.value if isinstance(node, yaml.SequenceNode) else []

@@ -1,4 +1,4 @@
-"""What OpenSLO has and we do not count: one sentence about the object instead of a fault for each of its keys."""
+"""Parts of OpenSLO that are not counted here: one sentence about the object instead of a fault for each of its keys."""
 
 import yaml
 
@@ -49,7 +49,7 @@ def is_foreign(spec: Place) -> bool:
 
 
 def _part(place: Place, key: str) -> Place | None:
-    """What stands under a key, without a fault about anything else."""
+    """The value under a key, without a fault about anything else."""
     pairs = place.node.value if isinstance(place.node, yaml.MappingNode) else []
     for name, value in pairs:
         if name.value == key:

@@ -151,7 +151,7 @@ def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator
         at_most=limit if objective == "measured" else None,
         total_labels=total_labels,
         good_labels={} if ratio.is_bad else own,
-        # What is bad by its count alone is what is not good by it.
+        # A bad part that is told by its count alone is the rest beside the good one.
         bad_labels=own if ratio.is_bad and own else None,
         annotations=annotations,
     )

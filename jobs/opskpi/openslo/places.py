@@ -56,7 +56,7 @@ class Place:
 
     @property
     def is_list(self) -> bool:
-        """It has items."""
+        """Whether it is a list."""
         return isinstance(self.node, yaml.SequenceNode)
 
     def has(self, key: str) -> bool:

@@ -173,7 +173,7 @@ def patiently(
             try:
                 return attempt(watch)
             except _NOT_FREE as error:
-                # Where a turn was too short to see who it is, the one of the turn before is named.
+                # The holder of the turn before is named if this turn was too short to see one.
                 blockers = watch.blockers or blockers
                 if time.monotonic() + pause > until:
                     raise NotFreeError(blockers) from error

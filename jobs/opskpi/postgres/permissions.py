@@ -1,4 +1,4 @@
-"""Who may do what: the policies and grants of `sql/` against those that a database has, and the way back to them.
+"""Permissions: the policies and grants of `sql/` against those that a database has, and the way back to them.
 
 A restore into a cluster without the roles of Supabase skips every policy and every grant to them, and says so only in
 errors that scripts pass over. Nothing of what is granted beyond `sql/` is touched, but for what everybody may do.
@@ -23,7 +23,7 @@ GRANT = re.compile(
     r"(?P<objects>[^;]+?)\s+to (?P<roles>[^;]+);",
     re.MULTILINE,
 )
-# What is made in `ops` is ours, in `public` only what `sql/` makes there.
+# All of `ops` is ours, of `public` only the objects that `sql/` makes there.
 IN_PUBLIC = re.compile(r"^create (?:function|table|view) (public\.\w+)", re.MULTILINE)
 PRIVILEGE = re.compile(r"(?P<verb>\w+)(?:\s*\((?P<columns>[^)]*)\))?")
 
@@ -45,7 +45,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a database lacks, or lets everybody do, and the statement that mends it.
+    """A permission that a database lacks, or gives to everybody, and the statement that mends it.
 
     `kind` is role, row level security, policy, grant or public.
     """
@@ -173,7 +173,7 @@ order by faults.place, faults.about
 
 
 def faults(connection: psycopg.Connection) -> list[Fault]:
-    """What this database lacks of the policies and grants of `sql/`, and what everybody may do; empty when all is well.
+    """The policies and grants of `sql/` that this database lacks, and those that everybody has; empty when all is well.
 
     The database must be at this program's migration. Nothing is written, so a standby can be asked.
     """

@@ -28,7 +28,7 @@ def examine(connection: psycopg.Connection, channel_kinds: Collection[str]) -> l
 
 
 def _permissions(connection: psycopg.Connection) -> Check:
-    """What `sql/` grants is known to this program alone, so the check is not one of `ops.doctor`."""
+    """The grants of `sql/` are known to this program alone, so the check is not one of `ops.doctor`."""
     found = permissions.faults(connection)
     detail = (
         f"{permissions.in_words(found)}: run opskpi migrate --repair-grants"

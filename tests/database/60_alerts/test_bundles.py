@@ -220,7 +220,7 @@ def test_a_name_that_once_had_a_history_is_not_taken_by_another(database: Connec
 
 @pytest.mark.parametrize("fresh", ["", "a", "bd"])
 def test_any_permutation_of_names_moves_each_history_once(database: Connection, fresh: str) -> None:
-    """What would take one of the `fresh` names takes another, so that a new objective may have it."""
+    """An objective that would take one of the `fresh` names takes another, so that a new objective may have it."""
     targeted = {name: f"0.{place}" for place, name in enumerate("abcd", 1)}
     for order in itertools.permutations("abcd"):
         with database.transaction(force_rollback=True):

@@ -19,7 +19,7 @@ NAMED = """
     and attribute.attnum > 0 and not attribute.attisdropped and attribute.attgenerated = ''
     and attribute.atttypid in ('text'::regtype, 'jsonb'::regtype, 'text[]'::regtype)
 """
-# What was said, and what it was called before.
+# Messages, and the names of before.
 STAYS = {
     ("ops.alert_deliveries", "message"),
     ("ops.slo_changes", "previous_name"),
