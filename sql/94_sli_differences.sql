@@ -15,7 +15,9 @@ begin
     unit.sli_id,
     date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     count(*) filter (where unit.succeeded),
-    count(*)
+    count(*),
+    null::bigint,
+    null::jsonb
   from ops.count_units(0, ops.cursor_id(), expected_slis.since) as unit
   -- A unit that began before is counted there.
   where not exists (
@@ -44,13 +46,13 @@ declare
 begin
   return query
   with compared as materialized (
-    select sli.sli_id, removed.removed_until
-    from ops.slis as sli
+    select sli.counted_as as sli_id, removed.removed_until
+    from ops.counted_slis as sli
     left join ops.removed_events as removed
       on removed.event_type = sli.event_type
     -- A team that an agent got later counts from then on, and in the past after a rebuild.
     where not (
-      (sli.total_labels || sli.good_labels || coalesce(sli.bad_labels, '{}')) ? 'team'
+      ((sli.total_labels || sli.good_labels || coalesce(sli.bad_labels, '{}')) ? 'team' or 'team' = any (sli.group_by))
       and exists (select from ops.agents as agent where agent.updated_at >= first_day)
     )
   ),
@@ -72,6 +74,8 @@ begin
       and stored.sli_id = expected.sli_id
       and stored.bucket_start = expected.bucket_start
     where (expected.good, expected.total) is distinct from (stored.good, stored.total)
+      -- A group that is not listed is seen by nobody, however well it is counted.
+      or expected.sli_id not in (select sli.counted_as from ops.counted_slis as sli)
     union all
     select
       coalesce(unit.sli_id, stored.sli_id),
@@ -84,8 +88,8 @@ begin
     full join (
       select bucket.*
       from ops.sli_counts as bucket
-      join ops.slis as sli
-        on sli.sli_id = bucket.sli_id
+      join ops.counted_slis as sli
+        on sli.counted_as = bucket.sli_id
         and sli.objective = 'availability'
       where bucket.bucket_start >= first_day
     ) as stored
@@ -118,7 +122,7 @@ begin
   left join compared
     on compared.sli_id = differing.sli_id
   where differing.day_start >= coalesce(compared.removed_until, '-infinity')
-    and (compared.sli_id is not null or differing.sli_id not in (select sli.sli_id from ops.slis as sli))
+    and (compared.sli_id is not null or differing.sli_id not in (select sli.counted_as from ops.counted_slis as sli))
   group by 1;
 end;
 $$;

@@ -7,7 +7,8 @@ create function ops.sli_key(
   at_most numeric,
   total_labels jsonb,
   good_labels jsonb,
-  bad_labels jsonb
+  bad_labels jsonb,
+  group_by text[] default '{}'
 )
 returns bigint
 language sql
@@ -25,7 +26,8 @@ return (
           'at_most', trim_scale(at_most),
           'total_labels', nullif(total_labels, '{}'),
           'good_labels', nullif(good_labels, '{}'),
-          'bad_labels', bad_labels
+          'bad_labels', bad_labels,
+          'group_by', nullif(to_jsonb(group_by), '[]')
         ))::text,
         'UTF8'
       ))
@@ -34,7 +36,7 @@ return (
     'hex'
   )
 )::bit(64)::bigint;
-comment on function ops.sli_key(text, text, numeric, numeric, jsonb, jsonb, jsonb) is
+comment on function ops.sli_key(text, text, numeric, numeric, jsonb, jsonb, jsonb, text[]) is
   'The key of the SLI that counts so: the first 8 bytes of the SHA-256 of its definition, the same in every database.';
 
 create table ops.slis (
@@ -48,11 +50,12 @@ create table ops.slis (
   good_labels jsonb not null default '{}',
   bad_labels jsonb,
   counted_since timestamptz not null default '-infinity',
+  group_by text[] not null default '{}',
   constraint slis_pkey primary key (sli_id),
   constraint slis_objective_check check (objective in ('availability', 'latency', 'error_rate', 'events', 'measured')),
   -- Counts name the SLI by this key, so a number from a sequence would tie them to the order in which rows arrived.
   constraint slis_sli_id_is_the_digest_of_the_definition check (
-    sli_id = ops.sli_key(event_type, objective, threshold_ms, at_most, total_labels, good_labels, bad_labels)
+    sli_id = ops.sli_key(event_type, objective, threshold_ms, at_most, total_labels, good_labels, bad_labels, group_by)
   )
 );
 comment on table ops.slis is 'One row a way of counting that some version of an objective uses; objectives that count alike share it.';
@@ -68,6 +71,8 @@ comment on column ops.slis.good_labels is 'Labels that a good event has besides;
 comment on column ops.slis.bad_labels is 'Labels without which an event is good; null: good_labels and the objective say what is good.';
 comment on column ops.slis.counted_since is
   'First instant from which on nothing is missing: retention had removed older events before they were counted. -infinity: nothing is missing.';
+comment on column ops.slis.group_by is
+  'Keys of the labels by whose values its events are counted apart, in ops.sli_groups; {}: they are counted together, under the key of the SLI.';
 alter table ops.slis enable row level security;
 create policy slis_select_authenticated on ops.slis for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 
@@ -153,6 +158,7 @@ create table ops.slos (
   is_enabled boolean not null default true,
   previous_name text,
   bundle text,
+  group_by text[] not null default '{}',
   constraint slos_pkey primary key (slo_name),
   constraint slos_previous_name_is_another check (previous_name <> slo_name),
   constraint slos_bundle_is_a_name check (ops.is_bundle_name(bundle)),
@@ -173,6 +179,7 @@ create table ops.slos (
   constraint slos_events_are_told_apart_by_labels check (
     objective <> 'events' or good_labels <> '{}' or coalesce(bad_labels, '{}') <> '{}'
   ),
+  constraint slos_group_by_is_one_or_two_keys check (cardinality(group_by) <= 2 and array_position(group_by, null) is null),
   constraint slos_rolling_window_is_sensible check (rolling_window > interval '0' and rolling_window <= interval '10 years'),
   constraint slos_window_is_rolling_or_calendar check ((rolling_window is null) = (calendar_period is not null)),
   constraint slos_calendar_period_check check (calendar_period in ('day', 'week', 'month', 'quarter', 'year')),
@@ -228,5 +235,7 @@ comment on column ops.slos.is_enabled is
   'False: it promises nothing, so that it has no status and no alerts; its events are counted all the same.';
 comment on column ops.slos.previous_name is 'What its file says that it was called before, which was heeded; null: nothing.';
 comment on column ops.slos.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
+comment on column ops.slos.group_by is
+  'One or two keys of labels: each of their values is an objective by itself (a group), with its own status, budget and alerts; {}: all events together.';
 alter table ops.slos enable row level security;
 create policy slos_select_authenticated on ops.slos for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);

@@ -16,10 +16,11 @@ begin
       slo.bad_labels := null;
     end if;
   end if;
+  slo.group_by := array(select distinct key.name collate "C" from unnest(slo.group_by) as key (name) order by 1);
   return slo;
 end;
 $$;
-comment on function ops.canonical_slo(ops.slos) is 'The objective with its labels in the form in which they are stored and compared.';
+comment on function ops.canonical_slo(ops.slos) is 'The objective with its labels and keys of groups in the form in which they are stored and compared.';
 
 create function ops.require_attempts(slo ops.slos, kind ops.event_types)
 returns void
@@ -57,6 +58,29 @@ $$;
 comment on function ops.require_attempts(ops.slos, ops.event_types) is
   'Refuses an objective over attempts of a kind of event that has no outcomes or, for a latency, no durations.';
 
+create function ops.require_groupable(slo ops.slos)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  telling constant text := (
+    select min(key.name)
+    from unnest(slo.group_by) as key (name)
+    where slo.good_labels ? key.name
+      or slo.bad_labels ? key.name
+      or (key.name = 'outcome' and slo.objective in ('availability', 'latency', 'error_rate'))
+  );
+begin
+  if telling is not null then
+    raise exception 'the objective %: all of a group by % would be good, or all of it bad', slo.slo_name, telling
+      using errcode = 'OP001', hint = 'Group by a label that does not say what is good: a workflow, a team.';
+  end if;
+end;
+$$;
+comment on function ops.require_groupable(ops.slos) is 'Refuses groups by a label that says what is good.';
+
 create function ops.require_countable(slo ops.slos)
 returns void
 language plpgsql
@@ -76,9 +100,10 @@ begin
   perform ops.require_label_keys(
     asker,
     'type ' || slo.event_type,
-    array(select key from jsonb_object_keys(asked) as key),
+    array(select key from jsonb_object_keys(asked) as key) || slo.group_by,
     coalesce(kind.label_keys, '{}') || 'team'::text
   );
+  perform ops.require_groupable(slo);
   perform ops.require_label_values(asker, slo.event_type, slo.total_labels);
   perform ops.require_label_values(asker, slo.event_type, slo.good_labels);
   perform ops.require_label_values(asker, slo.event_type, coalesce(slo.bad_labels, '{}'));
@@ -148,7 +173,11 @@ begin
   select slo.slo_name, key.name
   into asking
   from ops.slos as slo
-  cross join lateral jsonb_object_keys(slo.total_labels || slo.good_labels || coalesce(slo.bad_labels, '{}')) as key (name)
+  cross join lateral (
+    select jsonb_object_keys(slo.total_labels || slo.good_labels || coalesce(slo.bad_labels, '{}'))
+    union all
+    select unnest(slo.group_by)
+  ) as key (name)
   where slo.event_type = new.event_type
     and key.name <> 'team'
     and key.name = any (old.label_keys)

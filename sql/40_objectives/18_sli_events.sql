@@ -51,8 +51,10 @@ from (
     array(
       select distinct key.name
       from ops.slis as same_kind
-      cross join lateral jsonb_object_keys(
-        same_kind.total_labels || same_kind.good_labels || coalesce(same_kind.bad_labels, '{}')
+      cross join lateral (
+        select jsonb_object_keys(same_kind.total_labels || same_kind.good_labels || coalesce(same_kind.bad_labels, '{}'))
+        union all
+        select unnest(same_kind.group_by)
       ) as key (name)
       where same_kind.event_type = sli.event_type
     ) as keys
@@ -62,7 +64,7 @@ from (
 left join ops.event_types as kind
   on kind.event_type = asked.event_type;
 comment on view ops.sli_kinds is
-  'One row per kind of event that an SLI counts: the keys of labels that filters ask for (null: none does), and the key of the value.';
+  'One row per kind of event that an SLI counts: the keys of labels that filters and groups ask for (null: none does), and the key of the value.';
 
 create view ops.sli_events
 with (security_invoker = true)
@@ -123,7 +125,7 @@ comment on type ops.sli_labels is
   'A kind of event and labels in the order of its keys in ops.sli_kinds; null where an event has none or no filter asks.';
 
 create function ops.fitting_slis(seen ops.sli_labels[], sli_ids bigint[])
-returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean)
+returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb)
 language plpgsql
 stable
 set search_path = ''
@@ -134,7 +136,8 @@ begin
     counting,
     combination.labels,
     ops.labels_fit(combination.named, counting.good_labels),
-    case when counting.bad_labels is not null then ops.labels_fit(combination.named, counting.bad_labels) end
+    case when counting.bad_labels is not null then ops.labels_fit(combination.named, counting.bad_labels) end,
+    case when counting.group_by <> '{}' then ops.label_group(combination.named, counting.group_by) end
   from (
     select
       one as labels,
@@ -156,7 +159,7 @@ begin
 end;
 $$;
 comment on function ops.fitting_slis(ops.sli_labels[], bigint[]) is
-  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events.';
+  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none.';
 
 create function ops.named_labels(event ops.sli_events)
 returns jsonb

@@ -29,21 +29,28 @@ select
   version.version,
   bucket.bucket_start,
   bucket.good,
-  bucket.total
-from ops.slo_versions as version
-join ops.sli_counts as bucket
-  on bucket.sli_id = version.sli_id
+  bucket.total,
+  coalesce(sli_group.slo_group, '{}') as slo_group
+from ops.sli_counts as bucket
+left join ops.sli_groups as sli_group
+  on sli_group.org_id = bucket.org_id
+  and sli_group.sli_id = bucket.sli_id
+join ops.slo_versions as version
+  on version.sli_id = coalesce(sli_group.of_sli_id, bucket.sli_id)
 where version.valid_until = 'infinity';
-comment on view ops.slo_counts is 'One row an org, objective as it stands now and five minutes in which something was counted.';
+comment on view ops.slo_counts is 'One row an org, objective as it stands now (each group of it) and five minutes in which something was counted.';
 
 create type ops.sli_delta as (
   org_id uuid,
   sli_id bigint,
   bucket_start timestamptz,
   good bigint,
-  total bigint
+  total bigint,
+  of_sli_id bigint,
+  slo_group jsonb
 );
-comment on type ops.sli_delta is 'What is to be added to one row of ops.sli_counts; negative where a unit of work moves.';
+comment on type ops.sli_delta is
+  'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a group also its SLI and the group, else null.';
 
 create function ops.filled_slis()
 returns table (filled_until timestamptz, sli_ids bigint[])
@@ -121,7 +128,8 @@ begin
       event.outcome,
       min(event.duration_ms) as duration_ms,
       min(event.value) as value,
-      count(*) as events
+      count(*) as events,
+      min(event.id) as first_id
     from ops.sli_events as event
     join limits
       on limits.event_type = event.event_type
@@ -142,33 +150,58 @@ begin
       (found.sli).sli_id as sli_id,
       (found.sli).objective as objective,
       (found.sli).threshold_ms as threshold_ms,
-      (found.sli).at_most as at_most
+      (found.sli).at_most as at_most,
+      found.slo_group
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective <> 'availability'
-  )
-  select
-    judged.org_id,
-    judged.sli_id,
-    judged.bucket_start,
-    coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint,
-    sum(judged.events)::bigint
-  from (
+  ),
+  counted as materialized (
     select
-      grouped.org_id,
-      fitting.sli_id,
-      grouped.bucket_start,
-      grouped.events,
-      ops.sli_verdict(
-        fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
-      ) as is_good
-    from grouped
-    join fitting
-      on fitting.labels = grouped.labels
-    -- A barrier: each is judged once.
-    offset 0
-  ) as judged
-  where judged.is_good is not null
-  group by 1, 2, 3;
+      judged.org_id,
+      judged.sli_id,
+      judged.slo_group,
+      judged.bucket_start,
+      coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint as good,
+      sum(judged.events)::bigint as total,
+      min(judged.first_id) as first_id
+    from (
+      select
+        grouped.org_id,
+        fitting.sli_id,
+        fitting.slo_group,
+        grouped.bucket_start,
+        grouped.events,
+        grouped.first_id,
+        ops.sli_verdict(
+          fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+        ) as is_good
+      from grouped
+      join fitting
+        on fitting.labels = grouped.labels
+      -- A barrier: each is judged once.
+      offset 0
+    ) as judged
+    where judged.is_good is not null
+    group by 1, 2, 3, 4
+  )
+  select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total, null::bigint, null::jsonb
+  from counted
+  where counted.slo_group is null
+  union all
+  select counted.org_id, placed.sli_id, counted.bucket_start, sum(counted.good)::bigint, sum(counted.total)::bigint, placed.of_sli_id, placed.counted_in
+  from counted
+  join ops.placed_groups(array(
+    select row(seen.org_id, seen.sli_id, seen.slo_group)::ops.seen_group
+    from counted as seen
+    where seen.slo_group is not null
+    group by seen.org_id, seen.sli_id, seen.slo_group
+    -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
+    order by case when after_id = 0 then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
+  )) as placed
+    on placed.org_id = counted.org_id
+    and placed.of_sli_id = counted.sli_id
+    and placed.slo_group = counted.slo_group
+  group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;
 comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]) is
@@ -180,6 +213,12 @@ language sql
 volatile
 set search_path = ''
 begin atomic
+  insert into ops.sli_groups (org_id, of_sli_id, slo_group, sli_id)
+  select distinct delta.org_id, delta.of_sli_id, delta.slo_group, delta.sli_id
+  from unnest(add_slis.deltas) as delta
+  where delta.of_sli_id is not null
+  on conflict on constraint sli_groups_pkey do nothing;
+
   insert into ops.sli_counts as stored (org_id, sli_id, bucket_start, good, total)
   select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
   from unnest(add_slis.deltas) as delta
@@ -214,4 +253,4 @@ begin atomic
     where delta.total < 0
   ));
 end;
-comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts; only refresh and rebuild call it, once a delta.';
+comment on function ops.add_slis(ops.sli_delta[]) is 'Adds a delta to the SLI counts, and to the groups those that are new; only refresh and rebuild call it, once a delta.';

@@ -54,7 +54,9 @@ begin atomic
     bucket.sli_id,
     date_bin('1 day', bucket.bucket_start, timestamptz '1969-12-29 00:00+00'),
     sum(bucket.good)::bigint,
-    sum(bucket.total)::bigint
+    sum(bucket.total)::bigint,
+    null::bigint,
+    null::jsonb
   from ops.sli_counts as bucket
   where bucket.bucket_start >= day_counts.since
     and bucket.bucket_start < day_counts.until

@@ -30,9 +30,11 @@ create type ops.unit_delta as (
   unit text,
   first_attempt_at timestamptz,
   succeeded boolean,
-  sli_id bigint
+  sli_id bigint,
+  of_sli_id bigint,
+  slo_group jsonb
 );
-comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI.';
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a group also its SLI and the group, else null.';
 
 create type ops.unit_change as (
   org_id uuid,
@@ -41,7 +43,9 @@ create type ops.unit_change as (
   old_succeeded boolean,
   first_attempt_at timestamptz,
   succeeded boolean,
-  sli_id bigint
+  sli_id bigint,
+  of_sli_id bigint,
+  slo_group jsonb
 );
 comment on type ops.unit_change is 'A unit of work as it is stored (null: it is not) and as it is with new attempts.';
 
@@ -83,7 +87,8 @@ begin
       row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
       event.unit,
       min(event.event_timestamp) as first_attempt_at,
-      bool_or(event.outcome = 'success') as succeeded
+      bool_or(event.outcome = 'success') as succeeded,
+      min(event.id) as first_id
     from ops.sli_events as event
     where event.id > after_id
       and event.id <= until_id
@@ -96,15 +101,40 @@ begin
     group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
   ),
   fitting as materialized (
-    select (found.sli).sli_id, found.labels
+    select (found.sli).sli_id, found.labels, found.slo_group
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective = 'availability'
+  ),
+  placed as materialized (
+    select found.*
+    from ops.placed_groups(array(
+      select row(grouped.org_id, fitting.sli_id, fitting.slo_group)::ops.seen_group
+      from grouped
+      join fitting
+        on fitting.labels = grouped.labels
+      where fitting.slo_group is not null
+      group by grouped.org_id, fitting.sli_id, fitting.slo_group
+      -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
+      order by case when after_id = 0 then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
+    )) as found
   )
-  select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id
+  select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id, null::bigint, null::jsonb
   from grouped
   join fitting
     on fitting.labels = grouped.labels
-  group by grouped.org_id, grouped.unit, fitting.sli_id;
+  where fitting.slo_group is null
+  group by grouped.org_id, grouped.unit, fitting.sli_id
+  union all
+  select
+    grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), placed.sli_id, placed.of_sli_id, placed.counted_in
+  from grouped
+  join fitting
+    on fitting.labels = grouped.labels
+  join placed
+    on placed.org_id = grouped.org_id
+    and placed.of_sli_id = fitting.sli_id
+    and placed.slo_group = fitting.slo_group
+  group by grouped.org_id, grouped.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
 comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]) is
@@ -123,7 +153,9 @@ begin atomic
     stored.succeeded,
     least(stored.first_attempt_at, unit.first_attempt_at),
     coalesce(stored.succeeded, false) or unit.succeeded,
-    unit.sli_id
+    unit.sli_id,
+    unit.of_sli_id,
+    unit.slo_group
   from unnest(changed_units.units) as unit
   -- Units are looked up one by one: a join may read all units that ever were, and the cost must follow the new ones.
   left join lateral (
@@ -148,10 +180,10 @@ stable
 set search_path = ''
 begin atomic
   with moved as (
-    select change.org_id, change.sli_id, change.first_attempt_at, change.succeeded::integer as good, 1 as total
+    select change.org_id, change.sli_id, change.first_attempt_at, change.succeeded::integer as good, 1 as total, change.of_sli_id, change.slo_group
     from unnest(unit_slis.changes) as change
     union all
-    select change.org_id, change.sli_id, change.old_first_attempt_at, -change.old_succeeded::integer, -1
+    select change.org_id, change.sli_id, change.old_first_attempt_at, -change.old_succeeded::integer, -1, change.of_sli_id, change.slo_group
     from unnest(unit_slis.changes) as change
     where change.old_first_attempt_at is not null
   )
@@ -160,9 +192,11 @@ begin atomic
     moved.sli_id,
     date_bin('5 minutes', moved.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     sum(moved.good)::bigint,
-    sum(moved.total)::bigint
+    sum(moved.total)::bigint,
+    moved.of_sli_id,
+    moved.slo_group
   from moved
-  group by 1, 2, 3
+  group by 1, 2, 3, moved.of_sli_id, moved.slo_group
   having sum(moved.good) <> 0
     or sum(moved.total) <> 0;
 end;
@@ -175,6 +209,12 @@ language sql
 volatile
 set search_path = ''
 begin atomic
+  insert into ops.sli_groups (org_id, of_sli_id, slo_group, sli_id)
+  select distinct change.org_id, change.of_sli_id, change.slo_group, change.sli_id
+  from unnest(write_units.changes) as change
+  where change.of_sli_id is not null
+  on conflict on constraint sli_groups_pkey do nothing;
+
   -- In the order of their index, and without looking for conflicts that cannot be: a quarter less time for many new units.
   insert into ops.work_units (org_id, unit, first_attempt_at, succeeded, sli_id)
   select change.org_id, change.unit, change.first_attempt_at, change.succeeded, change.sli_id
@@ -191,7 +231,7 @@ begin atomic
     succeeded = excluded.succeeded;
 end;
 comment on function ops.write_units(ops.unit_change[]) is
-  'Writes changed units of work; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
+  'Writes changed units of work, and the groups that are new; only refresh, rebuild and fill_slis call it, under the lock under which the changes were found.';
 
 create function ops.unit_counts(since timestamptz default '-infinity')
 returns setof ops.sli_delta
@@ -204,7 +244,9 @@ begin atomic
     unit.sli_id,
     date_bin('5 minutes', unit.first_attempt_at, timestamptz '1969-12-29 00:00+00'),
     count(*) filter (where unit.succeeded),
-    count(*)
+    count(*),
+    null::bigint,
+    null::jsonb
   from ops.work_units as unit
   where unit.first_attempt_at >= unit_counts.since
   group by 1, 2, 3;
@@ -218,10 +260,9 @@ language sql
 volatile
 set search_path = ''
 begin atomic
+  -- Counts of no SLI go as well.
   delete from ops.sli_counts as stored
-  using ops.slis as sli
-  where sli.sli_id = stored.sli_id
-    and sli.objective = 'availability';
+  where stored.sli_id not in (select sli.counted_as from ops.counted_slis as sli where sli.objective <> 'availability');
 
   insert into ops.sli_counts (org_id, sli_id, bucket_start, good, total)
   select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total

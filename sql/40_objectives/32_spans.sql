@@ -5,9 +5,11 @@ create type ops.slo_span as (
   slo_name text,
   version integer,
   since timestamptz,
-  until timestamptz
+  until timestamptz,
+  slo_group jsonb
 );
-comment on type ops.slo_span is 'A time over which to sum what a version of an objective counts: the five minutes that begin in it.';
+comment on type ops.slo_span is
+  'A time over which to sum what a version of an objective counts, or a group of it ({}: all): the five minutes that begin in it.';
 
 create type ops.counted_span as (
   place bigint,
@@ -20,7 +22,8 @@ create type ops.counted_span as (
   time_slice interval,
   slice_target numeric,
   first_day timestamptz,
-  end_day timestamptz
+  end_day timestamptz,
+  slo_group jsonb
 );
 comment on type ops.counted_span is
   'A span with its place in the list, how its version counts, and the whole days (UTC) in it, from first_day to before end_day.';
@@ -38,13 +41,14 @@ begin atomic
     span.version,
     span.since,
     span.until,
-    version.sli_id,
+    ops.group_key(version.sli_id, span.slo_group),
     version.time_slice,
     version.slice_target,
     -- -infinity and infinity are days of their own.
     date_bin('1 day', span.since + interval '23:59:59.999999', timestamptz '1969-12-29 00:00+00'),
-    date_bin('1 day', span.until, timestamptz '1969-12-29 00:00+00')
-  from unnest(counted_spans.spans) with ordinality as span (org_id, slo_name, version, since, until, place)
+    date_bin('1 day', span.until, timestamptz '1969-12-29 00:00+00'),
+    span.slo_group
+  from unnest(counted_spans.spans) with ordinality as span (org_id, slo_name, version, since, until, slo_group, place)
   join ops.slo_versions as version
     on version.slo_name = span.slo_name
     and version.version = span.version;
@@ -71,7 +75,7 @@ set search_path = ''
 set jit = off
 begin atomic
   with asked as materialized (
-    select span.place, span.org_id, span.slo_name, span.sli_id, span.since, span.until
+    select span.place, span.org_id, span.slo_name, span.slo_group, span.sli_id, span.since, span.until
     from unnest(changed_counts.spans) as span
   ),
   fresh as materialized (
@@ -91,6 +95,7 @@ begin atomic
   join ops.excluded_times as excluded
     on excluded.org_id = asked.org_id
     and excluded.slo_name = asked.slo_name
+    and excluded.slo_group in ('{}', asked.slo_group)
     and excluded.until > asked.since
     and excluded.since < asked.until
   cross join lateral (

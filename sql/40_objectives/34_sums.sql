@@ -89,7 +89,8 @@ returns table (
   good bigint,
   total bigint,
   good_unadjusted bigint,
-  total_unadjusted bigint
+  total_unadjusted bigint,
+  slo_group jsonb
 )
 language sql
 stable
@@ -130,7 +131,8 @@ begin atomic
     coalesce(sliced.good, coalesce(stored.good, 0) + coalesce(changed.good, 0)),
     coalesce(sliced.total, coalesce(stored.total, 0) + coalesce(changed.total, 0)),
     coalesce(sliced.good_unadjusted, coalesce(stored.good, 0) + coalesce(changed.good_unadjusted, 0)),
-    coalesce(sliced.total_unadjusted, coalesce(stored.total, 0) + coalesce(changed.total_unadjusted, 0))
+    coalesce(sliced.total_unadjusted, coalesce(stored.total, 0) + coalesce(changed.total_unadjusted, 0)),
+    asked.slo_group
   from asked
   -- A sum and nothing else: this is where the time goes.
   cross join lateral (

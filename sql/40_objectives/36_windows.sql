@@ -78,7 +78,8 @@ returns table (
   burn_1h numeric,
   burn_6h numeric,
   burn_1d numeric,
-  burn_3d numeric
+  burn_3d numeric,
+  slo_group jsonb
 )
 language sql
 stable
@@ -86,7 +87,7 @@ set search_path = ''
 set jit = off
 begin atomic
   with spans as materialized (
-    select span.org_id, span.slo_name, span.version, version.target, named.window_name, named.since, named.until
+    select span.org_id, span.slo_name, span.slo_group, span.version, version.target, named.window_name, named.since, named.until
     from unnest(measured_slos.windows) as span
     join ops.slo_versions as version
       on version.slo_name = span.slo_name
@@ -102,7 +103,7 @@ begin atomic
     select summed.*
     from ops.sum_slos(
       array(
-        select distinct row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans
+        select distinct row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans
       ),
       measured_slos.fresh
     ) as summed
@@ -119,13 +120,15 @@ begin atomic
     max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.window_name = '1h'),
     max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.window_name = '6h'),
     max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.window_name = '1d'),
-    max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.window_name = '3d')
+    max(ops.burn_rate(sums.good, sums.total, spans.target)) filter (where spans.window_name = '3d'),
+    spans.slo_group
   from spans
   join sums
     on sums.org_id = spans.org_id
     and sums.slo_name = spans.slo_name
+    and sums.slo_group = spans.slo_group
     and sums.since = spans.since
-  group by 1, 2;
+  group by 1, 2, spans.slo_group;
 end;
 comment on function ops.measured_slos(ops.slo_span[], timestamptz, ops.sli_delta[]) is
-  'One row per org and objective of the list: the counts of its whole window, exclusions applied and (unadjusted) not, and its burn rates as of an instant; fresh is added to what is stored.';
+  'One row per org and objective (or group of it) of the list: the counts of its whole window, exclusions applied and (unadjusted) not, and its burn rates as of an instant; fresh is added to what is stored.';

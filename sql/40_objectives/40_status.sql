@@ -30,17 +30,16 @@ begin atomic
     from unnest(last_counts.fresh) as delta
     where delta.bucket_start <= last_counts.as_of
   )
-  select org.id, sli.id, newest.last_counted_at
-  from unnest(last_counts.org_ids) as org (id)
-  cross join unnest(last_counts.sli_ids) as sli (id)
+  select asked.org_id, asked.sli_id, newest.last_counted_at
+  from unnest(last_counts.org_ids, last_counts.sli_ids) as asked (org_id, sli_id)
   cross join lateral (
     select max(counted.bucket_start) as last_counted_at
     from (
       (
         select bucket.bucket_start
         from ops.sli_counts as bucket
-        where bucket.org_id = org.id
-          and bucket.sli_id = sli.id
+        where bucket.org_id = asked.org_id
+          and bucket.sli_id = asked.sli_id
           and bucket.bucket_start <= last_counts.as_of
           and not exists (
             select
@@ -56,14 +55,14 @@ begin atomic
       union all
       select fresh.bucket_start
       from fresh
-      where fresh.org_id = org.id
-        and fresh.sli_id = sli.id
+      where fresh.org_id = asked.org_id
+        and fresh.sli_id = asked.sli_id
         and fresh.total > 0
     ) as counted
   ) as newest;
 end;
 comment on function ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta[]) is
-  'The start of the last five minutes up to as_of in which each SLI counted something for each org, fresh counts included; null: never.';
+  'The start of the last five minutes up to as_of in which each org counted something under the key at the same place of the lists, fresh counts included; null: never.';
 
 create function ops.slo_status(
   good numeric,
@@ -156,7 +155,8 @@ returns table (
   last_counted_at timestamptz,
   good_unadjusted bigint,
   total_unadjusted bigint,
-  budget_left_unadjusted numeric
+  budget_left_unadjusted numeric,
+  slo_group jsonb
 )
 language sql
 stable
@@ -176,15 +176,22 @@ begin atomic
       2 * ops.in_hours(coalesce(held.expected_interval, (select ops.setting('expected_interval')::interval))) as silent_after
     from ops.slo_windows(evaluate_slos.as_of, evaluate_slos.slo_names) as held
   ),
+  grouped as materialized (
+    select found.*
+    from fresh
+    cross join orgs
+    cross join lateral ops.groups_of_slis(orgs.ids, array(select distinct promised.sli_id from promised), fresh.deltas) as found
+  ),
   measured as materialized (
     select found.*
     from fresh
     cross join lateral ops.measured_slos(
       array(
-        select row(org.id, promised.slo_name, promised.version, promised.window_start, promised.window_end)::ops.slo_span
-        from orgs
-        cross join unnest(orgs.ids) as org (id)
-        cross join promised
+        select
+          row(grouped.org_id, promised.slo_name, promised.version, promised.window_start, promised.window_end, grouped.slo_group)::ops.slo_span
+        from grouped
+        join promised
+          on promised.sli_id = grouped.of_sli_id
       ),
       evaluate_slos.as_of,
       fresh.deltas
@@ -193,10 +200,8 @@ begin atomic
   newest as materialized (
     select found.*
     from fresh
-    cross join orgs
-    cross join lateral ops.last_counts(
-      evaluate_slos.as_of, orgs.ids, array(select distinct promised.sli_id from promised), fresh.deltas
-    ) as found
+    cross join (select array_agg(grouped.org_id) as org_ids, array_agg(grouped.sli_id) as sli_ids from grouped) as counted
+    cross join lateral ops.last_counts(evaluate_slos.as_of, counted.org_ids, counted.sli_ids, fresh.deltas) as found
   ),
   jobs as materialized (
     select ops.last_refresh_at() as last_refresh_at, evaluate_slos.as_of - 2 * ops.refresh_interval() as stale_before
@@ -236,17 +241,18 @@ begin atomic
     newest.last_counted_at,
     measured.good_unadjusted,
     measured.total_unadjusted,
-    ops.budget_left(measured.good_unadjusted, measured.total_unadjusted, promised.target)
+    ops.budget_left(measured.good_unadjusted, measured.total_unadjusted, promised.target),
+    measured.slo_group
   from measured
   cross join jobs
   join promised
     on promised.slo_name = measured.slo_name
   join newest
     on newest.org_id = measured.org_id
-    and newest.sli_id = promised.sli_id
+    and newest.sli_id = ops.group_key(promised.sli_id, measured.slo_group)
   cross join lateral (
     select ops.budget_left(measured.good, measured.total, promised.target) as remaining offset 0
   ) as budget;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
-  'One row an org and objective, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all.';
+  'One row an org and objective, or group of it, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all.';

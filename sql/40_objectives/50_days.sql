@@ -9,7 +9,8 @@ returns table (
   good bigint,
   total bigint,
   good_unadjusted bigint,
-  total_unadjusted bigint
+  total_unadjusted bigint,
+  slo_group jsonb
 )
 language sql
 stable
@@ -71,11 +72,12 @@ begin atomic
     sum(counted.good)::bigint,
     sum(counted.total)::bigint,
     sum(counted.good_unadjusted)::bigint,
-    sum(counted.total_unadjusted)::bigint
+    sum(counted.total_unadjusted)::bigint,
+    asked.slo_group
   from counted
   join asked
     on asked.place = counted.place
-  group by 1, 2, 3, 4
+  group by 1, 2, 3, 4, asked.slo_group
   having sum(counted.total_unadjusted) > 0;
 end;
 comment on function ops.daily_slos(ops.slo_span[]) is
@@ -91,7 +93,8 @@ returns table (
   good bigint,
   total bigint,
   good_unadjusted bigint,
-  total_unadjusted bigint
+  total_unadjusted bigint,
+  slo_group jsonb
 )
 language sql
 stable
@@ -106,17 +109,22 @@ begin atomic
     daily.good,
     daily.total,
     daily.good_unadjusted,
-    daily.total_unadjusted
+    daily.total_unadjusted,
+    daily.slo_group
   from ops.daily_slos(array(
-    select row(counting.org_id, version.slo_name, version.version, version.valid_from, version.valid_until)::ops.slo_span
-    from (select distinct series.org_id from ops.series) as counting
-    cross join ops.slo_versions as version
+    select row(grouped.org_id, version.slo_name, version.version, version.valid_from, version.valid_until, grouped.slo_group)::ops.slo_span
+    from ops.groups_of_slis(
+      array(select distinct series.org_id from ops.series),
+      array(select distinct counting.sli_id from ops.slo_versions as counting)
+    ) as grouped
+    join ops.slo_versions as version
+      on version.sli_id = grouped.of_sli_id
   )) as daily
   join ops.slo_versions as version
     on version.slo_name = daily.slo_name
     and version.version = daily.version;
 end;
-comment on function ops.slo_history() is 'Good and total of each objective by day, each day by the version that held then.';
+comment on function ops.slo_history() is 'Good and total of each objective, or group of it, by day, each day by the version that held then.';
 
 create function ops.slo_burndown(as_of timestamptz, slo_names text[] default null, only_org_id uuid default null)
 returns table (
@@ -127,21 +135,26 @@ returns table (
   good bigint,
   total bigint,
   consumed numeric,
-  budget_left numeric
+  budget_left numeric,
+  slo_group jsonb
 )
 language sql
 stable
 set search_path = ''
 begin atomic
   with spans as (
-    select counting.org_id, held.slo_name, held.version, held.window_start as since, held.window_end as until
-    from (
-      select distinct series.org_id
-      from ops.series
-      where slo_burndown.only_org_id is null
-        or series.org_id = slo_burndown.only_org_id
-    ) as counting
-    cross join ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
+    select grouped.org_id, held.slo_name, held.version, held.window_start as since, held.window_end as until, grouped.slo_group
+    from ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
+    join ops.groups_of_slis(
+      array(
+        select distinct series.org_id
+        from ops.series
+        where slo_burndown.only_org_id is null
+          or series.org_id = slo_burndown.only_org_id
+      ),
+      array(select distinct counting.sli_id from ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as counting)
+    ) as grouped
+      on grouped.of_sli_id = held.sli_id
   )
   select
     daily.org_id,
@@ -151,16 +164,17 @@ begin atomic
     daily.good,
     daily.total,
     (daily.total - daily.good) / nullif((1 - version.target) * sum(daily.total) over whole, 0),
-    1 - sum(daily.total - daily.good) over so_far / nullif((1 - version.target) * sum(daily.total) over whole, 0)
+    1 - sum(daily.total - daily.good) over so_far / nullif((1 - version.target) * sum(daily.total) over whole, 0),
+    daily.slo_group
   from ops.daily_slos(array(
-    select row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans
+    select row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans
   )) as daily
   join ops.slo_versions as version
     on version.slo_name = daily.slo_name
     and version.version = daily.version
   window
-    whole as (partition by daily.org_id, daily.slo_name),
-    so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
+    whole as (partition by daily.org_id, daily.slo_name, daily.slo_group),
+    so_far as (partition by daily.org_id, daily.slo_name, daily.slo_group order by daily.day_start);
 end;
 comment on function ops.slo_burndown(timestamptz, text[], uuid) is
   'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';

@@ -16,11 +16,15 @@ create type ops.slo_account as (
   at_most numeric,
   total_labels jsonb,
   good_labels jsonb,
-  bad_labels jsonb
+  bad_labels jsonb,
+  of_sli_id bigint,
+  group_by text[],
+  slo_group jsonb
 );
-comment on type ops.slo_account is 'A version of an objective, how it counts, and a range in whole five minutes over which its budget is explained.';
+comment on type ops.slo_account is
+  'A version of an objective, or a group of it ({}: all), how it counts, under which key (sli_id), and a range in whole five minutes over which its budget is explained.';
 
-create function ops.slo_account(slo_name text, since timestamptz, until timestamptz)
+create function ops.slo_account(slo_name text, since timestamptz, until timestamptz, slo_group jsonb default '{}')
 returns ops.slo_account
 language plpgsql
 stable
@@ -31,10 +35,10 @@ declare
 begin
   select
     known.slo_name, known.version, known.target, known.time_slice, known.slice_target,
-    sli.sli_id, sli.event_type, sli.objective, sli.threshold_ms, sli.filled_until,
+    ops.group_key(sli.sli_id, slo_account.slo_group), sli.event_type, sli.objective, sli.threshold_ms, sli.filled_until,
     date_bin('5 minutes', slo_account.since, timestamptz '1969-12-29 00:00+00'),
     date_bin('5 minutes', slo_account.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes',
-    sli.at_most, sli.total_labels, sli.good_labels, sli.bad_labels
+    sli.at_most, sli.total_labels, sli.good_labels, sli.bad_labels, sli.sli_id, sli.group_by, slo_account.slo_group
   into account
   from ops.slo_versions as known
   join ops.slis as sli
@@ -50,7 +54,7 @@ begin
   return account;
 end;
 $$;
-comment on function ops.slo_account(text, timestamptz, timestamptz) is
+comment on function ops.slo_account(text, timestamptz, timestamptz, jsonb) is
   'The version of an objective that held at the end of a range, with how it counts and the five minutes that the range touches; refused where there was none.';
 
 create function ops.account_counts(account ops.slo_account, only_org_id uuid default null)
@@ -79,6 +83,7 @@ begin
       from ops.excluded_times as excluded
       where excluded.org_id = bucket.org_id
         and excluded.slo_name = account.slo_name
+        and excluded.slo_group in ('{}', account.slo_group)
         and excluded.since <= bucket.bucket_start
         and excluded.until > bucket.bucket_start
     );
@@ -87,18 +92,42 @@ $$;
 comment on function ops.account_counts(ops.slo_account, uuid) is
   'What an account counts per five minutes, exclusions left out, with the start of the time slice (without slices: of the range).';
 
+create function ops.is_of_group(account ops.slo_account, event ops.sli_events)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  own_group constant jsonb := ops.label_group(ops.named_labels(event), account.group_by);
+begin
+  if account.slo_group <> ops.overflow_group() then
+    return own_group = account.slo_group;
+  end if;
+  return not exists (
+    select
+    from ops.sli_groups as counted
+    where counted.org_id = event.org_id
+      and counted.of_sli_id = account.of_sli_id
+      and counted.slo_group = own_group
+  );
+end;
+$$;
+comment on function ops.is_of_group(ops.slo_account, ops.sli_events) is 'Whether an event is counted in the group of an account.';
+
 create function ops.is_admitted(account ops.slo_account, event ops.sli_events)
 returns boolean
 language plpgsql
-immutable
+stable
 set search_path = ''
 as $$
 begin
   return case
     when ops.sli_verdict(account.objective, event.outcome, event.duration_ms, event.value, account.threshold_ms, account.at_most) is null
       then false
-    when account.total_labels = '{}' then true
-    else ops.labels_fit(ops.named_labels(event), account.total_labels)
+    when account.total_labels <> '{}' and not ops.labels_fit(ops.named_labels(event), account.total_labels) then false
+    when account.group_by <> '{}' then ops.is_of_group(account, event)
+    else true
   end;
 end;
 $$;
@@ -205,7 +234,7 @@ begin
     and attempt.id <= counted_until
     and attempt.event_timestamp < account.filled_until
     and attempt.outcome is not null
-    and (account.total_labels = '{}' or ops.is_admitted(account, attempt))
+    and (account.total_labels = '{}' and account.group_by = '{}' or ops.is_admitted(account, attempt))
   order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
 end;
 $$;
@@ -270,6 +299,7 @@ begin
       from ops.excluded_times as excluded
       where excluded.org_id = stored.org_id
         and excluded.slo_name = account.slo_name
+        and excluded.slo_group in ('{}', account.slo_group)
         and excluded.since <= stored.bucket_start
         and excluded.until > stored.bucket_start
     )

@@ -172,7 +172,7 @@ begin
   delete from ops.sli_counts as stored
   where stored.bucket_start >= bucket_since
     and stored.bucket_start < bucket_until
-    and stored.sli_id not in (select sli.sli_id from ops.slis as sli where sli.objective = 'availability');
+    and stored.sli_id not in (select sli.counted_as from ops.counted_slis as sli where sli.objective = 'availability');
   perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
 
   if recount_units then
@@ -183,9 +183,9 @@ begin
       (
         select removed.removed_until
         from ops.removed_events as removed
-        join ops.slis as sli
+        join ops.counted_slis as sli
           on sli.event_type = removed.event_type
-        where sli.sli_id = unit.sli_id
+        where sli.counted_as = unit.sli_id
       ),
       '-infinity'
     );

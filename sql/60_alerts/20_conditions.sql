@@ -19,9 +19,10 @@ create type ops.alert_condition as (
   service text,
   slo_version integer,
   holds boolean,
-  detail jsonb
+  detail jsonb,
+  slo_group jsonb
 );
-comment on type ops.alert_condition is 'What a rule finds about a subject; holds is null where it cannot tell, and an alert then stays as it is.';
+comment on type ops.alert_condition is 'What a rule finds about a subject, or about a group of an objective (else {}); holds is null where it cannot tell, and an alert then stays as it is.';
 
 create function ops.readable(value numeric)
 returns text

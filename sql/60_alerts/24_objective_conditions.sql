@@ -17,7 +17,8 @@ create type ops.judged_slo as (
   silent_after interval,
   is_seen boolean,
   is_judged boolean,
-  detail jsonb
+  detail jsonb,
+  slo_group jsonb
 );
 comment on type ops.judged_slo is
   'An objective of an org as of an instant, as the rules on it see it. is_seen: its history is filled and its counts are fresh; is_judged: and there are events enough for a verdict; silent_after: the length of silence that matters unless a rule names another; detail: its figures for a message.';
@@ -54,17 +55,21 @@ begin
       'total', status.total,
       'budget_left', ops.readable(status.budget_left),
       'last_seen_at', status.last_counted_at
-    ))
+    )),
+    status.slo_group
   from ops.evaluate_slos(as_of, false, slo_names) as status
   join ops.slo_versions as version
     on version.slo_name = status.slo_name
     and version.version = status.version
   join ops.slis as sli
-    on sli.sli_id = version.sli_id;
+    on sli.sli_id = version.sli_id
+  -- A group without anything in the window is over: nobody waits for a branch that was merged.
+  where status.slo_group = '{}'
+    or status.total_unadjusted > 0;
 end;
 $$;
 comment on function ops.judge_slos(timestamptz, text[]) is
-  'Each objective of each org as of an instant, from the counts alone; slo_names null: all objectives.';
+  'Each objective of each org as of an instant, from the counts alone, and each group that has something in its window; slo_names null: all objectives.';
 
 create function ops.rules_of_slos(kind text, judged ops.judged_slo[], as_of timestamptz)
 returns table (
@@ -138,12 +143,13 @@ begin
   ),
   -- By itself, so that the planner takes it for many rows and hashes it; joined to the versions it was taken for five, and looped over.
   sums as materialized (
-    select summed.org_id, summed.slo_name, summed.version, summed.since, summed.good, summed.total
+    select summed.org_id, summed.slo_name, summed.slo_group, summed.version, summed.since, summed.good, summed.total
     from ops.sum_slos(array(
       select distinct
         row(
           ruled.org_id, ruled.slo_name, ruled.version, windows.since,
-          date_bin('5 minutes', as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
+          date_bin('5 minutes', as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes',
+          ruled.slo_group
         )::ops.slo_span
       from ruled
       cross join lateral (values (ruled.long_since), (ruled.short_since)) as windows (since)
@@ -165,16 +171,19 @@ begin
       'burn_rate_short', ops.readable(burning.short_rate),
       'factor', ops.readable(ruled.factor),
       'explain_since', ruled.long_since
-    ))
+    )),
+    ruled.slo_group
   from ruled
   left join sums as long_sum
     on long_sum.org_id = ruled.org_id
     and long_sum.slo_name = ruled.slo_name
+    and long_sum.slo_group = ruled.slo_group
     and long_sum.version = ruled.version
     and long_sum.since = ruled.long_since
   left join sums as short_sum
     on short_sum.org_id = ruled.org_id
     and short_sum.slo_name = ruled.slo_name
+    and short_sum.slo_group = ruled.slo_group
     and short_sum.version = ruled.version
     and short_sum.since = ruled.short_since
   cross join lateral (
@@ -206,7 +215,8 @@ begin
     slo.service,
     slo.version,
     case when slo.is_judged then ops.is_overspent(slo.good, slo.total, slo.target) end,
-    slo.detail || jsonb_build_object('explain_since', slo.window_start)
+    slo.detail || jsonb_build_object('explain_since', slo.window_start),
+    slo.slo_group
   from unnest(judged) as slo
   join ops.rules_of_slos('budget_exhausted', judged, as_of) as rule
     on rule.slo_name = slo.slo_name;
@@ -236,7 +246,8 @@ begin
         false
       )
     end,
-    slo.detail || jsonb_build_object('explain_since', slo.window_start)
+    slo.detail || jsonb_build_object('explain_since', slo.window_start),
+    slo.slo_group
   from unnest(judged) as slo
   join ops.rules_of_slos('silent_input', judged, as_of) as rule
     on rule.slo_name = slo.slo_name;
@@ -265,4 +276,4 @@ begin
 end;
 $$;
 comment on function ops.objective_conditions(timestamptz, text[]) is
-  'What the rules on objectives find as of an instant, from the counts alone; one row an org, rule and objective.';
+  'What the rules on objectives find as of an instant, from the counts alone; one row an org, rule and objective, or group of it.';

@@ -19,6 +19,7 @@ create table ops.alerts (
   notify_resolved boolean not null,
   description text not null,
   detail jsonb not null,
+  slo_group jsonb not null default '{}',
   constraint alerts_pkey primary key (org_id, alert_id),
   constraint alerts_state_check check (state in ('pending', 'firing', 'resolved', 'ended')),
   constraint alerts_fires_after_it_was_pending check (firing_since >= pending_since),
@@ -43,9 +44,10 @@ comment on column ops.alerts.channels is 'Where to, as the rule said; empty: eve
 comment on column ops.alerts.notify_resolved is 'Whether to say that it is over.';
 comment on column ops.alerts.description is 'What it means and what to do.';
 comment on column ops.alerts.detail is 'The figures of the last evaluation that could tell; of one that has ended, why, and who did that when.';
+comment on column ops.alerts.slo_group is 'The group of the objective that it is about; else {}.';
 alter table ops.alerts enable row level security;
 
-create unique index alerts_org_id_rule_name_subject_idx on ops.alerts (org_id, rule_name, subject) where state in ('pending', 'firing');
+create unique index alerts_org_id_rule_name_subject_slo_group_idx on ops.alerts (org_id, rule_name, subject, slo_group) where state in ('pending', 'firing');
 
 create policy alerts_select_own_org on ops.alerts for select to authenticated
   using (org_id = (select ops.org_for('{read,admin}')));

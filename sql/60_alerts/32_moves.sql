@@ -31,6 +31,7 @@ begin atomic
     on finding.org_id = alert.org_id
     and finding.rule_name = alert.rule_name
     and finding.subject = alert.subject
+    and finding.slo_group = alert.slo_group
   where alert.state in ('pending', 'firing')
     and (open_alerts.kinds is null or alert.kind = any (open_alerts.kinds));
 end;
@@ -56,7 +57,7 @@ begin
         detail = alert.detail || coalesce(
           open_alert.detail,
           case
-            when not open_alert.is_found then ops.alert_ending(alert.rule_name, alert.subject, alert.slo_version is not null)
+            when not open_alert.is_found then ops.alert_ending(alert.rule_name, alert.subject, alert.slo_version is not null, alert.slo_group)
           end,
           '{}'
         )
@@ -121,18 +122,18 @@ begin
   with held as (
     insert into ops.alerts as alert (
       org_id, rule_name, kind, severity, subject, service, slo_version, state, pending_since, firing_since, evaluated_at, channels,
-      notify_resolved, description, detail
+      notify_resolved, description, detail, slo_group
     )
     select
       finding.org_id, finding.rule_name, rule.kind, rule.severity, finding.subject, finding.service, finding.slo_version,
       case when rule.alert_after = interval '0' then 'firing' else 'pending' end,
       as_of, case when rule.alert_after = interval '0' then as_of end, as_of, rule.channels,
-      rule.notify_resolved, rule.description, finding.detail
+      rule.notify_resolved, rule.description, finding.detail, finding.slo_group
     from unnest(conditions) as finding
     join ops.alert_rules as rule
       on rule.rule_name = finding.rule_name
     where finding.holds
-    on conflict (org_id, rule_name, subject) where state in ('pending', 'firing') do update set
+    on conflict (org_id, rule_name, subject, slo_group) where state in ('pending', 'firing') do update set
       kind = excluded.kind,
       detail = excluded.detail,
       slo_version = excluded.slo_version,

@@ -17,7 +17,7 @@ create table ops.alert_silences (
 comment on table ops.alert_silences is 'One row a time in which matching alerts are logged and not sent.';
 comment on column ops.alert_silences.alert_silence_id is 'Number of the silence.';
 comment on column ops.alert_silences.only_org_id is 'Only alerts of this tenant; null: of all.';
-comment on column ops.alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; * for everything.';
+comment on column ops.alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and a group of it (releases workflow=hotfix); * for everything.';
 comment on column ops.alert_silences.starts_at is 'First instant.';
 comment on column ops.alert_silences.until is 'First instant after it; what still fires then is sent.';
 comment on column ops.alert_silences.reason is 'Why.';
@@ -29,7 +29,7 @@ create policy alert_silences_select_own_org on ops.alert_silences for select to 
 create policy alert_silences_insert_own_org_as_admin on ops.alert_silences for insert to authenticated
   with check (only_org_id = (select ops.org_for('{admin}')));
 
-create function ops.is_silenced(org_id uuid, rule_name text, subject text, service text, as_of timestamptz)
+create function ops.is_silenced(org_id uuid, rule_name text, subject text, service text, as_of timestamptz, slo_group jsonb)
 returns boolean
 language sql
 stable
@@ -40,9 +40,9 @@ return exists (
   where (silence.only_org_id is null or silence.only_org_id = is_silenced.org_id)
     and silence.starts_at <= is_silenced.as_of
     and silence.until > is_silenced.as_of
-    and silence.matcher in ('*', is_silenced.rule_name, is_silenced.subject, is_silenced.service)
+    and silence.matcher in ('*', is_silenced.rule_name, is_silenced.subject, is_silenced.service, is_silenced.subject || ' ' || ops.group_name(is_silenced.slo_group))
 );
-comment on function ops.is_silenced(uuid, text, text, text, timestamptz) is 'Whether a silence covers an alert at an instant.';
+comment on function ops.is_silenced(uuid, text, text, text, timestamptz, jsonb) is 'Whether a silence covers an alert at an instant.';
 
 create function ops.silence_alerts(matcher text, until timestamptz, reason text, author text, only_org_id uuid default null, starts_at timestamptz default now())
 returns bigint
@@ -66,7 +66,9 @@ begin
     union all
     select from ops.slos as slo where silence_alerts.matcher in (slo.slo_name, slo.service)
     union all
-    select from ops.alerts as alert where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service)
+    select
+    from ops.alerts as alert
+    where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service, alert.subject || ' ' || ops.group_name(alert.slo_group))
   ) then
     raise exception 'no rule, objective, service or alert is called %', silence_alerts.matcher
       using errcode = 'OP001', hint = 'opskpi alert list shows the alerts; * silences everything.';
@@ -80,4 +82,4 @@ begin
 end;
 $$;
 comment on function ops.silence_alerts(text, timestamptz, text, text, uuid, timestamptz) is
-  'Keeps alerts of a rule, objective or other subject, or service from being sent for a time; returns the number of the silence.';
+  'Keeps alerts of a rule, objective (or group of it) or other subject, or service from being sent for a time; returns the number of the silence.';

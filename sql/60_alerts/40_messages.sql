@@ -56,6 +56,8 @@ return (
       'kind', alert.kind,
       'severity', alert.severity,
       'subject', alert.subject,
+      'slo_group', nullif(alert.slo_group, '{}'),
+      'group', ops.group_name(alert.slo_group),
       'service', alert.service,
       'description', nullif(alert.description, ''),
       'since', alert.firing_since,
@@ -64,15 +66,25 @@ return (
       'detail', alert.detail - 'explain_since',
       'explain', case
         when alert.kind in ('burn_rate', 'budget_exhausted') then format(
-          'opskpi slo explain %s --since %s --until %s%s',
+          'opskpi slo explain %s%s --since %s --until %s%s',
           alert.subject,
+          (
+            select string_agg(format(' --group %s', case when label.word ~ '^[\w.=/:@+-]+$' then label.word else quote_literal(label.word) end), '' order by label.word)
+            from (
+              select case
+                when alert.slo_group = ops.overflow_group() then 'overflow'
+                else text.key || '=' || coalesce(text.value, '')
+              end
+              from jsonb_each_text(alert.slo_group) as text
+            ) as label (word)
+          ),
           to_char((alert.detail ->> 'explain_since')::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
           to_char(alert_facts.as_of at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
           case when alert.org_id <> '00000000-0000-0000-0000-000000000000' then format(' --org %s', alert.org_id) else '' end
         )
       end
     )
-    order by array_position(array['page', 'ticket', 'notice'], alert.severity), alert.subject, alert.rule_name
+    order by array_position(array['page', 'ticket', 'notice'], alert.severity), alert.subject, alert.slo_group, alert.rule_name
   ), '[]')
   from ops.alerts as alert
   where alert.alert_id = any (alert_facts.alert_ids)
@@ -103,12 +115,13 @@ begin atomic
     alert.alert_id,
     alert.state,
     alert.notify_resolved,
-    alert.state = 'firing' and ops.is_silenced(alert.org_id, alert.rule_name, alert.subject, alert.service, addressed_alerts.as_of),
+    alert.state = 'firing' and ops.is_silenced(alert.org_id, alert.rule_name, alert.subject, alert.service, addressed_alerts.as_of, alert.slo_group),
     alert.state = 'firing' and alert.severity = 'ticket' and exists (
       select
       from ops.alerts as page
       where page.org_id = alert.org_id
         and page.subject = alert.subject
+        and page.slo_group = alert.slo_group
         and page.state = 'firing'
         and page.severity = 'page'
     )

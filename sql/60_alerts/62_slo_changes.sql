@@ -150,7 +150,7 @@ create trigger slos_follow
 after update or delete on ops.slos
 for each row execute function ops.follow_slo();
 
-create function ops.alert_ending(rule_name text, subject text, is_of_slo boolean)
+create function ops.alert_ending(rule_name text, subject text, is_of_slo boolean, slo_group jsonb)
 returns jsonb
 language sql
 stable
@@ -167,13 +167,22 @@ return coalesce(
     limit 1
   ),
   case
+    when alert_ending.slo_group <> '{}' and exists (
+      select
+      from ops.alert_rules as rule
+      join ops.slos as slo
+        on slo.slo_name = alert_ending.subject
+        and slo.group_by <> '{}'
+      where rule.rule_name = alert_ending.rule_name
+        and rule.is_enabled
+    ) then jsonb '{"ended_because": "group_is_over"}'
     when exists (select from ops.alert_rules as rule where rule.rule_name = alert_ending.rule_name and rule.is_enabled)
       then jsonb '{"ended_because": "no_longer_asked"}'
     else jsonb '{"ended_because": "rule_is_gone", "rule_is_gone": true}'
   end
 );
-comment on function ops.alert_ending(text, text, boolean) is
-  'Why an alert ends about which no rule asks any more: objective_removed or objective_disabled (with who and when), rule_is_gone, or no_longer_asked.';
+comment on function ops.alert_ending(text, text, boolean, jsonb) is
+  'Why an alert ends about which no rule asks any more: objective_removed or objective_disabled (with who and when), group_is_over (nothing in its window any more), rule_is_gone, or no_longer_asked.';
 
 create function ops.slo_list()
 returns table (

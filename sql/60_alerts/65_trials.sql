@@ -17,7 +17,7 @@ comment on function ops.backdate_slos(text[]) is
   'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
 
 create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
-returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, alert_after interval, holds boolean)
+returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, alert_after interval, holds boolean, slo_group jsonb)
 language plpgsql
 stable
 set search_path = ''
@@ -35,19 +35,20 @@ begin
       condition.subject,
       rule.alert_after,
       condition.holds,
+      condition.slo_group,
       lag(condition.holds) over subject_over_time as held_before,
       row_number() over subject_over_time as place
     from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
     cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
     join ops.alert_rules as rule
       on rule.rule_name = condition.rule_name
-    window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject order by instant.as_of)
+    window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject, condition.slo_group order by instant.as_of)
   )
-  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds
+  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds, found.slo_group
   from found
   where found.place = 1
     or found.holds is distinct from found.held_before
-  order by 1, 2, 3, 5;
+  order by 1, 2, 3, 5, 8;
 end;
 $$;
 comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is

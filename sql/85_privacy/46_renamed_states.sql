@@ -79,17 +79,17 @@ set search_path = ''
 as $$
 declare
   stored constant ops.unit_delta[] := array(
-    select row(unit.org_id, renamed.new_unit, unit.first_attempt_at, unit.succeeded, unit.sli_id)::ops.unit_delta
+    select row(unit.org_id, renamed.new_unit, unit.first_attempt_at, unit.succeeded, unit.sli_id, null, null)::ops.unit_delta
     from ops.work_units as unit
-    join ops.slis as sli
-      on sli.sli_id = unit.sli_id
+    join ops.counted_slis as sli
+      on sli.counted_as = unit.sli_id
     join unnest(units) as renamed
       on renamed.org_id = unit.org_id
       and renamed.event_type = sli.event_type
       and renamed.old_unit = unit.unit
   );
   moved constant ops.unit_delta[] := array(
-    select row(unit.org_id, unit.unit, min(unit.first_attempt_at), bool_or(unit.succeeded), unit.sli_id)::ops.unit_delta
+    select row(unit.org_id, unit.unit, min(unit.first_attempt_at), bool_or(unit.succeeded), unit.sli_id, null, null)::ops.unit_delta
     from unnest(stored) as unit
     group by unit.org_id, unit.sli_id, unit.unit
   );
@@ -97,10 +97,10 @@ declare
 begin
   delete from ops.work_units as unit
   using unnest(units) as renamed
-  join ops.slis as sli
+  join ops.counted_slis as sli
     on sli.event_type = renamed.event_type
   where renamed.org_id = unit.org_id
-    and sli.sli_id = unit.sli_id
+    and sli.counted_as = unit.sli_id
     and renamed.old_unit = unit.unit;
   changes := array(select changed from ops.changed_units(moved) as changed);
   perform ops.write_units(changes);
@@ -112,6 +112,64 @@ end;
 $$;
 comment on function ops.rename_units(ops.unit_rename[]) is
   'Gives units of work other names; those that have the same name then are one. Only an erasure calls it.';
+
+create function ops.rename_groups(owner_id uuid, mention text, erased text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  counts ops.sli_delta[];
+  stored ops.unit_delta[];
+begin
+  with renamed as materialized (
+    select
+      sli_group.org_id, sli_group.sli_id as old_id, sli_group.of_sli_id, ops.without_mention(sli_group.slo_group, mention, erased) as slo_group,
+      ops.group_key(sli_group.of_sli_id, ops.without_mention(sli_group.slo_group, mention, erased)) as sli_id
+    from ops.sli_groups as sli_group
+    where sli_group.org_id = owner_id
+      and sli_group.slo_group::text ~* mention
+  ),
+  moved_counts as (
+    delete from ops.sli_counts as bucket
+    using renamed
+    where bucket.org_id = renamed.org_id
+      and bucket.sli_id = renamed.old_id
+    returning renamed.org_id, renamed.sli_id, bucket.bucket_start, bucket.good, bucket.total, renamed.of_sli_id, renamed.slo_group
+  ),
+  moved_units as (
+    delete from ops.work_units as unit
+    using renamed
+    where unit.org_id = renamed.org_id
+      and unit.sli_id = renamed.old_id
+    returning renamed.org_id, unit.unit, unit.first_attempt_at, unit.succeeded, renamed.sli_id, renamed.of_sli_id, renamed.slo_group
+  )
+  select
+    array(
+      select row(moved.org_id, moved.sli_id, moved.bucket_start, sum(moved.good), sum(moved.total), moved.of_sli_id, moved.slo_group)::ops.sli_delta
+      from moved_counts as moved
+      group by moved.org_id, moved.sli_id, moved.bucket_start, moved.of_sli_id, moved.slo_group
+    ),
+    array(
+      select row(
+        moved.org_id, moved.unit, min(moved.first_attempt_at), bool_or(moved.succeeded), moved.sli_id, moved.of_sli_id, moved.slo_group
+      )::ops.unit_delta
+      from moved_units as moved
+      group by moved.org_id, moved.unit, moved.sli_id, moved.of_sli_id, moved.slo_group
+    )
+  into counts, stored;
+  perform ops.add_slis(counts);
+  delete from ops.sli_groups as sli_group where sli_group.org_id = owner_id and sli_group.slo_group::text ~* mention;
+  if cardinality(stored) > 0 then
+    perform ops.write_units(array(select changed from ops.changed_units(stored) as changed));
+    -- A unit that two groups had is one in theirs.
+    perform ops.recount_units();
+  end if;
+end;
+$$;
+comment on function ops.rename_groups(uuid, text, text) is
+  'Moves what was counted in groups whose labels name an erased agent to the group without it; only rename_states calls it.';
 
 create function ops.rename_states(owner_id uuid, mention text, erased text)
 returns void
@@ -141,11 +199,12 @@ begin
   perform ops.rename_units(array(
     select distinct row(unit.org_id, sli.event_type, unit.unit, regexp_replace(unit.unit, mention, erased, 'gi'))::ops.unit_rename
     from ops.work_units as unit
-    join ops.slis as sli
-      on sli.sli_id = unit.sli_id
+    join ops.counted_slis as sli
+      on sli.counted_as = unit.sli_id
     where unit.org_id = owner_id
       and unit.unit ~* mention
   ));
+  perform ops.rename_groups(owner_id, mention, erased);
   delete from public.kpi_aggregations as stored where stored.org_id = owner_id and stored.labels::text ~* mention;
   perform ops.write_kpis(
     array(

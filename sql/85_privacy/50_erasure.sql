@@ -235,13 +235,13 @@ begin
   -- First, since whoever sends for the agent at this moment holds it and waits for the next.
   delete from ops.request_counts as stored where stored.org_id = owner_id and stored.agent_id = any (ids);
   delete from ops.agents as agent where agent.org_id = owner_id and agent.agent_id = any (ids);
-  delete from ops.alerts as alert where alert.org_id = owner_id and alert.state = 'pending' and alert.subject ~* mention;
+  delete from ops.alerts as alert where alert.org_id = owner_id and alert.state = 'pending' and concat_ws(' ', alert.subject, alert.slo_group) ~* mention;
   update ops.alerts as alert
   set state = 'ended',
       resolved_at = greatest(alert.evaluated_at, now()),
       detail = alert.detail || '{"ended_because": "no_longer_asked"}'
-  where alert.org_id = owner_id and alert.subject ~* mention and alert.state = 'firing';
-  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'public.kpi_aggregations'] then
+  where alert.org_id = owner_id and concat_ws(' ', alert.subject, alert.slo_group) ~* mention and alert.state = 'firing';
+  if counts ?| array['ops.series', 'ops.histograms', 'ops.blocked_patterns', 'ops.work_units', 'ops.sli_groups', 'public.kpi_aggregations'] then
     perform ops.rename_states(owner_id, mention, erased);
   end if;
   perform ops.replace_mentions(owner_id, mention, erased, counts);

@@ -28,16 +28,17 @@ select
   evaluated.good_unadjusted,
   evaluated.total_unadjusted,
   evaluated.budget_left_unadjusted,
-  nullif(sli.counted_since, '-infinity') as counted_since
+  nullif(sli.counted_since, '-infinity') as counted_since,
+  evaluated.slo_group
 from ops.evaluate_slos(now(), true, null) as evaluated
 join ops.slo_versions as version
   on version.slo_name = evaluated.slo_name
   and version.version = evaluated.version
 join ops.slis as sli
   on sli.sli_id = version.sli_id
-order by ops.status_rank(evaluated.status), evaluated.budget_left, evaluated.slo_name, evaluated.org_id;
+order by ops.status_rank(evaluated.status), evaluated.budget_left, evaluated.slo_name, evaluated.slo_group, evaluated.org_id;
 comment on view public.v_ops_slo_status is
-  'One row an org and objective, as of now, events behind the cursor included; the worst first.';
+  'One row an org and objective (of one with groups: each group), as of now, events behind the cursor included; the worst first.';
 comment on column public.v_ops_slo_status.slo_name is 'The objective.';
 comment on column public.v_ops_slo_status.service is 'The service that promises.';
 comment on column public.v_ops_slo_status.objective is 'availability, latency, error_rate, events or measured.';
@@ -64,6 +65,8 @@ comment on column public.v_ops_slo_status.total_unadjusted is 'All that count, e
 comment on column public.v_ops_slo_status.budget_left_unadjusted is 'Share of the error budget left, exclusions not applied (ratio).';
 comment on column public.v_ops_slo_status.counted_since is
   'First instant with all its events: retention had removed older ones before the objective was made; null: none is missing.';
+comment on column public.v_ops_slo_status.slo_group is
+  'The group: {"workflow": "release"}, null where its events have no such label; {"overflow": true}: all beyond the first 1,000 groups; {} of an objective without groups.';
 
 create view public.v_ops_slo_history
 with (security_invoker = true)
@@ -78,7 +81,8 @@ select
   history.total,
   history.good::numeric / nullif(history.total, 0) as sli,
   history.good_unadjusted,
-  history.total_unadjusted
+  history.total_unadjusted,
+  history.slo_group
 from ops.slo_history() as history;
 comment on view public.v_ops_slo_history is
   'One row an org, objective and day on which something was counted, by the version that held then; a day of a change has a row for each version.';
@@ -92,6 +96,7 @@ comment on column public.v_ops_slo_history.total is 'All that count (count of ev
 comment on column public.v_ops_slo_history.sli is 'The share measured (ratio); null when all is excluded.';
 comment on column public.v_ops_slo_history.good_unadjusted is 'Good ones, exclusions not applied (count).';
 comment on column public.v_ops_slo_history.total_unadjusted is 'All that count, exclusions not applied (count).';
+comment on column public.v_ops_slo_history.slo_group is 'The group: {"workflow": "release"}; {} of an objective without groups.';
 
 create view public.v_ops_error_budget_burndown
 with (security_invoker = true)
@@ -104,7 +109,8 @@ select
   burndown.good,
   burndown.total,
   burndown.consumed,
-  burndown.budget_left
+  burndown.budget_left,
+  burndown.slo_group
 from ops.slo_burndown(now()) as burndown;
 comment on view public.v_ops_error_budget_burndown is
   'One row an org, objective and day of its running window on which something was counted; exclusions applied.';
@@ -116,3 +122,4 @@ comment on column public.v_ops_error_budget_burndown.good is 'Good ones of the d
 comment on column public.v_ops_error_budget_burndown.total is 'All that count of the day (count of events, or of time slices).';
 comment on column public.v_ops_error_budget_burndown.consumed is 'What the day consumed of the budget of the whole window (ratio).';
 comment on column public.v_ops_error_budget_burndown.budget_left is 'What was left of it after the day (ratio, negative when overspent).';
+comment on column public.v_ops_error_budget_burndown.slo_group is 'The group: {"workflow": "release"}; {} of an objective without groups.';

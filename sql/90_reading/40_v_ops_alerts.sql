@@ -19,7 +19,8 @@ select
   alert.resolved_at,
   alert.evaluated_at,
   alert.description,
-  alert.detail
+  alert.detail,
+  alert.slo_group
 from ops.alerts as alert
 order by alert.alert_id desc;
 comment on view public.v_ops_alerts is 'One row an alert, newest first.';
@@ -39,6 +40,7 @@ comment on column public.v_ops_alerts.resolved_at is 'When it was found to be ov
 comment on column public.v_ops_alerts.evaluated_at is 'The instant of the last evaluation.';
 comment on column public.v_ops_alerts.description is 'What it means and what to do.';
 comment on column public.v_ops_alerts.detail is 'The figures: burn rates and factor, SLI, target, budget left; the KPI and its limit; when last heard of; why it ended, and who did that when.';
+comment on column public.v_ops_alerts.slo_group is 'The group of the objective that it is about; else {}.';
 
 create view public.v_ops_alert_deliveries
 with (security_invoker = true)
@@ -89,7 +91,7 @@ order by silence.alert_silence_id desc;
 comment on view public.v_ops_alert_silences is 'One row a time in which matching alerts are logged and not sent, newest first.';
 comment on column public.v_ops_alert_silences.org_id is 'The tenant whose alerts it covers; null: all of them, which only the owner sees.';
 comment on column public.v_ops_alert_silences.alert_silence_id is 'Number of the silence.';
-comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; * for everything.';
+comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and a group of it; * for everything.';
 comment on column public.v_ops_alert_silences.starts_at is 'First instant.';
 comment on column public.v_ops_alert_silences.until is 'First instant after it.';
 comment on column public.v_ops_alert_silences.reason is 'Why.';

@@ -120,6 +120,7 @@ begin atomic
         jsonb_agg(
           jsonb_build_object(
             'objective', evaluated.slo_name,
+            'group', ops.group_name(evaluated.slo_group),
             'service', evaluated.service,
             'status', evaluated.status,
             'target', ops.readable(evaluated.target),
@@ -131,7 +132,8 @@ begin atomic
           order by
             ops.status_rank(evaluated.status),
             evaluated.budget_left,
-            evaluated.slo_name
+            evaluated.slo_name,
+            evaluated.slo_group
         ),
         '[]'
       )

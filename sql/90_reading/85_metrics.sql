@@ -127,6 +127,7 @@ begin atomic
     jsonb_agg(
       jsonb_build_object(
         'slo', slo.slo_name,
+        'group', ops.group_name(slo.slo_group),
         'service', slo.service,
         'objective', slo.objective,
         'status', slo.status,
@@ -141,7 +142,7 @@ begin atomic
           '3d', slo.burn_rate_3d
         )
       )
-      order by slo.slo_name
+      order by slo.slo_name, slo.slo_group
     ),
     '[]'
   )

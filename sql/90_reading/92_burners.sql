@@ -1,7 +1,7 @@
 -- Burn rates and the newest events that burned a budget, as the pages show them.
 
 create function ops.slo_burn_rates(as_of timestamptz, org_id uuid default null)
-returns table (slo_name text, window_name text, good bigint, total bigint, burn_rate numeric)
+returns table (slo_name text, window_name text, good bigint, total bigint, burn_rate numeric, slo_group jsonb)
 language plpgsql
 stable
 set search_path = ''
@@ -12,9 +12,20 @@ declare
   owner_id constant uuid := ops.caller_org(slo_burn_rates.org_id);
 begin
   return query
-  with spans as materialized (
-    select version.slo_name, version.version, version.target, burning.window_name, burning.since, burning.until
+  with fresh as materialized (
+    select array(select row(delta.*)::ops.sli_delta from ops.fresh_slis() as delta where delta.org_id = owner_id) as deltas
+  ),
+  spans as materialized (
+    select version.slo_name, grouped.slo_group, version.version, version.target, burning.window_name, burning.since, burning.until
     from ops.slo_versions as version
+    join (
+      select found.*
+      from fresh
+      cross join lateral ops.groups_of_slis(
+        array[owner_id], array(select distinct counting.sli_id from ops.slo_versions as counting), fresh.deltas
+      ) as found
+    ) as grouped
+      on grouped.of_sli_id = version.sli_id
     cross join ops.burn_windows(slo_burn_rates.as_of) as burning
     where version.valid_from <= slo_burn_rates.as_of
       and version.valid_until > slo_burn_rates.as_of
@@ -22,20 +33,21 @@ begin
   sums as materialized (
     select summed.*
     from ops.sum_slos(
-      array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans),
-      array(select row(fresh.*)::ops.sli_delta from ops.fresh_slis() as fresh where fresh.org_id = owner_id)
+      array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans),
+      (select fresh.deltas from fresh)
     ) as summed
   )
-  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target)
+  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target), spans.slo_group
   from spans
   join sums
     on sums.slo_name = spans.slo_name
+    and sums.slo_group = spans.slo_group
     and sums.since = spans.since
-  order by spans.slo_name, spans.since desc;
+  order by spans.slo_name, spans.slo_group, spans.since desc;
 end;
 $$;
 comment on function ops.slo_burn_rates(timestamptz, uuid) is
-  'The burn rate of each objective of an org over the windows that alerts look at, exclusions applied, with the counts behind it; null where nothing was counted.';
+  'The burn rate of each objective (or group of it) of an org over the windows that alerts look at, exclusions applied, with the counts behind it; null where nothing was counted.';
 
 create function ops.newest_losses(account ops.slo_account, org_id uuid, max_events integer)
 returns table (bucket_start timestamptz, share numeric, newer numeric)
@@ -53,6 +65,7 @@ begin
     from ops.excluded_times as times
     where times.org_id = newest_losses.org_id
       and times.slo_name = account.slo_name
+      and times.slo_group in ('{}', account.slo_group)
   )
   select newest.bucket_start, newest.share, sum(newest.bad) over (order by newest.bucket_start desc) - newest.bad
   from (
@@ -90,7 +103,8 @@ create function ops.newest_burners(
   since timestamptz,
   until timestamptz,
   max_events integer,
-  org_id uuid default null
+  org_id uuid default null,
+  slo_group jsonb default '{}'
 )
 returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
 language plpgsql
@@ -104,16 +118,18 @@ declare
   owner_id constant uuid := ops.caller_org(newest_burners.org_id);
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
-  account constant ops.slo_account := ops.slo_account(newest_burners.slo_name, newest_burners.since, newest_burners.until);
+  account constant ops.slo_account := ops.slo_account(
+    newest_burners.slo_name, newest_burners.since, newest_burners.until, newest_burners.slo_group
+  );
   -- Without labels or a value the events say enough, and nobody has to find out where those stand for each five minutes.
   is_plain constant boolean := account.objective in ('error_rate', 'latency')
-    and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null;
+    and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null and account.group_by = '{}';
 begin
   return query
   with budget as materialized (
     select ops.allowed_losses(summed.total, account.target) as allowed
     from ops.sum_slos(
-      array[row(owner_id, account.slo_name, account.version, account.since, account.until)::ops.slo_span]
+      array[row(owner_id, account.slo_name, account.version, account.since, account.until, account.slo_group)::ops.slo_span]
     ) as summed
   ),
   -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
@@ -190,5 +206,5 @@ begin
   order by newest.counted_at desc;
 end;
 $$;
-comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid) is
-  'The newest counted events (for availability: units of work, at their first attempt) of an org that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
+comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid, jsonb) is
+  'The newest counted events (for availability: units of work, at their first attempt) of an org, in a group of an objective ({}: without groups), that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
