@@ -88,7 +88,8 @@ create function ops.count_attempts(
   until_id bigint,
   since timestamptz,
   until timestamptz,
-  sli_ids bigint[] default null
+  sli_ids bigint[] default null,
+  in_order_of_time boolean default false
 )
 returns setof ops.sli_delta
 language plpgsql
@@ -195,8 +196,7 @@ begin
     from counted as seen
     where seen.slo_group is not null
     group by seen.org_id, seen.sli_id, seen.slo_group
-    -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
-    order by case when after_id = 0 then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
+    order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
   )) as placed
     on placed.org_id = counted.org_id
     and placed.of_sli_id = counted.sli_id
@@ -204,8 +204,8 @@ begin
   group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;
-comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[]) is
-  'Good and total of the SLIs that count events, availability aside, over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all.';
+comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+  'Good and total of the SLIs that count events, availability aside, over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all. Which groups are the first is decided by id, or by time where a history is filled in stretches of time, so that the length of passes and stretches changes nothing.';
 
 create function ops.add_slis(deltas ops.sli_delta[])
 returns void

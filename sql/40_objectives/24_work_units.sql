@@ -54,7 +54,8 @@ create function ops.count_units(
   until_id bigint,
   since timestamptz default '-infinity',
   until timestamptz default 'infinity',
-  sli_ids bigint[] default null
+  sli_ids bigint[] default null,
+  in_order_of_time boolean default false
 )
 returns setof ops.unit_delta
 language plpgsql
@@ -114,8 +115,7 @@ begin
         on fitting.labels = grouped.labels
       where fitting.slo_group is not null
       group by grouped.org_id, fitting.sli_id, fitting.slo_group
-      -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
-      order by case when after_id = 0 then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
+      order by case when in_order_of_time then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
     )) as found
   )
   select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id, null::bigint, null::jsonb
@@ -137,8 +137,8 @@ begin
   group by grouped.org_id, grouped.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
-comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[]) is
-  'The units of work that the given events attempt, by availability SLI: of each SLI what lies before filled_until, or of sli_ids all.';
+comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+  'The units of work that the given events attempt, by availability SLI: of each SLI what lies before filled_until, or of sli_ids all; groups as in ops.count_attempts.';
 
 create function ops.changed_units(units ops.unit_delta[])
 returns setof ops.unit_change
@@ -296,12 +296,12 @@ begin
     group by 1
   loop
     perform ops.add_slis(array(
-      select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as delta
+      select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as delta
     ));
     changes := array(
       select changed
       from ops.changed_units(array(
-        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids) as attempted
+        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as attempted
       )) as changed
     );
     perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));

@@ -75,8 +75,11 @@ drop function ops.slo_burndown;
 drop function ops.slo_history;
 drop function ops.daily_slos;
 drop function ops.evaluate_slos;
+drop function ops.fresh_slis;
 drop function ops.measured_slos;
 drop function ops.sum_slos;
+drop function ops.count_units;
+drop function ops.count_attempts;
 drop function ops.fitting_slis;
 drop function ops.exclude_from_slo;
 comment on column ops.slis.group_by is
@@ -612,12 +615,13 @@ comment on view ops.slo_counts is 'One row an org, objective as it stands now (e
 comment on type ops.sli_delta is
   'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a group also its SLI and the group, else null.';
 
-create or replace function ops.count_attempts(
+create function ops.count_attempts(
   after_id bigint,
   until_id bigint,
   since timestamptz,
   until timestamptz,
-  sli_ids bigint[] default null
+  sli_ids bigint[] default null,
+  in_order_of_time boolean default false
 )
 returns setof ops.sli_delta
 language plpgsql
@@ -724,8 +728,7 @@ begin
     from counted as seen
     where seen.slo_group is not null
     group by seen.org_id, seen.sli_id, seen.slo_group
-    -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
-    order by case when after_id = 0 then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
+    order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
   )) as placed
     on placed.org_id = counted.org_id
     and placed.of_sli_id = counted.sli_id
@@ -733,6 +736,8 @@ begin
   group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;
+comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+  'Good and total of the SLIs that count events, availability aside, over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all. Which groups are the first is decided by id, or by time where a history is filled in stretches of time, so that the length of passes and stretches changes nothing.';
 
 create or replace function ops.add_slis(deltas ops.sli_delta[])
 returns void
@@ -817,12 +822,13 @@ begin atomic
 end;
 comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a group also its SLI and the group, else null.';
 
-create or replace function ops.count_units(
+create function ops.count_units(
   after_id bigint,
   until_id bigint,
   since timestamptz default '-infinity',
   until timestamptz default 'infinity',
-  sli_ids bigint[] default null
+  sli_ids bigint[] default null,
+  in_order_of_time boolean default false
 )
 returns setof ops.unit_delta
 language plpgsql
@@ -882,8 +888,7 @@ begin
         on fitting.labels = grouped.labels
       where fitting.slo_group is not null
       group by grouped.org_id, fitting.sli_id, fitting.slo_group
-      -- By time where a history is filled stretch by stretch, so that the length of the stretches changes nothing.
-      order by case when after_id = 0 then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
+      order by case when in_order_of_time then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
     )) as found
   )
   select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id, null::bigint, null::jsonb
@@ -905,6 +910,8 @@ begin
   group by grouped.org_id, grouped.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
+comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+  'The units of work that the given events attempt, by availability SLI: of each SLI what lies before filled_until, or of sli_ids all; groups as in ops.count_attempts.';
 
 create or replace function ops.changed_units(units ops.unit_delta[])
 returns setof ops.unit_change
@@ -1029,6 +1036,60 @@ begin atomic
   select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total
   from ops.unit_counts() as counted;
 end;
+
+create or replace function ops.fill_slis(until timestamptz default 'infinity')
+returns timestamptz
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  last_id bigint;
+  stretch record;
+  changes ops.unit_change[];
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  last_id := ops.cursor_id();
+  for stretch in
+    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
+    from ops.slis as sli
+    where sli.filled_until < fill_slis.until
+    group by 1
+  loop
+    perform ops.add_slis(array(
+      select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as delta
+    ));
+    changes := array(
+      select changed
+      from ops.changed_units(array(
+        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as attempted
+      )) as changed
+    );
+    perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));
+    perform ops.write_units(changes);
+    update ops.slis
+    set filled_until = fill_slis.until,
+        -- Events that retention removed before they were counted are missing for good.
+        counted_since = greatest(
+          slis.counted_since,
+          (
+            select removed.removed_until
+            from ops.removed_events as removed
+            where removed.event_type = slis.event_type
+              and removed.removed_until > stretch.since
+          )
+        )
+    where slis.sli_id = any (stretch.sli_ids);
+  end loop;
+  return (select min(sli.filled_until) from ops.slis as sli);
+end;
+$$;
 
 create function ops.groups_of_slis(org_ids uuid[], sli_ids bigint[], fresh ops.sli_delta[] default '{}')
 returns table (org_id uuid, of_sli_id bigint, slo_group jsonb, sli_id bigint)
@@ -1373,7 +1434,7 @@ end;
 comment on function ops.measured_slos(ops.slo_span[], timestamptz, ops.sli_delta[]) is
   'One row per org and objective (or group of it) of the list: the counts of its whole window, exclusions applied and (unadjusted) not, and its burn rates as of an instant; fresh is added to what is stored.';
 
-create or replace function ops.fresh_slis()
+create function ops.fresh_slis()
 returns setof ops.sli_delta
 language sql
 stable
@@ -1390,6 +1451,7 @@ begin atomic
     )) as changed
   )) as delta;
 end;
+comment on function ops.fresh_slis() is 'What the events behind the cursor add to the SLI counts, as the next refresh would.';
 
 create or replace function ops.last_counts(as_of timestamptz, org_ids uuid[], sli_ids bigint[], fresh ops.sli_delta[] default '{}')
 returns table (org_id uuid, sli_id bigint, last_counted_at timestamptz)
@@ -3773,8 +3835,11 @@ revoke execute on function
   ops.is_silenced,
   ops.addressed_alerts,
   ops.alert_ending,
+  ops.count_attempts,
+  ops.count_units,
   ops.group_key,
   ops.daily_slos,
+  ops.fresh_slis,
   ops.groups_of_slis,
   ops.sum_slos,
   ops.measured_slos,
@@ -3817,8 +3882,11 @@ begin
     ops.is_silenced,
     ops.addressed_alerts,
     ops.alert_ending,
+    ops.count_attempts,
+    ops.count_units,
     ops.group_key,
     ops.daily_slos,
+    ops.fresh_slis,
     ops.groups_of_slis,
     ops.sum_slos,
     ops.measured_slos,
@@ -3855,8 +3923,11 @@ begin
   grant execute on function
     ops.overflow_group,
     ops.group_name,
+    ops.count_attempts,
+    ops.count_units,
     ops.group_key,
     ops.daily_slos,
+    ops.fresh_slis,
     ops.groups_of_slis,
     ops.sum_slos,
     ops.measured_slos,

@@ -31,6 +31,7 @@ DAMAGES: dict[str, LiteralString] = {
     "a day that is off": "update ops.sli_days set good = good - 1 where day_start = '2026-03-10Z'",
     "a day that is gone": "delete from ops.sli_days where day_start = '2026-03-10Z'",
     "a day of nothing": "insert into ops.sli_days select org_id, sli_id, '2026-03-09Z', 0, 4 from ops.sli_days limit 1",
+    "groups that nobody lists": 'delete from ops.sli_groups where slo_group = \'{"workflow": "b"}\'',
     "a unit of work that is gone": "delete from ops.work_units where unit = 'tag:2026-03-11-1'",
     "a unit of work that succeeded by hand": "update ops.work_units set succeeded = not succeeded where first_attempt_at > '2026-03-01Z'",
 }
@@ -45,6 +46,8 @@ def counted_objectives(database: Connection) -> Connection:
     add_slo(database, "units", objective="availability", event_type="workflow_run", total={"workflow": ["a", "b"]})
     add_slo(database, "events", objective="events", event_type="workflow_run", bad={"outcome": "cancelled"})
     add_slo(database, "values", objective="measured", event_type="workflow_run", at_most=40)
+    for name, objective in (("grouped", "error_rate"), ("grouped_units", "availability")):
+        add_slo(database, name, objective=objective, event_type="workflow_run", group_by=["workflow"])
     for day in ("2026-01-10", "2026-03-10", "2026-03-11"):
         for number in range(12):
             add_event(

@@ -74,7 +74,7 @@ def test_a_function_tells_a_user_with_a_malformed_org_of_none(owner: psycopg.Con
         (
             # Units that are known change nothing; to one who cannot see them they are new.
             "select count(*) from ops.changed_units(%s::text::ops.unit_delta[])",
-            "select array_agg(row(org_id, unit, first_attempt_at, false, sli_id)::ops.unit_delta)::text"
+            "select array_agg(row(org_id, unit, first_attempt_at, false, sli_id, null, null)::ops.unit_delta)::text"
             " from ops.work_units where org_id = %s",
         ),
     ],

@@ -1,6 +1,6 @@
 """Events and audits for the tests, refreshes at fixed instants, and all that the aggregation keeps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -152,9 +152,9 @@ STATES: dict[str, LiteralString] = {
     " order by 1, 2, 3, 4, 5",
     "kpis": "select org_id, metric_name, labels::text, aggregation_period, period_start, period_end, metric_value,"
     " metadata from public.kpi_aggregations order by 1, 2, 3, 4, 5",
-    "slis": "select org_id, slo_name, bucket_start, good, total from ops.slo_counts order by 1, 2, 3",
-    "units": "select org_id, event_type, total_labels::text, unit, first_attempt_at, succeeded"
-    " from ops.work_units join ops.slis using (sli_id) order by 1, 2, 3, 4",
+    "slis": "select org_id, slo_name, slo_group::text, bucket_start, good, total from ops.slo_counts order by 1, 2, 3, 4",
+    "units": "select org_id, event_type, counted_as, unit, first_attempt_at, succeeded"
+    " from ops.work_units join ops.counted_slis on counted_as = sli_id order by 1, 2, 3, 4",
 }
 
 
@@ -181,17 +181,18 @@ def add_slo(
     total: Mapping[str, object] | None = None,
     good: Mapping[str, object] | None = None,
     bad: Mapping[str, object] | None = None,
+    group_by: Sequence[str] = (),
 ) -> None:
     """Insert an objective as a user does; slices are the length of a slice and its target, total, good and bad are labels."""
     connection.execute(
         "insert into ops.slos (slo_name, service, objective, description, event_type, target, threshold_ms,"
         " rolling_window, calendar_period, time_zone, budgeting_method, time_slice, slice_target, expected_interval,"
-        " valid_from, at_most, total_labels, good_labels, bad_labels)"
-        " values (%s, 'shop', %s, 'a promise', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        " valid_from, at_most, total_labels, good_labels, bad_labels, group_by)"
+        " values (%s, 'shop', %s, 'a promise', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             *(name, objective, event_type, target, threshold_ms, None if calendar else window, calendar, zone),
             *("timeslices" if slices else "occurrences", *(slices or (None, None)), expected_interval, valid_from),
-            *(at_most, Jsonb(total or {}), Jsonb(good or {}), Jsonb(bad) if bad is not None else None),
+            *(at_most, Jsonb(total or {}), Jsonb(good or {}), Jsonb(bad) if bad is not None else None, list(group_by)),
         ],
     )
 

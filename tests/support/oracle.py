@@ -8,7 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -247,6 +247,7 @@ class Sli:
     total_labels: dict[str, list[str]]
     good_labels: dict[str, list[str]]
     bad_labels: dict[str, list[str]] | None
+    group_by: list[str]
 
     def judge(self, labels: Labels, said: Mapping[str, Any], value: Fraction | None) -> bool | None:
         """Return whether an event of the kind is good; None when it is not counted."""
@@ -270,10 +271,10 @@ class Sli:
 
 
 def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
-    """Return good and total by org, objective and five minutes."""
+    """Return good and total by org, objective, five minutes and group."""
     with connection.cursor(row_factory=class_row(Sli)) as cursor:
         promised = cursor.execute(
-            "select slo_name, objective, event_type, threshold_ms, at_most, total_labels, good_labels, bad_labels from ops.slos"
+            "select slo_name, objective, event_type, threshold_ms, at_most, total_labels, good_labels, bad_labels, group_by from ops.slos"
             " where is_enabled"
         ).fetchall()
     described = rows(connection, "select event_type, label_keys, value_key from ops.event_types")
@@ -293,14 +294,15 @@ def slis(connection: Connection) -> dict[Key, tuple[int, int]]:
             verdict = sli.judge(labels, said, number_of(said.get(value_key))) if sli.event_type == event_type else None
             if verdict is None:
                 continue
+            group = tuple((key, dict(labels).get(key)) for key in sorted(sli.group_by))
             if sli.objective == "availability":
                 run = ("event", event_id) if run_id is None else ("run", run_id)
-                units[org, sli.slo_name, *(run if tag is None else ("tag", tag))].append((at, verdict))
+                units[org, sli.slo_name, group, *(run if tag is None else ("tag", tag))].append((at, verdict))
             else:
-                counted[org, sli.slo_name, bucket(at)].append(verdict)
-    for (org, slo, *_), tries in units.items():
+                counted[org, sli.slo_name, bucket(at), group].append(verdict)
+    for (org, slo, group, *_), tries in units.items():
         first = min(at for at, _ in tries)
-        counted[org, slo, bucket(first)].append(any(succeeded for _, succeeded in tries))
+        counted[org, slo, bucket(first), group].append(any(succeeded for _, succeeded in tries))
     return {key: (sum(verdicts), len(verdicts)) for key, verdicts in counted.items()}
 
 
@@ -321,13 +323,22 @@ def expected_patterns(connection: Connection, zone: ZoneInfo) -> dict[Key, int]:
     return dict(counted)
 
 
+def assert_slis(connection: Connection) -> None:
+    """Assert that each objective, and each group of it, has counted what the events come to."""
+    found = rows(connection, "select org_id, slo_name, bucket_start, slo_group, good, total from ops.slo_counts")
+    counted = {
+        (*key, tuple(sorted(cast("Mapping[str, str | None]", group).items()))): (good, total)
+        for *key, group, good, total in found
+    }
+    assert counted == slis(connection)
+
+
 def assert_exact(connection: Connection, zone_name: str = "UTC") -> None:
     """Assert that all that is stored equals what the events and audits come to."""
     zone = ZoneInfo(zone_name)
     assert stored_rollups(connection) == rollups(connection, zone)
     assert_stored_kpis(connection, zone)
-    found = rows(connection, "select org_id, slo_name, bucket_start, good, total from ops.slo_counts")
-    assert {tuple(key): (good, total) for *key, good, total in found} == slis(connection)
+    assert_slis(connection)
     found = rows(
         connection,
         "select org_id, period, period_start, hook_type, pattern, team, blocked_count from ops.blocked_patterns",

@@ -327,7 +327,7 @@ def test_the_costs_of_an_org_add_up_to_exactly_its_burn_rate(random_objectives, 
             "   case when %(since)s = '-infinity' then %(since)s else date_bin('5 minutes', %(since)s::timestamptz, '1969-12-29Z') end,"
             "   case when %(until)s = 'infinity' then %(until)s"
             "    else date_bin('5 minutes', %(until)s::timestamptz - interval '1 us', '1969-12-29Z') + interval '5 minutes' end"
-            "  )::ops.slo_span from unnest(%(orgs)s) as org (id)"
+            ", jsonb '{}')::ops.slo_span from unnest(%(orgs)s) as org (id)"
             " )) as summed left join explained using (org_id) order by 1".replace("%(slo)s", f"'{objective}'")  # pyright: ignore[reportArgumentType]
             .replace("%(since)s", f"'{since}'::timestamptz")
             .replace("%(until)s", f"'{until}'::timestamptz")

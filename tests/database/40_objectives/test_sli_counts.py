@@ -69,7 +69,7 @@ def test_a_window_sums_whole_days_and_edges_to_what_its_five_minutes_are(
 ) -> None:
     summed = scalar(
         objectives_over_midnight,
-        "select array[good, total] from ops.sum_slos(array[row(%s, 'error_rate', 1, %s, %s)::ops.slo_span])",
+        "select array[good, total] from ops.sum_slos(array[row(%s, 'error_rate', 1, %s, %s, '{}')::ops.slo_span])",
         *(NIL, since, until),
     )
     plain = scalar(

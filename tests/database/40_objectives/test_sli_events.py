@@ -167,6 +167,7 @@ PARTS: list[dict[str, Any]] = [
     {"bad": {"workflow": ["a", "c"]}},
     {"good": {"team": "red"}},
 ]
+GROUPS = [("workflow",), ("team",), ("team", "workflow")]
 OBJECTIVES: list[dict[str, Any]] = [
     {"objective": "error_rate"},
     {"objective": "latency", "threshold_ms": 100},
@@ -197,6 +198,9 @@ def ways_of_counting() -> dict[str, dict[str, Any]]:
                 if objective["objective"] == "events" and "bad" in part and total.get("workflow") in ("a", ["a"]):
                     continue
                 found[f"o{place}_t{t}_p{p}"] = objective | {"total": total} | part
+                group_by = GROUPS[(place + t + p) % len(GROUPS)]
+                if not {*part.get("good", {}), *part.get("bad", {})} & {*group_by}:
+                    found[f"o{place}_t{t}_p{p}_grouped"] = found[f"o{place}_t{t}_p{p}"] | {"group_by": group_by}
     return found
 
 
@@ -223,7 +227,7 @@ def test_random_events_in_any_order_and_any_schedule_give_what_each_filter_says(
                 tag=chance.choice([None, "v1", "v2", "v3"]),
                 run_id=chance.choice([None, 1, 2]),
                 outcome=chance.choice(["success", "success", "failure", "cancelled", 7]),
-                workflow=chance.choice(["a", "b", "c", "d"]),
+                workflow=chance.choice(["a", "b", "c", "d", None]),
                 duration_ms=chance.choice([5, 5.5, 99.999, 100, 100.2, 101, 0, "unknown", None]),
             )
             if chance.random() < 0.3:
@@ -238,16 +242,20 @@ def test_random_events_in_any_order_and_any_schedule_give_what_each_filter_says(
     assert states(database) == before
     burnt = rows(
         database,
-        "select bucket.slo_name, bucket.org_id, (sum(bucket.total) - sum(bucket.good)) / (sum(bucket.total) * 0.1),"
-        " (select coalesce(sum(lost.cost), 0) from ops.explain_slo(bucket.slo_name, '2026-03-09Z', '2026-03-11Z', bucket.org_id) as lost)"
-        " from ops.slo_counts as bucket where bucket.slo_name like 'o%%' and abs(hashtext(bucket.slo_name)) %% 3 = %s group by 1, 2",
+        "select bucket.slo_name, bucket.org_id, bucket.slo_group::text,"
+        " (sum(bucket.total) - sum(bucket.good)) / (sum(bucket.total) * 0.1),"
+        " (select coalesce(sum(lost.cost), 0)"
+        "  from ops.explain_slo(bucket.slo_name, '2026-03-09Z', '2026-03-11Z', bucket.org_id, bucket.slo_group) as lost)"
+        " from ops.slo_counts as bucket where bucket.slo_name like 'o%%' and abs(hashtext(bucket.slo_name)) %% 3 = %s"
+        " group by 1, 2, bucket.slo_group",
         seed,
     )
-    assert len(burnt) > 30
-    assert [name for name, _, consumed, explained in burnt if round(consumed, 12) != round(explained, 12)] == []
+    assert len(burnt) > 100
+    assert [found for found in burnt if round(found[3], 12) != round(found[4], 12)] == []
     shown = (
-        "select slo_name, org_id, (select sum(found.cost) from ops.newest_burners(slo_name, '2026-03-09Z', '2026-03-11Z', 1000, org_id) as found)"
-        " from ops.slo_counts where slo_name like 'o%%' and abs(hashtext(slo_name)) %% 3 = %s group by 1, 2"
+        "select slo_name, org_id, slo_group::text, (select sum(found.cost)"
+        "  from ops.newest_burners(slo_name, '2026-03-09Z', '2026-03-11Z', 1000, org_id, slo_group) as found)"
+        " from ops.slo_counts where slo_name like 'o%%' and abs(hashtext(slo_name)) %% 3 = %s group by 1, 2, slo_group"
     )
-    newest = {(name, org): cost or 0 for name, org, cost in rows(database, shown, seed)}
-    assert [name for name, org, consumed, _ in burnt if round(newest[name, org], 12) != round(consumed, 12)] == []
+    newest = {tuple(key): cost or 0 for *key, cost in rows(database, shown, seed)}
+    assert [found for found in burnt if round(newest[tuple(found[:3])], 12) != round(found[3], 12)] == []

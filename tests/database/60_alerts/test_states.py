@@ -250,6 +250,8 @@ def test_a_message_says_what_how_bad_and_how_to_look(burning_shop):
                 "kind": "burn_rate",
                 "severity": "ticket",
                 "subject": "deploys",
+                "slo_group": None,
+                "group": None,
                 "service": "shop",
                 "description": "Roll back.",
                 "since": "2026-03-10T12:00:00+00:00",

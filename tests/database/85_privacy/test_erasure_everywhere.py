@@ -130,6 +130,8 @@ def test_what_names_the_agent_in_any_column_is_gone_from_a_dump_or_listed_as_sta
 def test_neither_labels_nor_tags_nor_patterns_block_an_erasure_and_the_counts_move_to_the_new_name(database):
     for name, outcomes in (("tried", ["failure", "success"]), ("failed", ["failure"])):
         add_slo(database, name, objective="availability", event_type="slsa_provenance", total={"outcome": outcomes})
+    for name, objective in (("grouped_units", "availability"), ("grouped_runs", "error_rate")):
+        add_slo(database, name, objective=objective, event_type="slsa_provenance", group_by=["workflow"])
     for number, spelling in enumerate(SPELLINGS.values()):
         push = {"hook_type": spelling, "findings_summary": {"pattern": f"of {spelling}", "patterns": [spelling]}}
         assert ingest(database, blocked_push_of(AGENT, **push), blocked_push_of(BEN, **push))["refused"] == []

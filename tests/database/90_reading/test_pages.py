@@ -364,8 +364,8 @@ def test_an_admin_of_an_org_silences_its_alerts_and_no_others(database: Connecti
         number,
     )
     assert found == [(ORG, "*", "upgrade", "ada")]
-    assert scalar(database, "select ops.is_silenced(%s, 'r', 's', null, now())", ORG)
-    assert not scalar(database, "select ops.is_silenced(%s, 'r', 's', null, now())", OTHER)
+    assert scalar(database, "select ops.is_silenced(%s, 'r', 's', null, now(), '{}')", ORG)
+    assert not scalar(database, "select ops.is_silenced(%s, 'r', 's', null, now(), '{}')", OTHER)
 
 
 @pytest.mark.parametrize(

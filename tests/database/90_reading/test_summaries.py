@@ -171,6 +171,7 @@ def test_objectives_stand_as_they_did_when_the_week_ended(week_of_the_shop):
     assert [fact for fact in objectives["list"] if fact["service"] == "shop"] == [
         {
             "objective": "deploys",
+            "group": None,
             "service": "shop",
             "status": "at_risk",
             "target": "0.9",
@@ -181,6 +182,7 @@ def test_objectives_stand_as_they_did_when_the_week_ended(week_of_the_shop):
         },
         {
             "objective": "releases",
+            "group": None,
             "service": "shop",
             "status": "no_data",
             "target": "0.9",
