@@ -207,6 +207,10 @@ def fill_both_orgs(connection: psycopg.Connection) -> None:
         )
     # So that what happened is in the window whenever the tests run.
     connection.execute("update ops.slos set rolling_window = '10 years' where slo_name = 'audit_observer_error_rate'")
+    connection.execute(
+        "insert into ops.slos (slo_name, service, objective, description, event_type, target, group_by)"
+        " values ('grouped', 'shop', 'error_rate', 'a promise', 'workflow_run', 0.5, '{workflow}')"
+    )
     for instant, number in RUNS_OF_REFRESH:
         for org in MARKS:
             batch = events_of(org, instant, number)
