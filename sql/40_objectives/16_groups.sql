@@ -99,42 +99,42 @@ create type ops.seen_group as (
   of_sli_id bigint,
   slo_group jsonb
 );
-comment on type ops.seen_group is 'A group of an SLI in which events of an org are about to be counted.';
+comment on type ops.seen_group is 'A group of an SLI that is new: events of an org are about to be counted in it.';
 
 create function ops.placed_groups(seen ops.seen_group[])
-returns table (org_id uuid, of_sli_id bigint, slo_group jsonb, counted_in jsonb, sli_id bigint)
+returns table (org_id uuid, of_sli_id bigint, own_id bigint, counted_in jsonb, sli_id bigint)
 language sql
 stable
 set search_path = ''
 begin atomic
-  select placed.org_id, placed.of_sli_id, placed.slo_group, placed.counted_in, ops.group_key(placed.of_sli_id, placed.counted_in)
+  select
+    placed.org_id,
+    placed.of_sli_id,
+    ops.group_key(placed.of_sli_id, placed.slo_group),
+    placed.counted_in,
+    ops.group_key(placed.of_sli_id, placed.counted_in)
   from (
     select
       one.org_id,
       one.of_sli_id,
       one.slo_group,
       case
-        when known.sli_id is not null then one.slo_group
-        when row_number() over (partition by one.org_id, one.of_sli_id, known.sli_id is null order by one.place) + (
-          select count(*)
-          from ops.sli_groups as counted
-          where counted.org_id = one.org_id
-            and counted.of_sli_id = one.of_sli_id
-            and counted.slo_group <> ops.overflow_group()
-        ) <= ops.most_groups() then one.slo_group
+        when row_number() over (partition by one.org_id, one.of_sli_id order by one.place) + coalesce(before.groups, 0) <= ops.most_groups()
+          then one.slo_group
         else ops.overflow_group()
       end as counted_in
     from unnest(placed_groups.seen) with ordinality as one (org_id, of_sli_id, slo_group, place)
-    left join ops.sli_groups as known
-      on known.org_id = one.org_id
-      and known.of_sli_id = one.of_sli_id
-      and known.slo_group = one.slo_group
-    -- A barrier: the digest is taken once.
-    offset 0
+    left join (
+      select counted.org_id, counted.of_sli_id, count(*) filter (where counted.slo_group <> ops.overflow_group()) as groups
+      from ops.sli_groups as counted
+      group by 1, 2
+    ) as before
+      on before.org_id = one.org_id
+      and before.of_sli_id = one.of_sli_id
   ) as placed;
 end;
 comment on function ops.placed_groups(ops.seen_group[]) is
-  'In which group each of a list (every group once, in the order of their first events) is counted, and under which key: in itself, or beyond the first groups of its SLI in the overflow.';
+  'In which group each of a list of new ones (every group once, in the order of their first events) is counted, and under which key: in itself (own_id), or beyond the first groups of its SLI in the overflow.';
 
 create function ops.require_group(slo_name text, slo_group jsonb)
 returns void

@@ -125,7 +125,7 @@ comment on type ops.sli_labels is
   'A kind of event and labels in the order of its keys in ops.sli_kinds; null where an event has none or no filter asks.';
 
 create function ops.fitting_slis(seen ops.sli_labels[], sli_ids bigint[])
-returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb)
+returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
 language plpgsql
 stable
 set search_path = ''
@@ -137,7 +137,8 @@ begin
     combination.labels,
     ops.labels_fit(combination.named, counting.good_labels),
     case when counting.bad_labels is not null then ops.labels_fit(combination.named, counting.bad_labels) end,
-    case when counting.group_by <> '{}' then ops.label_group(combination.named, counting.group_by) end
+    own.slo_group,
+    coalesce(ops.group_key(counting.sli_id, own.slo_group), counting.sli_id)
   from (
     select
       one as labels,
@@ -154,12 +155,16 @@ begin
   join ops.slis as counting
     on counting.event_type = combination.event_type
     and counting.sli_id = any (sli_ids)
+  -- A barrier: the group is found once.
+  cross join lateral (
+    select case when counting.group_by <> '{}' then ops.label_group(combination.named, counting.group_by) end as slo_group offset 0
+  ) as own
   where counting.total_labels = '{}'
     or ops.labels_fit(combination.named, counting.total_labels);
 end;
 $$;
 comment on function ops.fitting_slis(ops.sli_labels[], bigint[]) is
-  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none.';
+  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none, and counted_as the key of the group, else of the SLI.';
 
 create function ops.named_labels(event ops.sli_events)
 returns jsonb

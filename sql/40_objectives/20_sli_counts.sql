@@ -50,7 +50,7 @@ create type ops.sli_delta as (
   slo_group jsonb
 );
 comment on type ops.sli_delta is
-  'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a group also its SLI and the group, else null.';
+  'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a new group also its SLI and the group, else null.';
 
 create function ops.filled_slis()
 returns table (filled_until timestamptz, sli_ids bigint[])
@@ -99,6 +99,9 @@ set plan_cache_mode = force_custom_plan
 -- The planner takes the groups for a few; it would then loop over all pairs of them and the SLIs.
 set enable_nestloop = off
 set enable_mergejoin = off
+-- And their groups for ten times as many as there are; it would sort them by texts, on disk.
+set enable_sort = off
+set work_mem = '64MB'
 as $$
 #variable_conflict use_column
 declare
@@ -120,13 +123,18 @@ begin
   with limits as materialized (
     select found.* from ops.sli_limits(sli_ids) as found
   ),
-  -- Events between the same limits are good for the same SLIs: the smallest of them stands for all.
+  -- Events of the same outcome between the same limits (a class) are good for the same SLIs: the smallest of them stands for all.
   grouped as materialized (
     select
       event.org_id,
       row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
       date_bin('5 minutes', event.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
-      event.outcome,
+      event.event_type,
+      (
+        case event.outcome when 'success' then 1 when 'failure' then 2 else 0 end * 1000000::bigint
+        + coalesce(width_bucket(event.duration_ms, limits.thresholds_ms) + 1, 0)
+      ) * 1000000 + coalesce(width_bucket(-event.value, limits.negative_limits) + 1, 0) as class,
+      min(event.outcome) as outcome,
       min(event.duration_ms) as duration_ms,
       min(event.value) as value,
       count(*) as events,
@@ -139,8 +147,7 @@ begin
       and event.event_timestamp >= since
       and event.event_timestamp < count_attempts.until
     group by
-      event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, event.outcome,
-      width_bucket(event.duration_ms, limits.thresholds_ms), width_bucket(-event.value, limits.negative_limits)
+      event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, class
   ),
   -- Columns and not the whole row, which would be taken apart for each group again.
   fitting as materialized (
@@ -148,59 +155,89 @@ begin
       found.labels,
       found.fits_good,
       found.fits_bad,
+      found.slo_group,
+      found.counted_as,
       (found.sli).sli_id as sli_id,
+      (found.sli).event_type as event_type,
       (found.sli).objective as objective,
       (found.sli).threshold_ms as threshold_ms,
       (found.sli).at_most as at_most,
-      found.slo_group
+      -- The ways in which labels fit an SLI, by number.
+      dense_rank() over (order by (found.sli).sli_id, found.fits_good, found.fits_bad) as fit
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective <> 'availability'
   ),
-  counted as materialized (
-    select
-      judged.org_id,
-      judged.sli_id,
-      judged.slo_group,
-      judged.bucket_start,
-      coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint as good,
-      sum(judged.events)::bigint as total,
-      min(judged.first_id) as first_id
+  -- Judged once a class and way: an SLI has a few of these, and ten times as many groups of events.
+  verdicts as materialized (
+    select way.fit, class.class, judged.is_good
     from (
+      select distinct fitting.fit, fitting.event_type, fitting.objective, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+      from fitting
+    ) as way
+    join (
       select
-        grouped.org_id,
-        fitting.sli_id,
-        fitting.slo_group,
-        grouped.bucket_start,
-        grouped.events,
-        grouped.first_id,
-        ops.sli_verdict(
-          fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
-        ) as is_good
+        grouped.event_type,
+        grouped.class,
+        min(grouped.outcome) as outcome,
+        min(grouped.duration_ms) as duration_ms,
+        min(grouped.value) as value
       from grouped
-      join fitting
-        on fitting.labels = grouped.labels
-      -- A barrier: each is judged once.
+      group by 1, 2
+    ) as class
+      on class.event_type = way.event_type
+    cross join lateral (
+      select
+        ops.sli_verdict(
+          way.objective, class.outcome, class.duration_ms, class.value, way.threshold_ms, way.at_most, way.fits_good, way.fits_bad
+        ) as is_good
       offset 0
     ) as judged
     where judged.is_good is not null
-    group by 1, 2, 3, 4
+  ),
+  counted as materialized (
+    select
+      grouped.org_id,
+      fitting.counted_as,
+      grouped.bucket_start,
+      coalesce(sum(grouped.events) filter (where verdicts.is_good), 0)::bigint as good,
+      sum(grouped.events)::bigint as total,
+      min(grouped.first_id) as first_id
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    join verdicts
+      on verdicts.fit = fitting.fit
+      and verdicts.class = grouped.class
+    group by 1, 2, 3
+  ),
+  placed as materialized (
+    select found.*
+    from ops.placed_groups(array(
+      select row(seen.org_id, own.sli_id, own.slo_group)::ops.seen_group
+      from counted as seen
+      join (select distinct fitting.counted_as, fitting.sli_id, fitting.slo_group from fitting where fitting.slo_group is not null) as own
+        on own.counted_as = seen.counted_as
+      left join ops.sli_groups as known
+        on known.org_id = seen.org_id
+        and known.sli_id = seen.counted_as
+      where known.sli_id is null
+      group by seen.org_id, own.sli_id, own.slo_group
+      order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), own.slo_group
+    )) as found
+    where exists (select from fitting where fitting.slo_group is not null)
   )
-  select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total, null::bigint, null::jsonb
+  select counted.org_id, counted.counted_as, counted.bucket_start, counted.good, counted.total, null::bigint, null::jsonb
   from counted
-  where counted.slo_group is null
+  left join placed
+    on placed.org_id = counted.org_id
+    and placed.own_id = counted.counted_as
+  where placed.own_id is null
   union all
   select counted.org_id, placed.sli_id, counted.bucket_start, sum(counted.good)::bigint, sum(counted.total)::bigint, placed.of_sli_id, placed.counted_in
   from counted
-  join ops.placed_groups(array(
-    select row(seen.org_id, seen.sli_id, seen.slo_group)::ops.seen_group
-    from counted as seen
-    where seen.slo_group is not null
-    group by seen.org_id, seen.sli_id, seen.slo_group
-    order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
-  )) as placed
+  join placed
     on placed.org_id = counted.org_id
-    and placed.of_sli_id = counted.sli_id
-    and placed.slo_group = counted.slo_group
+    and placed.own_id = counted.counted_as
   group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;

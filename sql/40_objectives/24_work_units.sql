@@ -34,7 +34,7 @@ create type ops.unit_delta as (
   of_sli_id bigint,
   slo_group jsonb
 );
-comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a group also its SLI and the group, else null.';
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a new group also its SLI and the group, else null.';
 
 create type ops.unit_change as (
   org_id uuid,
@@ -64,6 +64,8 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
 set enable_mergejoin = off
+set enable_sort = off
+set work_mem = '64MB'
 as $$
 #variable_conflict use_column
 declare
@@ -102,39 +104,53 @@ begin
     group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
   ),
   fitting as materialized (
-    select (found.sli).sli_id, found.labels, found.slo_group
+    select (found.sli).sli_id, found.labels, found.slo_group, found.counted_as
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective = 'availability'
+  ),
+  attempted as materialized (
+    select
+      grouped.org_id,
+      grouped.unit,
+      fitting.counted_as,
+      min(grouped.first_attempt_at) as first_attempt_at,
+      bool_or(grouped.succeeded) as succeeded,
+      min(grouped.first_id) as first_id
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    group by 1, 2, 3
   ),
   placed as materialized (
     select found.*
     from ops.placed_groups(array(
-      select row(grouped.org_id, fitting.sli_id, fitting.slo_group)::ops.seen_group
-      from grouped
-      join fitting
-        on fitting.labels = grouped.labels
-      where fitting.slo_group is not null
-      group by grouped.org_id, fitting.sli_id, fitting.slo_group
-      order by case when in_order_of_time then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
+      select row(seen.org_id, own.sli_id, own.slo_group)::ops.seen_group
+      from attempted as seen
+      join (select distinct fitting.counted_as, fitting.sli_id, fitting.slo_group from fitting where fitting.slo_group is not null) as own
+        on own.counted_as = seen.counted_as
+      left join ops.sli_groups as known
+        on known.org_id = seen.org_id
+        and known.sli_id = seen.counted_as
+      where known.sli_id is null
+      group by seen.org_id, own.sli_id, own.slo_group
+      order by case when in_order_of_time then min(seen.first_attempt_at) end, min(seen.first_id), own.slo_group
     )) as found
+    where exists (select from fitting where fitting.slo_group is not null)
   )
-  select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id, null::bigint, null::jsonb
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
-  where fitting.slo_group is null
-  group by grouped.org_id, grouped.unit, fitting.sli_id
+  select attempted.org_id, attempted.unit, attempted.first_attempt_at, attempted.succeeded, attempted.counted_as, null::bigint, null::jsonb
+  from attempted
+  left join placed
+    on placed.org_id = attempted.org_id
+    and placed.own_id = attempted.counted_as
+  where placed.own_id is null
   union all
   select
-    grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), placed.sli_id, placed.of_sli_id, placed.counted_in
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
+    attempted.org_id, attempted.unit, min(attempted.first_attempt_at), bool_or(attempted.succeeded), placed.sli_id, placed.of_sli_id, placed.counted_in
+  from attempted
   join placed
-    on placed.org_id = grouped.org_id
-    and placed.of_sli_id = fitting.sli_id
-    and placed.slo_group = fitting.slo_group
-  group by grouped.org_id, grouped.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
+    on placed.org_id = attempted.org_id
+    and placed.own_id = attempted.counted_as
+  group by attempted.org_id, attempted.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
 comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is

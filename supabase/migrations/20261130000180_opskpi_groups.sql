@@ -463,42 +463,42 @@ create type ops.seen_group as (
   of_sli_id bigint,
   slo_group jsonb
 );
-comment on type ops.seen_group is 'A group of an SLI in which events of an org are about to be counted.';
+comment on type ops.seen_group is 'A group of an SLI that is new: events of an org are about to be counted in it.';
 
 create function ops.placed_groups(seen ops.seen_group[])
-returns table (org_id uuid, of_sli_id bigint, slo_group jsonb, counted_in jsonb, sli_id bigint)
+returns table (org_id uuid, of_sli_id bigint, own_id bigint, counted_in jsonb, sli_id bigint)
 language sql
 stable
 set search_path = ''
 begin atomic
-  select placed.org_id, placed.of_sli_id, placed.slo_group, placed.counted_in, ops.group_key(placed.of_sli_id, placed.counted_in)
+  select
+    placed.org_id,
+    placed.of_sli_id,
+    ops.group_key(placed.of_sli_id, placed.slo_group),
+    placed.counted_in,
+    ops.group_key(placed.of_sli_id, placed.counted_in)
   from (
     select
       one.org_id,
       one.of_sli_id,
       one.slo_group,
       case
-        when known.sli_id is not null then one.slo_group
-        when row_number() over (partition by one.org_id, one.of_sli_id, known.sli_id is null order by one.place) + (
-          select count(*)
-          from ops.sli_groups as counted
-          where counted.org_id = one.org_id
-            and counted.of_sli_id = one.of_sli_id
-            and counted.slo_group <> ops.overflow_group()
-        ) <= ops.most_groups() then one.slo_group
+        when row_number() over (partition by one.org_id, one.of_sli_id order by one.place) + coalesce(before.groups, 0) <= ops.most_groups()
+          then one.slo_group
         else ops.overflow_group()
       end as counted_in
     from unnest(placed_groups.seen) with ordinality as one (org_id, of_sli_id, slo_group, place)
-    left join ops.sli_groups as known
-      on known.org_id = one.org_id
-      and known.of_sli_id = one.of_sli_id
-      and known.slo_group = one.slo_group
-    -- A barrier: the digest is taken once.
-    offset 0
+    left join (
+      select counted.org_id, counted.of_sli_id, count(*) filter (where counted.slo_group <> ops.overflow_group()) as groups
+      from ops.sli_groups as counted
+      group by 1, 2
+    ) as before
+      on before.org_id = one.org_id
+      and before.of_sli_id = one.of_sli_id
   ) as placed;
 end;
 comment on function ops.placed_groups(ops.seen_group[]) is
-  'In which group each of a list (every group once, in the order of their first events) is counted, and under which key: in itself, or beyond the first groups of its SLI in the overflow.';
+  'In which group each of a list of new ones (every group once, in the order of their first events) is counted, and under which key: in itself (own_id), or beyond the first groups of its SLI in the overflow.';
 
 create function ops.require_group(slo_name text, slo_group jsonb)
 returns void
@@ -557,7 +557,7 @@ comment on view ops.sli_kinds is
   'One row per kind of event that an SLI counts: the keys of labels that filters and groups ask for (null: none does), and the key of the value.';
 
 create function ops.fitting_slis(seen ops.sli_labels[], sli_ids bigint[])
-returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb)
+returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
 language plpgsql
 stable
 set search_path = ''
@@ -569,7 +569,8 @@ begin
     combination.labels,
     ops.labels_fit(combination.named, counting.good_labels),
     case when counting.bad_labels is not null then ops.labels_fit(combination.named, counting.bad_labels) end,
-    case when counting.group_by <> '{}' then ops.label_group(combination.named, counting.group_by) end
+    own.slo_group,
+    coalesce(ops.group_key(counting.sli_id, own.slo_group), counting.sli_id)
   from (
     select
       one as labels,
@@ -586,12 +587,16 @@ begin
   join ops.slis as counting
     on counting.event_type = combination.event_type
     and counting.sli_id = any (sli_ids)
+  -- A barrier: the group is found once.
+  cross join lateral (
+    select case when counting.group_by <> '{}' then ops.label_group(combination.named, counting.group_by) end as slo_group offset 0
+  ) as own
   where counting.total_labels = '{}'
     or ops.labels_fit(combination.named, counting.total_labels);
 end;
 $$;
 comment on function ops.fitting_slis(ops.sli_labels[], bigint[]) is
-  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none.';
+  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none, and counted_as the key of the group, else of the SLI.';
 
 create or replace view ops.slo_counts
 with (security_invoker = true)
@@ -613,7 +618,7 @@ join ops.slo_versions as version
 where version.valid_until = 'infinity';
 comment on view ops.slo_counts is 'One row an org, objective as it stands now (each group of it) and five minutes in which something was counted.';
 comment on type ops.sli_delta is
-  'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a group also its SLI and the group, else null.';
+  'What is to be added to one row of ops.sli_counts; negative where a unit of work moves. Of a new group also its SLI and the group, else null.';
 
 create function ops.count_attempts(
   after_id bigint,
@@ -631,6 +636,9 @@ set plan_cache_mode = force_custom_plan
 -- The planner takes the groups for a few; it would then loop over all pairs of them and the SLIs.
 set enable_nestloop = off
 set enable_mergejoin = off
+-- And their groups for ten times as many as there are; it would sort them by texts, on disk.
+set enable_sort = off
+set work_mem = '64MB'
 as $$
 #variable_conflict use_column
 declare
@@ -652,13 +660,18 @@ begin
   with limits as materialized (
     select found.* from ops.sli_limits(sli_ids) as found
   ),
-  -- Events between the same limits are good for the same SLIs: the smallest of them stands for all.
+  -- Events of the same outcome between the same limits (a class) are good for the same SLIs: the smallest of them stands for all.
   grouped as materialized (
     select
       event.org_id,
       row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
       date_bin('5 minutes', event.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
-      event.outcome,
+      event.event_type,
+      (
+        case event.outcome when 'success' then 1 when 'failure' then 2 else 0 end * 1000000::bigint
+        + coalesce(width_bucket(event.duration_ms, limits.thresholds_ms) + 1, 0)
+      ) * 1000000 + coalesce(width_bucket(-event.value, limits.negative_limits) + 1, 0) as class,
+      min(event.outcome) as outcome,
       min(event.duration_ms) as duration_ms,
       min(event.value) as value,
       count(*) as events,
@@ -671,8 +684,7 @@ begin
       and event.event_timestamp >= since
       and event.event_timestamp < count_attempts.until
     group by
-      event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, event.outcome,
-      width_bucket(event.duration_ms, limits.thresholds_ms), width_bucket(-event.value, limits.negative_limits)
+      event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, class
   ),
   -- Columns and not the whole row, which would be taken apart for each group again.
   fitting as materialized (
@@ -680,59 +692,89 @@ begin
       found.labels,
       found.fits_good,
       found.fits_bad,
+      found.slo_group,
+      found.counted_as,
       (found.sli).sli_id as sli_id,
+      (found.sli).event_type as event_type,
       (found.sli).objective as objective,
       (found.sli).threshold_ms as threshold_ms,
       (found.sli).at_most as at_most,
-      found.slo_group
+      -- The ways in which labels fit an SLI, by number.
+      dense_rank() over (order by (found.sli).sli_id, found.fits_good, found.fits_bad) as fit
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective <> 'availability'
   ),
-  counted as materialized (
-    select
-      judged.org_id,
-      judged.sli_id,
-      judged.slo_group,
-      judged.bucket_start,
-      coalesce(sum(judged.events) filter (where judged.is_good), 0)::bigint as good,
-      sum(judged.events)::bigint as total,
-      min(judged.first_id) as first_id
+  -- Judged once a class and way: an SLI has a few of these, and ten times as many groups of events.
+  verdicts as materialized (
+    select way.fit, class.class, judged.is_good
     from (
+      select distinct fitting.fit, fitting.event_type, fitting.objective, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
+      from fitting
+    ) as way
+    join (
       select
-        grouped.org_id,
-        fitting.sli_id,
-        fitting.slo_group,
-        grouped.bucket_start,
-        grouped.events,
-        grouped.first_id,
-        ops.sli_verdict(
-          fitting.objective, grouped.outcome, grouped.duration_ms, grouped.value, fitting.threshold_ms, fitting.at_most, fitting.fits_good, fitting.fits_bad
-        ) as is_good
+        grouped.event_type,
+        grouped.class,
+        min(grouped.outcome) as outcome,
+        min(grouped.duration_ms) as duration_ms,
+        min(grouped.value) as value
       from grouped
-      join fitting
-        on fitting.labels = grouped.labels
-      -- A barrier: each is judged once.
+      group by 1, 2
+    ) as class
+      on class.event_type = way.event_type
+    cross join lateral (
+      select
+        ops.sli_verdict(
+          way.objective, class.outcome, class.duration_ms, class.value, way.threshold_ms, way.at_most, way.fits_good, way.fits_bad
+        ) as is_good
       offset 0
     ) as judged
     where judged.is_good is not null
-    group by 1, 2, 3, 4
+  ),
+  counted as materialized (
+    select
+      grouped.org_id,
+      fitting.counted_as,
+      grouped.bucket_start,
+      coalesce(sum(grouped.events) filter (where verdicts.is_good), 0)::bigint as good,
+      sum(grouped.events)::bigint as total,
+      min(grouped.first_id) as first_id
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    join verdicts
+      on verdicts.fit = fitting.fit
+      and verdicts.class = grouped.class
+    group by 1, 2, 3
+  ),
+  placed as materialized (
+    select found.*
+    from ops.placed_groups(array(
+      select row(seen.org_id, own.sli_id, own.slo_group)::ops.seen_group
+      from counted as seen
+      join (select distinct fitting.counted_as, fitting.sli_id, fitting.slo_group from fitting where fitting.slo_group is not null) as own
+        on own.counted_as = seen.counted_as
+      left join ops.sli_groups as known
+        on known.org_id = seen.org_id
+        and known.sli_id = seen.counted_as
+      where known.sli_id is null
+      group by seen.org_id, own.sli_id, own.slo_group
+      order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), own.slo_group
+    )) as found
+    where exists (select from fitting where fitting.slo_group is not null)
   )
-  select counted.org_id, counted.sli_id, counted.bucket_start, counted.good, counted.total, null::bigint, null::jsonb
+  select counted.org_id, counted.counted_as, counted.bucket_start, counted.good, counted.total, null::bigint, null::jsonb
   from counted
-  where counted.slo_group is null
+  left join placed
+    on placed.org_id = counted.org_id
+    and placed.own_id = counted.counted_as
+  where placed.own_id is null
   union all
   select counted.org_id, placed.sli_id, counted.bucket_start, sum(counted.good)::bigint, sum(counted.total)::bigint, placed.of_sli_id, placed.counted_in
   from counted
-  join ops.placed_groups(array(
-    select row(seen.org_id, seen.sli_id, seen.slo_group)::ops.seen_group
-    from counted as seen
-    where seen.slo_group is not null
-    group by seen.org_id, seen.sli_id, seen.slo_group
-    order by case when in_order_of_time then min(seen.bucket_start) end, min(seen.first_id), seen.slo_group
-  )) as placed
+  join placed
     on placed.org_id = counted.org_id
-    and placed.of_sli_id = counted.sli_id
-    and placed.slo_group = counted.slo_group
+    and placed.own_id = counted.counted_as
   group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;
@@ -820,7 +862,7 @@ begin atomic
     good = excluded.good,
     total = excluded.total;
 end;
-comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a group also its SLI and the group, else null.';
+comment on type ops.unit_delta is 'What a set of attempts says about a unit of work of an SLI; of a new group also its SLI and the group, else null.';
 
 create function ops.count_units(
   after_id bigint,
@@ -837,6 +879,8 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 set enable_nestloop = off
 set enable_mergejoin = off
+set enable_sort = off
+set work_mem = '64MB'
 as $$
 #variable_conflict use_column
 declare
@@ -875,39 +919,53 @@ begin
     group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
   ),
   fitting as materialized (
-    select (found.sli).sli_id, found.labels, found.slo_group
+    select (found.sli).sli_id, found.labels, found.slo_group, found.counted_as
     from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
     where (found.sli).objective = 'availability'
+  ),
+  attempted as materialized (
+    select
+      grouped.org_id,
+      grouped.unit,
+      fitting.counted_as,
+      min(grouped.first_attempt_at) as first_attempt_at,
+      bool_or(grouped.succeeded) as succeeded,
+      min(grouped.first_id) as first_id
+    from grouped
+    join fitting
+      on fitting.labels = grouped.labels
+    group by 1, 2, 3
   ),
   placed as materialized (
     select found.*
     from ops.placed_groups(array(
-      select row(grouped.org_id, fitting.sli_id, fitting.slo_group)::ops.seen_group
-      from grouped
-      join fitting
-        on fitting.labels = grouped.labels
-      where fitting.slo_group is not null
-      group by grouped.org_id, fitting.sli_id, fitting.slo_group
-      order by case when in_order_of_time then min(grouped.first_attempt_at) end, min(grouped.first_id), fitting.slo_group
+      select row(seen.org_id, own.sli_id, own.slo_group)::ops.seen_group
+      from attempted as seen
+      join (select distinct fitting.counted_as, fitting.sli_id, fitting.slo_group from fitting where fitting.slo_group is not null) as own
+        on own.counted_as = seen.counted_as
+      left join ops.sli_groups as known
+        on known.org_id = seen.org_id
+        and known.sli_id = seen.counted_as
+      where known.sli_id is null
+      group by seen.org_id, own.sli_id, own.slo_group
+      order by case when in_order_of_time then min(seen.first_attempt_at) end, min(seen.first_id), own.slo_group
     )) as found
+    where exists (select from fitting where fitting.slo_group is not null)
   )
-  select grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), fitting.sli_id, null::bigint, null::jsonb
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
-  where fitting.slo_group is null
-  group by grouped.org_id, grouped.unit, fitting.sli_id
+  select attempted.org_id, attempted.unit, attempted.first_attempt_at, attempted.succeeded, attempted.counted_as, null::bigint, null::jsonb
+  from attempted
+  left join placed
+    on placed.org_id = attempted.org_id
+    and placed.own_id = attempted.counted_as
+  where placed.own_id is null
   union all
   select
-    grouped.org_id, grouped.unit, min(grouped.first_attempt_at), bool_or(grouped.succeeded), placed.sli_id, placed.of_sli_id, placed.counted_in
-  from grouped
-  join fitting
-    on fitting.labels = grouped.labels
+    attempted.org_id, attempted.unit, min(attempted.first_attempt_at), bool_or(attempted.succeeded), placed.sli_id, placed.of_sli_id, placed.counted_in
+  from attempted
   join placed
-    on placed.org_id = grouped.org_id
-    and placed.of_sli_id = fitting.sli_id
-    and placed.slo_group = fitting.slo_group
-  group by grouped.org_id, grouped.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
+    on placed.org_id = attempted.org_id
+    and placed.own_id = attempted.counted_as
+  group by attempted.org_id, attempted.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
 comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is

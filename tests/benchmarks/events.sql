@@ -15,12 +15,12 @@ select
     when 'artifact' then jsonb_build_object('kind', 'kind-' || drawn.dice % 4, 'size_bytes', drawn.duration_ms * 1000)
     when 'api_request' then jsonb_build_object(
       'outcome', case when drawn.dice % 100 < 2 then 'failure' else 'success' end,
-      'endpoint', '/v1/resource-' || drawn.dice % 8,
+      'endpoint', '/v1/resource-' || drawn.dice % %(endpoints)s,
       'duration_ms', drawn.duration_ms / 500
     )
     else jsonb_build_object(
       'outcome', case when drawn.dice % 100 < 2 then 'failure' when drawn.dice % 100 < 4 then 'cancelled' else 'success' end,
-      'workflow', 'workflow-' || drawn.dice % 6,
+      'workflow', 'workflow-' || drawn.dice % %(workflows)s,
       'duration_ms', drawn.duration_ms
     )
   end,

@@ -1,4 +1,4 @@
-"""A refresh of many events with filtered objectives, against the same one with the shipped objectives alone.
+"""A refresh of many events with filtered and grouped objectives, against the same one with the shipped objectives alone.
 
     .venv/bin/python tests/benchmarks/filters.py --events 100000
 
@@ -21,7 +21,8 @@ from run import NOW, ROUNDS, database, draw, one, report, seconds  # noqa: E402
 from support.postgres import running_server  # noqa: E402
 
 OBJECTIVES = 50
-# Each counts one or two of six workflows or eight endpoints: error rates, latencies, availabilities, events and values.
+GROUPED, VALUES = 10, 100
+# Each counts one or two sixths of the workflows or an eighth of the endpoints: error rates, latencies, availabilities, events and values.
 FILTERED: LiteralString = """
   insert into ops.slos (
     slo_name, service, objective, description, event_type, target, threshold_ms, at_most, total_labels, good_labels
@@ -36,9 +37,14 @@ FILTERED: LiteralString = """
     case kind.objective when 'latency' then 100000 + number end,
     case kind.objective when 'measured' then 200000 + number end,
     case kind.event_type
-      when 'api_request' then jsonb_build_object('endpoint', '/v1/resource-' || number %% 8)
+      when 'api_request' then jsonb_build_object(
+        'endpoint', (select jsonb_agg('/v1/resource-' || n) from generate_series(number %% 8, %(values)s - 1, 8) as n)
+      )
       when 'hook_execution' then jsonb_build_object('hook_type', (array['pre-commit', 'pre-push', 'commit-msg'])[1 + number %% 3])
-      else jsonb_build_object('workflow', jsonb_build_array('workflow-' || number %% 6, 'workflow-' || number %% 5))
+      else jsonb_build_object(
+        'workflow',
+        (select jsonb_agg('workflow-' || n) from generate_series(0, %(values)s - 1) as n where n %% 6 in (number %% 6, number %% 5))
+      )
     end,
     case kind.objective when 'events' then '{"result": ["allowed", "overridden"]}'::jsonb else '{}' end
   from generate_series(1, %(objectives)s) as number
@@ -48,6 +54,27 @@ FILTERED: LiteralString = """
       (4, 'measured', 'api_request'), (5, 'events', 'hook_execution'), (6, 'availability', 'provenance_validate')
   ) as kind (place, objective, event_type)
     on kind.place = number %% 7
+"""
+# An objective for each of a hundred workflows or endpoints.
+BY_GROUP: LiteralString = """
+  insert into ops.slos (slo_name, service, objective, description, event_type, target, threshold_ms, at_most, group_by)
+  select
+    'grouped_' || number,
+    'service_' || number,
+    kind.objective,
+    '',
+    kind.event_type,
+    0.99,
+    case kind.objective when 'latency' then 100000 + number end,
+    case kind.objective when 'measured' then 200000 + number end,
+    array[kind.label]
+  from generate_series(1, %(grouped)s) as number
+  join (
+    values
+      (0, 'error_rate', 'workflow_run', 'workflow'), (1, 'latency', 'workflow_run', 'workflow'), (2, 'availability', 'slsa_provenance', 'workflow'),
+      (3, 'error_rate', 'api_request', 'endpoint'), (4, 'measured', 'api_request', 'endpoint')
+  ) as kind (place, objective, event_type, label)
+    on kind.place = number %% 5
 """
 
 
@@ -63,9 +90,11 @@ def main() -> None:
                     [NOW - timedelta(days=31), NOW],
                 )
             with psycopg.ClientCursor(filtered) as cursor:
-                cursor.execute(FILTERED, {"objectives": OBJECTIVES})
+                cursor.execute(FILTERED, {"objectives": OBJECTIVES, "values": VALUES})
+                cursor.execute(BY_GROUP, {"grouped": GROUPED})
             measured = measure(shipped, filtered, arguments.events)
-        report(f"refresh with {OBJECTIVES} filtered objectives / with the nine shipped ones", measured, "at most 1.5")
+        aim = f"refresh with {OBJECTIVES} filtered objectives and {GROUPED} of {VALUES} groups each / with the nine shipped ones"
+        report(aim, measured, "at most 1.5")
 
 
 def measure(shipped: psycopg.Connection, filtered: psycopg.Connection, events: int) -> float:
@@ -74,8 +103,8 @@ def measure(shipped: psycopg.Connection, filtered: psycopg.Connection, events: i
     for _ in range(ROUNDS + 1):
         times: list[float] = []
         for connection in (shipped, filtered):
-            draw(connection, NOW - timedelta(hours=2), NOW, events * 95 // 100)
-            draw(connection, NOW - timedelta(days=7), NOW, events * 5 // 100)
+            draw(connection, NOW - timedelta(hours=2), NOW, events * 95 // 100, VALUES, VALUES)
+            draw(connection, NOW - timedelta(days=7), NOW, events * 5 // 100, VALUES, VALUES)
             connection.execute("vacuum analyze")
             times.append(
                 seconds(

@@ -233,9 +233,13 @@ def recompute(connection: psycopg.Connection, after_id: object) -> None:
         cursor.execute(RECOMPUTE, {"after_id": after_id})
 
 
-def draw(connection: psycopg.Connection, since: datetime, until: datetime, count: int) -> None:
+def draw(
+    connection: psycopg.Connection, since: datetime, until: datetime, count: int, workflows: int = 6, endpoints: int = 8
+) -> None:
     """Insert `count` random events between two instants."""
-    connection.execute(DRAW, {"since": since, "until": until, "count": count})
+    connection.execute(
+        DRAW, {"since": since, "until": until, "count": count, "workflows": workflows, "endpoints": endpoints}
+    )
 
 
 def copy(connection: psycopg.Connection, rows: list[tuple[object, ...]]) -> None:
