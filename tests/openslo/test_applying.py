@@ -1,6 +1,7 @@
 """Objectives from the command line: simulation, export, and what a user may do wrong."""
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -248,7 +249,7 @@ def grouped(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path
     assert cli("slo", "apply", "runs.yaml").returncode == 0
     now = datetime.now(UTC).isoformat()
     add_runs(database, "release", now, good=200, bad=1)
-    add_runs(database, "nightly fuzz", now, good=10, bad=40)
+    add_runs(database, "nightly $1", now, good=10, bad=40)
     add_runs(database, None, now, good=100, bad=2)
     assert cli("run").returncode == 0
     return database
@@ -263,16 +264,16 @@ def test_an_own_objective_per_workflow_is_applied_shown_and_exported(
     assert "    group_by: ['workflow'] -> ['team', 'workflow']" in tried.stdout
     shown = [row for row in json.loads(cli("slo", "--json").stdout) if row["slo_name"] == "runs"]
     assert [(row["slo_group"], row["status"], row["good"], row["total"]) for row in shown] == [
-        ({"workflow": "nightly fuzz"}, "breached", 10, 50),
+        ({"workflow": "nightly $1"}, "breached", 10, 50),
         ({"workflow": None}, "ok", 100, 102),
         ({"workflow": "release"}, "ok", 200, 201),
     ]
     table = cli("slo").stdout
-    assert [name in table for name in (" group ", 'workflow="nightly fuzz"', "workflow=release", "workflow= ")] == [
+    assert [name in table for name in (" group ", 'workflow="nightly $1"', "workflow=release", "workflow= ")] == [
         True
     ] * 4
     failed = cli("slo", "--fail-on-breach")
-    assert (failed.returncode, 'breached: runs workflow="nightly fuzz"' in failed.stderr) == (ExitCode.BREACH, True)
+    assert (failed.returncode, 'breached: runs workflow="nightly $1"' in failed.stderr) == (ExitCode.BREACH, True)
     assert cli("slo", "export", "--out", "exported.yaml").returncode == 0
     again = json.loads(cli("slo", "apply", "exported.yaml", "--json").stdout)
     assert {change["change"] for change in again} == {"unchanged"}
@@ -291,21 +292,25 @@ def test_each_group_is_explained_excluded_and_silenced_by_itself(grouped: psycop
 
     alerts = json.loads(cli("alert", "--json").stdout)
     assert [(alert["subject"], alert["slo_group"]) for alert in alerts if alert["rule_name"] == "runs/spent"] == [
-        ("runs", {"workflow": "nightly fuzz"})
+        ("runs", {"workflow": "nightly $1"})
     ]
-    assert 'workflow="nightly fuzz"' in cli("alert").stdout
+    assert 'workflow="nightly $1"' in cli("alert").stdout
+    firing = next(alert["alert_id"] for alert in alerts if alert["rule_name"] == "runs/spent")
+    command = shlex.split(rows(grouped, f"select ops.alert_facts(array[{firing}], now()) -> 0 ->> 'explain'")[0][0])
+    assert command[:5] == ["opskpi", "slo", "explain", "runs", "--group"]
+    assert len(json.loads(cli(*command[1:], "--json").stdout)) == 40
     until = ("--until", "2099-01-01", "--reason", "known")
     # A group that never alerted may be silenced as well.
-    for group in ('workflow="nightly fuzz"', "workflow=release", "workflow="):
+    for group in ('workflow="nightly $1"', "workflow=release", "workflow="):
         assert cli("alert", "silence", f"runs {group}", *until).returncode == 0
     assert cli("alert", "silence", "runs workflow=relaese", *until).returncode == ExitCode.BAD_ARGUMENT
 
     yesterday, tomorrow = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" for days in (-1, 2))
     span = ("--since", yesterday, "--until", tomorrow, "--reason", "fuzzing")
-    excluded = cli("slo", "exclude", "runs", *span, "--group", "workflow=nightly fuzz")
-    assert ': runs workflow="nightly fuzz" from ' in excluded.stdout
+    excluded = cli("slo", "exclude", "runs", *span, "--group", "workflow=nightly $1")
+    assert ': runs workflow="nightly $1" from ' in excluded.stdout
     shown = {str(row["slo_group"]): row["total"] for row in json.loads(cli("slo", "--json").stdout) if row["slo_group"]}
-    assert shown == {"{'workflow': 'nightly fuzz'}": 0, "{'workflow': 'release'}": 201, "{'workflow': None}": 102}
+    assert shown == {"{'workflow': 'nightly $1'}": 0, "{'workflow': 'release'}": 201, "{'workflow': None}": 102}
     wrong = cli("slo", "exclude", "runs", *span, "--group", "team=a")
     assert (wrong.returncode, "It is grouped by workflow." in wrong.stderr) == (ExitCode.BAD_ARGUMENT, True)
 
