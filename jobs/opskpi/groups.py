@@ -76,9 +76,12 @@ def _read(value: str) -> str | None:
     """The value that is written so: nothing is None, and an empty text has quotes."""
     if len(value) > 1 and value.startswith('"') and value.endswith('"'):
         try:
-            return str(json.loads(value))
+            text = str(json.loads(value))
+            text.encode()
         except ValueError:
             return value
+        # No label holds what Postgres has no text for.
+        return value if "\0" in text else text
     return value or None
 
 

@@ -73,6 +73,7 @@ begin
     from ops.slo_versions as version
     join ops.sli_groups as sli_group
       on sli_group.of_sli_id = version.sli_id
+      and (silence_alerts.only_org_id is null or sli_group.org_id = silence_alerts.only_org_id)
     where starts_with(silence_alerts.matcher, version.slo_name || ' ')
       and silence_alerts.matcher = version.slo_name || ' ' || ops.group_name(sli_group.slo_group)
   ) then
