@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path

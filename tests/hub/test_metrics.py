@@ -154,7 +154,7 @@ def test_each_group_of_an_objective_is_a_series_by_itself_and_no_two_are_one(
         for team, agent in agents.items():
             hub_database.execute("select ops.assign_team(%s, %s, %s)", [org, agent, team])
         for team, workflow in (("a workflow=b", "c"), ("a", "b workflow=c"), ("a", ""), ("a", None)):
-            said = {"workflow": workflow} if workflow is not None else {}
+            said: dict[str, Any] = {"workflow": workflow} if workflow is not None else {}
             add_event(
                 hub_database,
                 "workflow_run",

@@ -17,7 +17,7 @@ from opskpi import console, openslo
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo import Definitions, Rule, Slo, applying, simulating
 from opskpi.orgs import NIL_ORG
-from support.events import add_slo, refused, rows
+from support.events import add_slo, refused, rows, scalar
 from support.grouped import RELEASES, add_runs
 from support.openslo_texts import EVENTS
 
@@ -296,7 +296,8 @@ def test_each_group_is_explained_excluded_and_silenced_by_itself(grouped: psycop
     ]
     assert 'workflow="nightly $1"' in cli("alert").stdout
     firing = next(alert["alert_id"] for alert in alerts if alert["rule_name"] == "runs/spent")
-    command = shlex.split(rows(grouped, f"select ops.alert_facts(array[{firing}], now()) -> 0 ->> 'explain'")[0][0])
+    query = "select ops.alert_facts(array[%s::bigint], now()) -> 0 ->> 'explain'"
+    command = shlex.split(scalar(grouped, query, firing))
     assert command[:5] == ["opskpi", "slo", "explain", "runs", "--group"]
     assert len(json.loads(cli(*command[1:], "--json").stdout)) == 40
     until = ("--until", "2099-01-01", "--reason", "known")
