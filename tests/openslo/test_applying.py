@@ -242,7 +242,7 @@ def test_a_file_as_people_have_them_is_applied_evaluated_exported_and_applied_ag
 
 
 @pytest.fixture
-def grouped(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -> psycopg.Connection:
+def runs_by_workflow(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -> psycopg.Connection:
     """A database with an objective for each workflow, of which nightly-fuzz is breached and some runs name none."""
     database = connect()
     (tmp_path / "runs.yaml").write_text(RELEASES)
@@ -256,7 +256,7 @@ def grouped(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path
 
 
 def test_an_own_objective_per_workflow_is_applied_shown_and_exported(
-    grouped: psycopg.Connection, cli: Cli, tmp_path: Path
+    runs_by_workflow: psycopg.Connection, cli: Cli, tmp_path: Path
 ) -> None:
     text = (tmp_path / "runs.yaml").read_text()
     (tmp_path / "two.yaml").write_text(text.replace("groupBy: [workflow]", "groupBy: [team, workflow]"))
@@ -279,7 +279,9 @@ def test_an_own_objective_per_workflow_is_applied_shown_and_exported(
     assert {change["change"] for change in again} == {"unchanged"}
 
 
-def test_each_group_is_explained_excluded_and_silenced_by_itself(grouped: psycopg.Connection, cli: Cli) -> None:
+def test_each_group_is_explained_excluded_and_silenced_by_itself(
+    runs_by_workflow: psycopg.Connection, cli: Cli
+) -> None:
     everything = cli("slo", "explain", "runs")
     assert "of the budget of the group workflow=release of this range" in everything.stdout
     release = json.loads(cli("slo", "explain", "runs", "--group", "workflow=release", "--json").stdout)
@@ -297,7 +299,7 @@ def test_each_group_is_explained_excluded_and_silenced_by_itself(grouped: psycop
     assert 'workflow="nightly $1"' in cli("alert").stdout
     firing = next(alert["alert_id"] for alert in alerts if alert["rule_name"] == "runs/spent")
     query = "select ops.alert_facts(array[%s::bigint], now()) -> 0 ->> 'explain'"
-    command = shlex.split(scalar(grouped, query, firing))
+    command = shlex.split(scalar(runs_by_workflow, query, firing))
     assert command[:5] == ["opskpi", "slo", "explain", "runs", "--group"]
     assert len(json.loads(cli(*command[1:], "--json").stdout)) == 40
     until = ("--until", "2099-01-01", "--reason", "known")
