@@ -42,6 +42,20 @@ def test_a_link_to_another_objective_keeps_no_group_of_this_one() -> None:
     assert dict(parse_qsl(view.query(theme="dark"))) == {"slo": "runs", "group": "workflow=release", "theme": "dark"}
 
 
+@pytest.mark.parametrize(
+    ("said", "group"),
+    [
+        ("runs workflow=release", "workflow=release"),
+        ('runs workflow="nightly build"', 'workflow="nightly build"'),
+        ("runs overflow", "overflow"),
+        ("hooks workflow=release", ""),
+        ("overflow overflow", ""),
+    ],
+)
+def test_a_group_that_the_form_names_with_its_objective_is_dropped_with_it(said: str, group: str) -> None:
+    assert parse("slo", {"slo": "runs", "group": said}).group == group
+
+
 def test_the_worst_groups_of_each_objective_are_shown_and_the_others_counted() -> None:
     def rows_of(name: str, status: str, *numbers: int) -> list[dict[str, object]]:
         return [{"slo_name": name, "slo_group": {"w": str(number)}, "status": status} for number in numbers]

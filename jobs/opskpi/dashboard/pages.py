@@ -105,7 +105,7 @@ def _promises(view: View, status: Rows) -> dict[str, Any]:
         "others": others,
         "status_rows": {promise: rows[promise][0] for promise in shown},
         "chosen": rows[chosen][0] if chosen in rows else None,
-        "groups_of_chosen": [group for name, group in shown if name == view.slo and group],
+        "groups_of_chosen": [(f"{name} {group}", group) for name, group in shown if name == view.slo and group],
         "must_choose": chosen not in rows and any(name == view.slo for name, _ in rows),
     }
 

@@ -122,7 +122,7 @@ def parse(page: str, said: Mapping[str, str]) -> View:
         workflow=chosen.get("workflow", ""),
         event_type=chosen.get("event_type", ""),
         slo=chosen.get("slo", ""),
-        group=_group(chosen.get("group", "")),
+        group=_group(chosen.get("group", ""), chosen.get("slo", "")),
     )
     if view.range != "custom":
         return view
@@ -143,7 +143,11 @@ def _one_of(name: str, text: str, choices: Mapping[str, str] | tuple[str, ...]) 
     return text
 
 
-def _group(text: str) -> str:
+def _group(text: str, slo: str) -> str:
+    """The group; the form says its objective before it, so that another one that is chosen there takes none along."""
+    head, _, tail = text.partition(" ")
+    if tail and "=" not in head:
+        text = tail if head == slo else ""
     try:
         if len(text) <= LONGEST_GROUP and (not text or groups.from_name(text)):
             return text
