@@ -42,6 +42,12 @@ def test_a_link_to_another_objective_keeps_no_group_of_this_one() -> None:
     assert dict(parse_qsl(view.query(theme="dark"))) == {"slo": "runs", "group": "workflow=release", "theme": "dark"}
 
 
+def test_the_answers_of_two_groups_are_two_and_what_is_of_all_groups_is_one() -> None:
+    views = [View(page="slo", slo="runs", group=f"workflow={name}") for name in "ab"]
+    keys = [{piece.name: piece.key for piece in pieces.of_view(view, None, NOW)} for view in views]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"burndown", "exclusions", "explain"}
+
+
 @pytest.mark.parametrize(
     ("said", "group"),
     [
