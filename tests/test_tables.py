@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from opskpi import console, tables
-from opskpi.groups import COLUMN
+from opskpi.groups import Group
 from opskpi.objectives.reporting import Cost
 from opskpi.orgs import NIL_ORG
 from opskpi.status import reading, showing
@@ -88,19 +88,8 @@ def test_an_explanation_keeps_the_whole_event_id_and_its_cost_at_80_columns(narr
     assert sum(str(event) in line and "0.250000" in line and "2026-03-01" in line for line in found) == 1
 
 
-def test_an_explanation_of_groups_keeps_their_whole_names_at_80_columns(narrow, capsys):
-    event, at = UUID("5d0c1a7e-9f4b-4a55-8f0e-3c2b1a09f8e7"), datetime(2026, 3, 1, 2, tzinfo=UTC)
-    groups = [{"workflow": "release"}, {"workflow": "nightly build"}]
-    costs = [Cost(NIL_ORG, at, event, "workflow_run", 7, "v1", "failed", Decimal("0.25"), group) for group in groups]
-    console.show_rows("What burned", costs, "nothing", keys=["event_id", "slo_group"], written=COLUMN)
-    found = printed_lines(capsys)
-    assert max(map(len, found)) <= 80
-    assert [sum(name in line for line in found) for name in ("workflow=release", 'workflow="nightly build"')] == [1, 1]
-    assert sum("0.250000" in line for line in found) == 2
-
-
 def test_a_group_is_shown_whole_beside_its_objective_at_80_columns(narrow, capsys):
-    groups = [{"workflow": "release"}, {"team": "payments", "workflow": "w" * 100}, {}]
+    groups: list[Group] = [{"workflow": "release"}, {"team": "payments", "workflow": "w" * 100}, {}]
     showing.show_slos([like_slo(slo_name="runs", slo_group=group) for group in groups])
     found = printed_lines(capsys)
     assert max(map(len, found)) <= 80

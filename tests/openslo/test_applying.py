@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_whole_keeps_what_was_there(cli: Cli, tmp_
 
 
 def test_a_name_from_a_stranger_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    costs = [simulating.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None, {})]
+    costs = [simulating.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", {}, SINCE, None)]
     console.show_rows("[bold]title", costs, "nothing")
     shown = capsys.readouterr().out
     assert "\x1b]0" not in shown
@@ -283,7 +283,8 @@ def test_each_group_is_explained_excluded_and_silenced_by_itself(
     runs_by_workflow: psycopg.Connection, cli: Cli
 ) -> None:
     everything = cli("slo", "explain", "runs")
-    assert "of the budget of the group workflow=release of this range" in everything.stdout
+    assert "What burned the budget of runs workflow=release" in everything.stdout
+    assert "of the budget of workflow=release of this range" in everything.stdout
     release = json.loads(cli("slo", "explain", "runs", "--group", "workflow=release", "--json").stdout)
     assert [(cost["slo_group"], round(cost["cost"], 6)) for cost in release] == [
         ({"workflow": "release"}, round(float(Decimal(1) / (201 * (1 - Decimal("0.9")))), 6))

@@ -38,13 +38,13 @@ class Alert:
     rule_name: str
     severity: str
     subject: str
+    slo_group: Group
     state: str
     is_frozen: bool
     pending_since: datetime
     firing_since: datetime | None
     resolved_at: datetime | None
     detail: dict[str, Any]
-    slo_group: Group
 
 
 @dataclass(frozen=True, slots=True)

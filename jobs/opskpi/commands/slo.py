@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
@@ -224,9 +223,7 @@ def explain(
     org: UUID | None,
     words: tuple[str, ...],
 ) -> None:
-    """List the events that burned the budget of NAME; their costs add up to what was consumed.
-
-    Each group of an objective has a budget of its own.
+    """List the events that burned the budget of NAME, or of each of its groups; costs add up to what was consumed.
 
     \b
     Example:
@@ -239,22 +236,23 @@ def explain(
     if options.as_json:
         console.show_json(costs)
         return
-    console.show_rows(
-        f"What burned the budget of {name}",
-        costs,
-        "nothing burned the budget in this range",
-        keys=["event_id", "slo_group"],
-        without=["slo_group"] if words else [],
-        dispensable=["event_type", "tag", "run_id", "reason"],
-        written=COLUMN,
-    )
-    accounts: dict[tuple[str, str], list[Decimal]] = {}
+    accounts: dict[str, list[reporting.Cost]] = {} if costs else {"": []}
     for cost in costs:
-        accounts.setdefault((str(cost.org_id), name_of(cost.slo_group)), []).append(cost.cost)
-    for (tenant, group), own in sorted(accounts.items()):
-        whose = "" if tenant == str(NIL_ORG) else f" of {tenant}"
-        share = f"{sum(own) * 100:.2f} % of the budget{whose}{group and f' of the group {group}'} of this range"
-        console.show(f"{len(own)} events consumed {share}")
+        accounts.setdefault(name_of(cost.slo_group), []).append(cost)
+    for group, of_group in accounts.items():
+        console.show_rows(
+            f"What burned the budget of {_named(name, group)}",
+            of_group,
+            "nothing burned the budget in this range",
+            keys=["event_id"],
+            without=["slo_group"],
+            dispensable=["event_type", "tag", "run_id", "reason"],
+        )
+        for tenant in sorted({cost.org_id for cost in of_group}, key=str):
+            own = [cost.cost for cost in of_group if cost.org_id == tenant]
+            whose = "" if tenant == NIL_ORG else f" of {tenant}"
+            share = f"{sum(own) * 100:.2f} % of the budget{whose}{group and f' of {group}'} of this range"
+            console.show(f"{len(own)} events consumed {share}")
 
 
 @command(slo)

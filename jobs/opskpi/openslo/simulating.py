@@ -26,9 +26,9 @@ class Fired:
     rule_name: str
     severity: str
     subject: str
+    slo_group: Group
     fired_at: datetime
     resolved_at: datetime | None
-    slo_group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,4 @@ def _fired(began: _Finding, ended_at: datetime) -> list[Fired]:
     fired_at = began.as_of + -(-began.alert_after // STEP) * STEP
     if fired_at >= ended_at:
         return []
-    return [
-        Fired(began.org_id, began.rule_name, began.severity, began.subject, fired_at, ended_at, dict(began.slo_group))
-    ]
+    return [Fired(began.org_id, began.rule_name, began.severity, began.subject, began.slo_group, fired_at, ended_at)]
