@@ -10,7 +10,7 @@ JOBS = Path(__file__).resolve().parents[1] / "jobs"
 # From the ground up. A package imports from floors below its own and from itself, never from its neighbours.
 FLOORS = (
     {"errors", "orgs", "tables", "texts"},
-    {"clocks", "console", "files", "postgres", "access", "outbound"},
+    {"clocks", "console", "files", "groups", "postgres", "access", "outbound"},
     {"counting", "dashboard", "exporting", "github", "grafana", "hooks", "ingestion", "objectives", "provenance"}
     | {"status", "upkeep"},
     {"alerting", "demo", "hub"},

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from opskpi import console, tables
+from opskpi.groups import Group
 from opskpi.objectives.reporting import Cost
 from opskpi.orgs import NIL_ORG
 from opskpi.status import reading, showing
@@ -24,7 +25,7 @@ SLO = reading.Slo(
     org_id=NIL_ORG, slo_name=NAME, service="release", objective="error_rate", status="breached", target=Decimal("0.999"),
     sli=Decimal("0.987654"), good=12_345, total=12_500, budget_left=Decimal("-11.3"), burn_rate_1h=Decimal("14.4"),
     burn_rate_6h=Decimal(6), burn_rate_1d=Decimal(3), burn_rate_3d=None, time_to_exhaustion=timedelta(days=3),
-    events_needed=1000, window_start=datetime(2026, 3, 1, tzinfo=UTC), counted_since=None,
+    events_needed=1000, window_start=datetime(2026, 3, 1, tzinfo=UTC), counted_since=None, slo_group={},
 )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_an_explanation_keeps_the_whole_event_id_and_its_cost_at_80_columns(narr
     event = UUID("5d0c1a7e-9f4b-4a55-8f0e-3c2b1a09f8e7")
     at = datetime(2026, 3, 1, 2, tzinfo=UTC)
     cost = Cost(
-        NIL_ORG, at, event, "provenance_validate", 1_234_567_890, "checkout-api/v1.2.3", "failed", Decimal("0.25")
+        NIL_ORG, at, event, "provenance_validate", 1_234_567_890, "checkout-api/v1.2.3", "failed", Decimal("0.25"), {}
     )
     console.show_rows(
         "What burned", [cost], "nothing", keys=["event_id"], dispensable=["event_type", "tag", "run_id", "reason"]
@@ -85,6 +86,20 @@ def test_an_explanation_keeps_the_whole_event_id_and_its_cost_at_80_columns(narr
     found = printed_lines(capsys)
     assert max(map(len, found)) <= 80
     assert sum(str(event) in line and "0.250000" in line and "2026-03-01" in line for line in found) == 1
+
+
+def test_a_group_is_shown_whole_beside_its_objective_at_80_columns(narrow, capsys):
+    groups: list[Group] = [{"workflow": "release"}, {"team": "payments", "workflow": "w" * 100}, {}]
+    showing.show_slos([like_slo(slo_name="runs", slo_group=group) for group in groups])
+    found = printed_lines(capsys)
+    assert max(map(len, found)) <= 80
+    assert "runs  workflow=release" in [line.strip() for line in found]
+    assert f"runs  team=payments workflow={'w' * 100}" in "".join(line.rstrip("\n") for line in found)
+
+
+def test_no_column_of_groups_is_shown_where_nothing_is_grouped(narrow, capsys):
+    showing.show_slos([like_slo(slo_name="runs")])
+    assert "group" not in "".join(printed_lines(capsys))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime, timedelta
@@ -72,29 +72,38 @@ def show_rows(
     keys: Collection[str] = (),
     without: Collection[str] = (),
     dispensable: Sequence[str] = (),
+    written: Mapping[str, tuple[str, Callable[[Any], str]]] | None = None,
 ) -> None:
     """A table of rows of one dataclass, a column a field but for those `without`; `nothing` when there are none.
 
-    `keys` name a row (the first field without them). Where the width is too small, empty columns are left out, then the
-    `dispensable` ones in their order, then others from the last.
+    `written` has the fields that are shown under another name and how a value is written; of these only the columns
+    that say something are shown. `keys` name a row (the first field without them). Where the width is too small, empty
+    columns are left out, then the `dispensable` ones in their order, then others from the last.
     """
     if not rows:
         show(nothing)
         return
-    names = [field.name for field in fields(rows[0]) if field.name not in without]
+    written = written or {}
+
+    def cell(name: str, row: Any) -> str:
+        value = getattr(row, name)
+        return written[name][1](value) if name in written else _cell(value)
+
+    silent = {name for name in written if not any(cell(name, row) for row in rows)}
+    names = [field.name for field in fields(rows[0]) if field.name not in {*without, *silent}]
     if all(getattr(row, "org_id", NIL_ORG) == NIL_ORG for row in rows) and "org_id" in names:
         names.remove("org_id")
     keys = {*(keys or [next(name for name in names if name != "org_id")]), "org_id"}
     columns = [
         Column(
-            name.replace("_", " "),
+            written[name][0] if name in written else name.replace("_", " "),
             is_key=name in keys,
             dispensable=_rank(name, rows, dispensable),
             wraps=any(isinstance(getattr(row, name), str | list | dict) for row in rows),
         )
         for name in names
     ]
-    show_table(title, columns, [[safe(_cell(getattr(row, name))) for name in names] for row in rows])
+    show_table(title, columns, [[safe(cell(name, row)) for name in names] for row in rows])
 
 
 def _rank(name: str, rows: Sequence[Any], dispensable: Sequence[str]) -> int:

@@ -49,12 +49,16 @@ set search_path = ''
 return case
   when slo_group = ops.overflow_group() then 'overflow'
   else (
-    select string_agg(label.key || '=' || coalesce(label.value, ''), ' ' order by label.key)
+    select string_agg(
+      label.key || '=' || coalesce(case when label.value = '' or label.value ~ '[\u0001-\u0020"\\]' then to_json(label.value)::text else label.value end, ''),
+      ' '
+      order by label.key collate "C"
+    )
     from jsonb_each_text(group_name.slo_group) as label
   )
 end;
 comment on function ops.group_name(jsonb) is
-  'A group in a line: workflow=release, with nothing after the sign where events have no such label; overflow; null of {}.';
+  'A group in a line, by which no other is called: workflow=release, workflow="nightly build" (a value with blanks or quotes, and an empty one, as JSON), with nothing after the sign where events have no such label; overflow; null of {}.';
 
 create table ops.sli_groups (
   org_id uuid not null,

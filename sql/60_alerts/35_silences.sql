@@ -66,9 +66,16 @@ begin
     union all
     select from ops.slos as slo where silence_alerts.matcher in (slo.slo_name, slo.service)
     union all
+    select from ops.alerts as alert where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service)
+    union all
+    -- A group may be silenced before it first alerts.
     select
-    from ops.alerts as alert
-    where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service, alert.subject || ' ' || ops.group_name(alert.slo_group))
+    from ops.slo_versions as version
+    join ops.sli_groups as sli_group
+      on sli_group.of_sli_id = version.sli_id
+      and (silence_alerts.only_org_id is null or sli_group.org_id = silence_alerts.only_org_id)
+    where starts_with(silence_alerts.matcher, version.slo_name || ' ')
+      and silence_alerts.matcher = version.slo_name || ' ' || ops.group_name(sli_group.slo_group)
   ) then
     raise exception 'no rule, objective, service or alert is called %', silence_alerts.matcher
       using errcode = 'OP001', hint = 'opskpi alert list shows the alerts; * silences everything.';

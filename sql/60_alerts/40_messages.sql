@@ -69,13 +69,21 @@ return (
           'opskpi slo explain %s%s --since %s --until %s%s',
           alert.subject,
           (
-            select string_agg(format(' --group %s', case when label.word ~ '^[\w.=/:@+-]+$' then label.word else quote_literal(label.word) end), '' order by label.word)
+            -- Quoted for a shell, since values come from whoever sends events.
+            select string_agg(
+              ' --group ' || case
+                when label.word ~ '^[A-Za-z0-9_.=/:@+-]+$' then label.word
+                else '''' || replace(label.word, '''', '''\''''') || ''''
+              end,
+              ''
+              order by label.word collate "C"
+            )
             from (
               select case
                 when alert.slo_group = ops.overflow_group() then 'overflow'
-                else text.key || '=' || coalesce(text.value, '')
+                else ops.group_name(jsonb_build_object(value.key, value.value))
               end
-              from jsonb_each_text(alert.slo_group) as text
+              from jsonb_each(alert.slo_group) as value
             ) as label (word)
           ),
           to_char((alert.detail ->> 'explain_since')::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),

@@ -26,7 +26,7 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with found as (
+  with found as materialized (
     select
       instant.as_of,
       condition.org_id,
@@ -37,7 +37,8 @@ begin
       condition.holds,
       condition.slo_group,
       lag(condition.holds) over subject_over_time as held_before,
-      row_number() over subject_over_time as place
+      lag(instant.as_of) over subject_over_time as found_before,
+      lead(instant.as_of, 1, 'infinity') over subject_over_time as found_next
     from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
     cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
     join ops.alert_rules as rule
@@ -46,10 +47,17 @@ begin
   )
   select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds, found.slo_group
   from found
-  where found.place = 1
+  where found.found_before is null
+    or found.found_before < found.as_of - simulate_conditions.step
     or found.holds is distinct from found.held_before
+  union all
+  select ended.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, false, found.slo_group
+  from found
+  cross join lateral (select found.as_of + simulate_conditions.step as as_of) as ended
+  where found.found_next > ended.as_of
+    and ended.as_of < simulate_conditions.until
   order by 1, 2, 3, 5, 8;
 end;
 $$;
 comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is
-  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell.';
+  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell, and false where a group is over.';

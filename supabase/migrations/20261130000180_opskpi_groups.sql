@@ -415,12 +415,16 @@ set search_path = ''
 return case
   when slo_group = ops.overflow_group() then 'overflow'
   else (
-    select string_agg(label.key || '=' || coalesce(label.value, ''), ' ' order by label.key)
+    select string_agg(
+      label.key || '=' || coalesce(case when label.value = '' or label.value ~ '[\u0001-\u0020"\\]' then to_json(label.value)::text else label.value end, ''),
+      ' '
+      order by label.key collate "C"
+    )
     from jsonb_each_text(group_name.slo_group) as label
   )
 end;
 comment on function ops.group_name(jsonb) is
-  'A group in a line: workflow=release, with nothing after the sign where events have no such label; overflow; null of {}.';
+  'A group in a line, by which no other is called: workflow=release, workflow="nightly build" (a value with blanks or quotes, and an empty one, as JSON), with nothing after the sign where events have no such label; overflow; null of {}.';
 
 create table ops.sli_groups (
   org_id uuid not null,
@@ -2850,9 +2854,16 @@ begin
     union all
     select from ops.slos as slo where silence_alerts.matcher in (slo.slo_name, slo.service)
     union all
+    select from ops.alerts as alert where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service)
+    union all
+    -- A group may be silenced before it first alerts.
     select
-    from ops.alerts as alert
-    where silence_alerts.matcher in (alert.rule_name, alert.subject, alert.service, alert.subject || ' ' || ops.group_name(alert.slo_group))
+    from ops.slo_versions as version
+    join ops.sli_groups as sli_group
+      on sli_group.of_sli_id = version.sli_id
+      and (silence_alerts.only_org_id is null or sli_group.org_id = silence_alerts.only_org_id)
+    where starts_with(silence_alerts.matcher, version.slo_name || ' ')
+      and silence_alerts.matcher = version.slo_name || ' ' || ops.group_name(sli_group.slo_group)
   ) then
     raise exception 'no rule, objective, service or alert is called %', silence_alerts.matcher
       using errcode = 'OP001', hint = 'opskpi alert list shows the alerts; * silences everything.';
@@ -2894,13 +2905,21 @@ return (
           'opskpi slo explain %s%s --since %s --until %s%s',
           alert.subject,
           (
-            select string_agg(format(' --group %s', case when label.word ~ '^[\w.=/:@+-]+$' then label.word else quote_literal(label.word) end), '' order by label.word)
+            -- Quoted for a shell, since values come from whoever sends events.
+            select string_agg(
+              ' --group ' || case
+                when label.word ~ '^[A-Za-z0-9_.=/:@+-]+$' then label.word
+                else '''' || replace(label.word, '''', '''\''''') || ''''
+              end,
+              ''
+              order by label.word collate "C"
+            )
             from (
               select case
                 when alert.slo_group = ops.overflow_group() then 'overflow'
-                else text.key || '=' || coalesce(text.value, '')
+                else ops.group_name(jsonb_build_object(value.key, value.value))
               end
-              from jsonb_each_text(alert.slo_group) as text
+              from jsonb_each(alert.slo_group) as value
             ) as label (word)
           ),
           to_char((alert.detail ->> 'explain_since')::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -3054,7 +3073,7 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with found as (
+  with found as materialized (
     select
       instant.as_of,
       condition.org_id,
@@ -3065,7 +3084,8 @@ begin
       condition.holds,
       condition.slo_group,
       lag(condition.holds) over subject_over_time as held_before,
-      row_number() over subject_over_time as place
+      lag(instant.as_of) over subject_over_time as found_before,
+      lead(instant.as_of, 1, 'infinity') over subject_over_time as found_next
     from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
     cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
     join ops.alert_rules as rule
@@ -3074,13 +3094,20 @@ begin
   )
   select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds, found.slo_group
   from found
-  where found.place = 1
+  where found.found_before is null
+    or found.found_before < found.as_of - simulate_conditions.step
     or found.holds is distinct from found.held_before
+  union all
+  select ended.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, false, found.slo_group
+  from found
+  cross join lateral (select found.as_of + simulate_conditions.step as as_of) as ended
+  where found.found_next > ended.as_of
+    and ended.as_of < simulate_conditions.until
   order by 1, 2, 3, 5, 8;
 end;
 $$;
 comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is
-  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell.';
+  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell, and false where a group is over.';
 
 create or replace function ops.rename_units(units ops.unit_rename[])
 returns void

@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from opskpi.demo import story
 from opskpi.grafana import files
-from support.events import add_audit, add_event, add_row, refresh, rows
+from support.events import add_audit, add_event, add_row, add_slo, refresh, rows
 from support.postgres import Database, Server, janitor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ def sample(server: Server, template: Database) -> Iterator[Database]:
             )
             story.run(server.dsn(name), quiet=True)
             add_strangers(connection)
+            add_slo(connection, "runs", event_type="workflow_run", group_by=["workflow"], target="0.999")
             add_row(connection, "alert_channels", channel_name="ops", kind="webhook", **{"secret_env": "OPS_URL"})
             refresh(connection, as_of=datetime.now(UTC), max_wait="10 s")
             connection.execute("select ops.evaluate_alerts()")
@@ -230,6 +231,17 @@ def test_a_choice_narrows_what_is_shown(reader: psycopg.Connection) -> None:
     for teams in (["payments"], ["data", "payments"], ["nobody"]):
         _, found = ask_panel(reader, panel["targets"][0]["rawSql"], values | {"team": teams})
         assert {row[1] for row in found} == set(teams) - {"nobody"}
+
+
+def test_a_group_of_an_objective_is_a_line_by_itself_and_may_be_chosen(reader: psycopg.Connection) -> None:
+    dashboard = DASHBOARDS["opskpi-slo"]
+    values = defaults(reader, dashboard) | {"slo": ["runs"]}
+    _, groups = ask_panel(reader, variables(dashboard)["group"]["query"], values)
+    assert len(groups) > 1
+    [panel] = [panel for panel in dashboard["panels"] if panel["title"] == "SLI by day"]
+    for chosen in ([name for (name,) in groups], [groups[0][0]]):
+        _, found = ask_panel(reader, panel["targets"][0]["rawSql"], values | {"group": chosen})
+        assert {metric for _, metric, _ in found} == {f"runs {name}" for name in chosen}
 
 
 def test_alerts_are_marked_in_every_chart(reader: psycopg.Connection) -> None:

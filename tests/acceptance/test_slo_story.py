@@ -1,6 +1,8 @@
 """The story of an alert, as a new user would live it: YAML in, events go wrong, a page and a mail come, it is resolved."""
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -56,11 +58,11 @@ spec:
 """
 
 
-def write_runs(path: Path, outcome: str, count: int, at: datetime) -> str:
+def write_runs(path: Path, outcome: str, count: int, at: datetime, workflow: str = "release") -> str:
     """Write runs of a workflow that ended at an instant."""
     event = {
         "event_type": "workflow_run",
-        "payload": {"outcome": outcome, "workflow": "release", "timestamp": at.isoformat()},
+        "payload": {"outcome": outcome, "workflow": workflow, "timestamp": at.isoformat()},
     }
     path.write_text("".join(json.dumps(event) + "\n" for _ in range(count)), "utf-8")
     return str(path)
@@ -143,3 +145,35 @@ def test_a_simulation_says_what_would_have_fired_and_changes_nothing(
     assert fired[0]["fired_at"] < fired[0]["resolved_at"]
     assert "release-error-rate" not in told_by("slo")
     assert "nothing is pending or firing" in told_by("alert")
+
+
+def test_the_objectives_of_the_readme_are_applied_and_one_is_shown_for_each_workflow(
+    told_by: Callable[..., str], tmp_path: Path
+) -> None:
+    """As the README says it, block by block."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    _, _, section = readme.partition("\n## SLOs\n")
+    section, _, _ = section.partition("\n## ")
+    blocks = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    assert ["groupBy: [workflow]" in block for block in blocks] == [False, True]
+    now = datetime.now(UTC)
+    runs = {"release": 40, "docs": 30, "nightly build": 20}
+    for workflow, count in runs.items():
+        outcome = "failure" if workflow == "nightly build" else "success"
+        told_by("ingest", write_runs(tmp_path / "runs.jsonl", outcome, count, now, workflow))
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(block, "utf-8")
+        told_by("slo", "validate", f"{number}.yaml")
+        assert "created   slo" in told_by("slo", "apply", f"{number}.yaml")
+    told_by("run")
+    shown = [row for row in json.loads(told_by("slo", "--json")) if row["slo_name"] == "runs"]
+    assert [(row["slo_group"]["workflow"], row["status"], row["total"]) for row in shown] == [
+        ("nightly build", "breached", 20),
+        ("docs", "ok", 30),
+        ("release", "ok", 40),
+    ]
+    [commands] = [block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if "--group" in block]
+    for command in commands.splitlines():
+        words = shlex.split(command, comments=True)
+        assert words[0] == "opskpi"
+        told_by(*words[1:])

@@ -1,7 +1,10 @@
 """What people read when an alert fires: complete, readable, and harmless whatever users wrote."""
 
 import json
+from datetime import UTC, datetime
+from email.headerregistry import Address
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from opskpi import texts
 from opskpi.alerting import messages, wording
-from opskpi.alerting.channels import slack
+from opskpi.alerting.channels import email, slack
+from opskpi.alerting.outcomes import Delivery
 from support.receivers import slack_texts
 
 BURN: dict[str, Any] = {
@@ -251,6 +255,10 @@ REMOVED = {"ended_because": "objective_removed", "ended_by": "anna", "ended_at":
         ),
         ({"ended_because": "rule_is_gone"}, "The rule is gone or switched off"),
         ({"ended_because": "no_longer_asked"}, "No rule asks about it any more"),
+        (
+            {"ended_because": "group_is_over"},
+            "The group is over: nothing of it is in the window of the objective any more",
+        ),
     ],
 )
 def test_an_alert_that_ended_says_why_and_never_that_it_is_resolved(reason: dict[str, str], words: str):
@@ -264,6 +272,24 @@ def test_an_alert_that_ended_says_why_and_never_that_it_is_resolved(reason: dict
     for text in (messages.title(said), messages.text(said), str(slack.payload(said))):
         assert "resolved" not in text.lower()
     assert not messages.is_resolved(said)
+
+
+@pytest.mark.parametrize("kind", ["burn_rate", "budget_exhausted", "silent_input"])
+def test_an_alert_of_a_group_names_it_wherever_the_objective_is_named(kind: str):
+    alert = BURN | {
+        "kind": kind,
+        "group": "team=pay workflow=<!channel>",
+        "slo_group": {"team": "pay", "workflow": "<!channel>"},
+    }
+    name = "checkout-availability team=pay workflow=<!channel>"
+    said = message(alert)
+    at = datetime(2026, 11, 21, tzinfo=UTC)
+    sent = Delivery(1, 1, UUID(int=0), "on-call", "email", "SECRET", {}, "checkout", at, said)
+    mail = email.compose(sent, Address("", "a", "example.org"), [Address("", "b", "example.org")])
+    shown = [messages.title(said), messages.text(said), str(mail["Subject"]), mail.get_content()]
+    assert [name in text for text in shown] == [True] * 4
+    assert slack.escape(name) in str(slack.payload(said)["blocks"])
+    assert json.loads(messages.webhook_body(said, 1))["firing"][0]["slo_group"] == alert["slo_group"]
 
 
 anything = st.recursive(

@@ -67,6 +67,7 @@ MESSAGE: dict[str, Any] = {
             {
                 **{
                     "objective": "checkout",
+                    "group": "workflow=release",
                     "service": "shop",
                     "status": "breached",
                     "target": "0.999",
@@ -120,7 +121,7 @@ TEXT = """\
 2026-03-09 00:00 UTC to 2026-03-16 00:00 UTC, compared with the week before
 
 Objectives: 1 breached, 1 no data, 1 ok
-  BREACHED: checkout: error budget left -780 %, SLI 99.12 % against a target of 99.9 %, 991 good of 1,000
+  BREACHED: checkout workflow=release: error budget left -780 %, SLI 99.12 % against a target of 99.9 %, 991 good of 1,000
   NO DATA: search
   OK: pay: error budget left 100 %, SLI 100 % against a target of 90 %, 5 good of 5
 

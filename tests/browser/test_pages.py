@@ -16,7 +16,7 @@ from psycopg import sql
 
 from opskpi.access import keys
 from support.browsers import SCREENSHOTS, OpenPage
-from support.events import scalar
+from support.events import add_slo, scalar
 from support.hubs import JOBS, Hub, hook_event, make_key, post, running_hub
 from support.postgres import Database, Server, free_port
 
@@ -105,6 +105,35 @@ def test_a_range_and_a_period_are_in_the_link_too(
         " where metric_name = 'error_rate' and part = 'whole'",
     )
     assert float(tile(watched.page, "error_rate").removesuffix(" %")) == float(str(value))
+
+
+def test_a_group_is_chosen_in_the_table_or_the_form_and_another_objective_takes_none_along(
+    open_hub: Hub, open_page: OpenPage, month_database: psycopg.Connection
+) -> None:
+    add_slo(month_database, "all_runs", event_type="workflow_run", group_by=["workflow"], target="0.5")
+    try:
+        month_database.execute("select ops.fill_slis()")
+        watched = open_page(viewport={"width": 360, "height": 740})
+        watched.go(f"{open_hub.url}/slo?range=30d&slo=all_runs")
+        page = watched.page
+        expect(page.locator("#burndown")).to_contain_text("All runs has groups")
+        page.locator("#slos").get_by_role("link", name="All runs workflow=release").click()
+        expect(page.locator("#burndown h2")).to_have_text("Budget of All runs workflow=release")
+        expect(page.locator("#burndown svg.chart")).to_be_visible()
+        assert page.get_by_label("Group", exact=True).input_value() == "all_runs workflow=release"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert serious_faults(page) == []
+        others = page.get_by_label("Group", exact=True).locator("option").all_inner_texts()
+        with page.expect_navigation():
+            page.get_by_label("Group", exact=True).select_option(label=next(text for text in others if "docs" in text))
+        expect(page.locator("#burndown h2")).to_contain_text("docs")
+        with page.expect_navigation():
+            page.get_by_label("Objective", exact=True).select_option("audit_observer_latency")
+        expect(page.locator("#burndown svg.chart")).to_be_visible()
+        expect(page.locator("main")).not_to_contain_text("has no group")
+        assert watched.complaints == []
+    finally:
+        month_database.execute("delete from ops.slos where slo_name = 'all_runs'")
 
 
 def test_a_posted_event_appears_on_the_open_page_without_a_reload(

@@ -23,6 +23,8 @@ PARAMETERS = {
     "event_type": None,
     "slo": "provenance_generation_error_rate",
     "slos": ["provenance_generation_error_rate"],
+    "slo_group": "{}",
+    "slo_groups": ["{}"],
     "events_explained": 100,
     "alerts_shown": 100,
 }

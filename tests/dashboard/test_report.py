@@ -103,6 +103,18 @@ class Page(HTMLParser):
 Make = Callable[..., str]
 
 
+def add_runs_of_many(database: Connection, failures: dict[str, int]) -> None:
+    """Have an objective for each workflow, and ten runs of each, so many of which failed."""
+    add_slo(database, "runs", event_type="workflow_run", group_by=["workflow"])
+    database.execute(
+        "insert into telemetry_events (event_type, event_timestamp, metadata)"
+        " select 'workflow_run', %s, jsonb_build_object('outcome', case when run > bad then 'success' else 'failure' end,"
+        " 'workflow', name) from unnest(%s::text[], %s::integer[]) as w (name, bad) cross join generate_series(1, 10) as run",
+        [NOW - timedelta(days=1), list(failures), list(failures.values())],
+    )
+    refresh(database, as_of=NOW)
+
+
 @pytest.fixture
 def make(database: Connection) -> Make:
     """Make a report as the owner: `make(org=NIL, range="7d", team="…")`."""
@@ -211,6 +223,31 @@ def test_each_breached_objective_shows_how_its_budget_burned_down(shop_of_two_or
         NIL,
     )
     assert {formats.period_name(day, "day", "UTC"), f"{good} of {total}"} <= set(page.texts)
+
+
+def test_each_breached_group_shows_how_its_budget_burned_down(shop_of_two_orgs, make):
+    add_runs_of_many(shop_of_two_orgs, {"release": 0, "<nightly> build": 8, "fuzz": 9})
+    page = Page(make())
+    budgets = [text for level, text in page.headings if level == 3 and text.startswith("Budget of ")]
+    assert budgets == ["Budget of Deploys", "Budget of Runs", "Budget of Runs"]
+    assert [text for text in page.texts if text.startswith(("workflow=", "Budget of R"))][-4:] == [
+        *("Budget of Runs", "workflow=fuzz"),
+        *("Budget of Runs", 'workflow="<nightly> build"'),
+    ]
+    assert [page.links.count(f"#slo-burndown-{number}") for number in (2, 3)] == [4, 4]
+
+
+def test_a_thousand_groups_make_a_table_of_the_worst_and_the_number_of_the_others(shop_of_two_orgs, make):
+    before = len(make())
+    add_runs_of_many(shop_of_two_orgs, {f"w{number:03}": number % 3 for number in range(1000)})
+    text = make()
+    others = "Runs has 990 more groups: 323 breached, 333 at risk, 334 ok. opskpi slo lists all."
+    # On the overview, and in both tables of the page of objectives.
+    assert text.count(others) == 3
+    assert len(text) - before < 400_000
+    shown = re.findall(r'data-group="workflow=w(\d+)"', text)
+    assert len(shown) == 2 * 10
+    assert {int(number) % 3 for number in shown} == {2}
 
 
 def test_an_org_without_anything_gets_a_file_that_says_so(shop_of_two_orgs, make):

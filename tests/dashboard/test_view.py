@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from opskpi.dashboard import charts, formats, layout, pages, pieces
+from opskpi.dashboard import charts, figures, formats, layout, pages, pieces
 from opskpi.dashboard.layout import PAGES
 from opskpi.dashboard.view import View, parse
 from opskpi.errors import ExitCode, OpsKpiError
@@ -24,6 +24,8 @@ NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
         {"workflow": "a b&c=d", "event_type": "workflow_run", "theme": "dark", "tz": "Asia/Tokyo"},
         {"range": "custom", "since": "2026-03-01T00:00", "until": "2026-03-02T00:00", "tz": "Europe/Berlin"},
         {"slo": "audit_observer_latency"},
+        {"slo": "runs", "group": 'team="a b&c=d" workflow='},
+        {"slo": "runs", "group": "overflow"},
     ],
 )
 def test_a_view_is_its_link(page: str, said: dict[str, str]) -> None:
@@ -31,6 +33,47 @@ def test_a_view_is_its_link(page: str, said: dict[str, str]) -> None:
     link = view.link(page)
     assert link.startswith("/" if page == "overview" else f"/{page}")
     assert parse(page, dict(parse_qsl(urlsplit(link).query))) == view
+
+
+def test_a_link_to_another_objective_keeps_no_group_of_this_one() -> None:
+    view = View(page="slo", slo="runs", group="workflow=release")
+    assert view.link("slo", slo="hooks") == "/slo?slo=hooks"
+    assert view.link("alerts", slo="") == "/alerts"
+    assert dict(parse_qsl(view.query(theme="dark"))) == {"slo": "runs", "group": "workflow=release", "theme": "dark"}
+
+
+def test_the_answers_of_two_groups_are_two_and_what_is_of_all_groups_is_one() -> None:
+    views = [View(page="slo", slo="runs", group=f"workflow={name}") for name in "ab"]
+    keys = [{piece.name: piece.key for piece in pieces.of_view(view, None, NOW)} for view in views]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"burndown", "exclusions", "explain"}
+
+
+@pytest.mark.parametrize(
+    ("said", "group"),
+    [
+        ("runs workflow=release", "workflow=release"),
+        ('runs workflow="nightly build"', 'workflow="nightly build"'),
+        ("runs overflow", "overflow"),
+        ("hooks workflow=release", ""),
+        ("overflow overflow", ""),
+    ],
+)
+def test_a_group_that_the_form_names_with_its_objective_is_dropped_with_it(said: str, group: str) -> None:
+    assert parse("slo", {"slo": "runs", "group": said}).group == group
+
+
+def test_the_worst_groups_of_each_objective_are_shown_and_the_others_counted() -> None:
+    def rows_of(name: str, status: str, *numbers: int) -> list[dict[str, object]]:
+        return [{"slo_name": name, "slo_group": {"w": str(number)}, "status": status} for number in numbers]
+
+    status = [*rows_of("a", "breached", 1, 2), *rows_of("b", "at_risk", 1), *rows_of("a", "ok", 3, 4, 5)]
+    status += [{"slo_name": "c", "slo_group": {}, "status": "ok"}]
+    shown, others = figures.worst_groups(status, ("", ""), 3)
+    assert shown == [("a", "w=1"), ("a", "w=2"), ("b", "w=1"), ("a", "w=3"), ("c", "")]
+    assert others == {"a": {"ok": 2}}
+    many = rows_of("a", "ok", *range(300))
+    shown, others = figures.worst_groups(many, ("a", "w=250"))
+    assert (len(shown), shown[-1], others) == (101, ("a", "w=250"), {"a": {"ok": 199}})
 
 
 def test_a_custom_range_is_of_the_clock_that_the_page_shows() -> None:
@@ -67,6 +110,9 @@ def test_a_window_is_cut_as_suits_its_length(said: dict[str, str], period: str) 
         ({"range": "custom", "since": "2026-03-02T00:00", "until": "2026-03-02T00:00"}, "until"),
         ({"range": "custom", "since": "0001-01-01T00:00", "until": "2026-03-02T00:00", "tz": "Asia/Tokyo"}, "since"),
         ({"team": "a\nb"}, "team"),
+        ({"slo": "runs", "group": "release"}, "group"),
+        ({"slo": "runs", "group": 'workflow="\\u0000"'}, "group"),
+        ({"slo": "runs", "group": "workflow=" + "x" * 2000}, "group"),
     ],
 )
 def test_a_link_with_a_fault_is_refused_by_name(said: dict[str, str], names: str) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -247,6 +248,39 @@ def test_a_link_with_a_fault_says_which_and_what_to_do(
     assert answer.status_code == 422
     assert words.lower() in answer.text.lower()
     assert "To the overview" in answer.text
+
+
+def test_each_group_of_an_objective_has_a_page_that_its_table_links_to(
+    visitor: httpx.Client, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    name = f"runs-{org.hex[:8]}"
+    hub_database.execute(
+        "insert into ops.slos (slo_name, service, objective, description, event_type, target, rolling_window, group_by)"
+        " values (%s, 'ci', 'error_rate', '', 'workflow_run', 0.9, '30 days', '{workflow}')",
+        [name],
+    )
+    try:
+        for workflow, outcome in (("release", "success"), ("nightly <b>", "failure"), ("nightly <b>", "failure")):
+            said = {"workflow": workflow, "outcome": outcome}
+            query = (
+                "insert into telemetry_events (event_type, org_id, tag, metadata) values ('workflow_run', %s, %s, %s)"
+            )
+            hub_database.execute(query, [org, f"tag of {workflow}", json.dumps(said)])
+        hub_database.execute("select ops.refresh()")
+        log_in(visitor, make_key(hub_database, org, "read"))
+        page = unescape(visitor.get("/slo", params={"slo": name}).text)
+        assert page.count("has groups, each with a budget of its own.") == 3
+        [link] = set(re.findall(r'<a href="(/slo\?[^"]*nightly[^"]*)"', page))
+        page = unescape(visitor.get(link).text)
+        assert "Budget of " in page
+        assert page.count('workflow="nightly <b>"') >= 5
+        assert page.count("<td>tag of nightly <b></td>") == 2
+        assert "tag of release" not in page
+        other = unescape(visitor.get("/slo", params={"slo": name, "group": "workflow=none"}).text)
+        assert other.count("has no group workflow=none.") == 3
+        assert visitor.get("/slo", params={"slo": name, "group": "none"}).status_code == 422
+    finally:
+        hub_database.execute("delete from ops.slos where slo_name = %s", [name])
 
 
 def test_what_strangers_wrote_is_shown_as_text(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:

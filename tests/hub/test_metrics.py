@@ -139,6 +139,51 @@ def test_the_numbers_are_those_that_sql_says(
     assert sample_of(found, "opskpi_events_waiting") == 1
 
 
+def test_each_group_of_an_objective_is_a_series_by_itself_and_no_two_are_one(
+    hub: Hub, hub_database: psycopg.Connection, org: UUID
+) -> None:
+    """Prometheus drops a whole scrape in which two samples have the same labels."""
+    name = f"runs-{org.hex[:8]}"
+    hub_database.execute(
+        "insert into ops.slos (slo_name, service, objective, description, event_type, target, rolling_window, group_by)"
+        " values (%s, 'ci', 'error_rate', '', 'workflow_run', 0.9, '30 days', '{team,workflow}')",
+        [name],
+    )
+    try:
+        agents = {team: uuid4() for team in ("a", "a workflow=b")}
+        for team, agent in agents.items():
+            hub_database.execute("select ops.assign_team(%s, %s, %s)", [org, agent, team])
+        for team, workflow in (("a workflow=b", "c"), ("a", "b workflow=c"), ("a", ""), ("a", None)):
+            said: dict[str, Any] = {"workflow": workflow} if workflow is not None else {}
+            add_event(
+                hub_database,
+                "workflow_run",
+                datetime.now(UTC),
+                org_id=org,
+                agent_id=agents[team],
+                outcome="success",
+                **said,
+            )
+        refresh(hub_database, as_of=datetime.now(UTC), max_wait="10 s")
+        found = scrape(hub, make_key(hub_database, org, "read"))
+        counted = {
+            dict(held)["group"]: value
+            for (metric, held), value in found.items()
+            if metric == "opskpi_slo_events" and {("slo", name), ("kind", "total")} <= held
+        }
+        assert counted == dict.fromkeys(
+            (
+                'team="a workflow=b" workflow=c',
+                'team=a workflow="b workflow=c"',
+                'team=a workflow=""',
+                "team=a workflow=",
+            ),
+            1.0,
+        )
+    finally:
+        hub_database.execute("delete from ops.slos where slo_name = %s", [name])
+
+
 def test_a_period_without_events_has_no_sample(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     add_event(hub_database, "api_request", datetime.now(UTC) - timedelta(days=4), org_id=org, duration_ms=5)
     found = scrape(hub, make_key(hub_database, org, "read"))

@@ -1,6 +1,7 @@
 """Objectives from the command line: simulation, export, and what a user may do wrong."""
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,8 @@ from opskpi import console, openslo
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo import Definitions, Rule, Slo, applying, simulating
 from opskpi.orgs import NIL_ORG
-from support.events import add_slo, refused, rows
+from support.events import add_slo, refused, rows, scalar
+from support.grouped import RELEASES, add_runs
 from support.openslo_texts import EVENTS
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -157,7 +159,7 @@ def test_a_file_that_cannot_be_written_whole_keeps_what_was_there(cli: Cli, tmp_
 
 
 def test_a_name_from_a_stranger_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    costs = [simulating.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", SINCE, None)]
+    costs = [simulating.Fired(NIL_ORG, "\x1b]0;pwned\x07[red]", "page", "s", {}, SINCE, None)]
     console.show_rows("[bold]title", costs, "nothing")
     shown = capsys.readouterr().out
     assert "\x1b]0" not in shown
@@ -237,3 +239,98 @@ def test_a_file_as_people_have_them_is_applied_evaluated_exported_and_applied_ag
     assert cli("slo", "export", "--out", "exported.yaml").returncode == 0
     again = json.loads(cli("slo", "apply", "exported.yaml", "--json").stdout)
     assert {change["change"] for change in again} == {"unchanged"}
+
+
+@pytest.fixture
+def runs_by_workflow(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -> psycopg.Connection:
+    """A database with an objective for each workflow, of which nightly-fuzz is breached and some runs name none."""
+    database = connect()
+    (tmp_path / "runs.yaml").write_text(RELEASES)
+    assert cli("slo", "apply", "runs.yaml").returncode == 0
+    now = datetime.now(UTC).isoformat()
+    add_runs(database, "release", now, good=200, bad=1)
+    add_runs(database, "nightly $1", now, good=10, bad=40)
+    add_runs(database, None, now, good=100, bad=2)
+    assert cli("run").returncode == 0
+    return database
+
+
+def test_an_own_objective_per_workflow_is_applied_shown_and_exported(
+    runs_by_workflow: psycopg.Connection, cli: Cli, tmp_path: Path
+) -> None:
+    text = (tmp_path / "runs.yaml").read_text()
+    (tmp_path / "two.yaml").write_text(text.replace("groupBy: [workflow]", "groupBy: [team, workflow]"))
+    tried = cli("slo", "apply", "--dry-run", "two.yaml")
+    assert "    group_by: ['workflow'] -> ['team', 'workflow']" in tried.stdout
+    shown = [row for row in json.loads(cli("slo", "--json").stdout) if row["slo_name"] == "runs"]
+    assert [(row["slo_group"], row["status"], row["good"], row["total"]) for row in shown] == [
+        ({"workflow": "nightly $1"}, "breached", 10, 50),
+        ({"workflow": None}, "ok", 100, 102),
+        ({"workflow": "release"}, "ok", 200, 201),
+    ]
+    table = cli("slo").stdout
+    assert [name in table for name in (" group ", 'workflow="nightly $1"', "workflow=release", "workflow= ")] == [
+        True
+    ] * 4
+    failed = cli("slo", "--fail-on-breach")
+    assert (failed.returncode, 'breached: runs workflow="nightly $1"' in failed.stderr) == (ExitCode.BREACH, True)
+    assert cli("slo", "export", "--out", "exported.yaml").returncode == 0
+    again = json.loads(cli("slo", "apply", "exported.yaml", "--json").stdout)
+    assert {change["change"] for change in again} == {"unchanged"}
+
+
+def test_each_group_is_explained_excluded_and_silenced_by_itself(
+    runs_by_workflow: psycopg.Connection, cli: Cli
+) -> None:
+    everything = cli("slo", "explain", "runs")
+    assert "What burned the budget of runs workflow=release" in everything.stdout
+    assert "of the budget of workflow=release of this range" in everything.stdout
+    release = json.loads(cli("slo", "explain", "runs", "--group", "workflow=release", "--json").stdout)
+    assert [(cost["slo_group"], round(cost["cost"], 6)) for cost in release] == [
+        ({"workflow": "release"}, round(float(Decimal(1) / (201 * (1 - Decimal("0.9")))), 6))
+    ]
+    assert len(json.loads(cli("slo", "explain", "runs", "--group", "workflow=", "--json").stdout)) == 2
+    missed = cli("slo", "explain", "runs", "--group", "workflow=relaese")
+    assert (missed.returncode, "workflow=relaese" in missed.stderr) == (ExitCode.BAD_ARGUMENT, True)
+
+    alerts = json.loads(cli("alert", "--json").stdout)
+    assert [(alert["subject"], alert["slo_group"]) for alert in alerts if alert["rule_name"] == "runs/spent"] == [
+        ("runs", {"workflow": "nightly $1"})
+    ]
+    assert 'workflow="nightly $1"' in cli("alert").stdout
+    firing = next(alert["alert_id"] for alert in alerts if alert["rule_name"] == "runs/spent")
+    query = "select ops.alert_facts(array[%s::bigint], now()) -> 0 ->> 'explain'"
+    command = shlex.split(scalar(runs_by_workflow, query, firing))
+    assert command[:5] == ["opskpi", "slo", "explain", "runs", "--group"]
+    assert len(json.loads(cli(*command[1:], "--json").stdout)) == 40
+    until = ("--until", "2099-01-01", "--reason", "known")
+    # A group that never alerted may be silenced as well.
+    for group in ('workflow="nightly $1"', "workflow=release", "workflow="):
+        assert cli("alert", "silence", f"runs {group}", *until).returncode == 0
+    assert cli("alert", "silence", "runs workflow=relaese", *until).returncode == ExitCode.BAD_ARGUMENT
+
+    yesterday, tomorrow = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" for days in (-1, 2))
+    span = ("--since", yesterday, "--until", tomorrow, "--reason", "fuzzing")
+    excluded = cli("slo", "exclude", "runs", *span, "--group", "workflow=nightly $1")
+    assert ': runs workflow="nightly $1" from ' in excluded.stdout
+    shown = {str(row["slo_group"]): row["total"] for row in json.loads(cli("slo", "--json").stdout) if row["slo_group"]}
+    assert shown == {"{'workflow': 'nightly $1'}": 0, "{'workflow': 'release'}": 201, "{'workflow': None}": 102}
+    wrong = cli("slo", "exclude", "runs", *span, "--group", "team=a")
+    assert (wrong.returncode, "It is grouped by workflow." in wrong.stderr) == (ExitCode.BAD_ARGUMENT, True)
+
+
+def test_a_simulation_names_the_group_that_fires_and_when_it_is_over(
+    database: psycopg.Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs.yaml"
+    file.write_text(RELEASES.replace("30d", "1d"), "utf-8")
+    add_runs(database, "hotfix", "2026-03-10T10:00Z", bad=60)
+    add_runs(database, "release", "2026-03-10T10:00Z", good=60)
+    add_runs(database, "nightly", "2026-03-12T03:00Z", bad=60)
+    database.execute("select ops.refresh()")
+    found = simulating.simulate(database, openslo.read([file]), SINCE, SINCE + timedelta(days=3))
+    found = [alert for alert in found if alert.rule_name == "runs/spent"]
+    assert [(alert.slo_group, f"{alert.fired_at:%d %H:%M}", alert.resolved_at) for alert in found] == [
+        ({"workflow": "hotfix"}, "10 10:00", SINCE + timedelta(days=1, hours=10, minutes=5)),
+        ({"workflow": "nightly"}, "12 03:00", None),
+    ]

@@ -61,6 +61,7 @@ def test_rows_carry_exactly_the_columns_of_the_tables(reading):
             "total_labels",
             "good_labels",
             "bad_labels",
+            "group_by",
             "window_kind",
             "rolling_window",
             "calendar_period",

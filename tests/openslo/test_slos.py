@@ -9,6 +9,7 @@ from opskpi.openslo.reading import read_text
 from support.openslo_texts import (
     CALENDAR,
     EVENTS,
+    GROUPED,
     POLICY,
     SLICES,
     SLO,
@@ -31,7 +32,7 @@ INDICATORS = [
     ("SLO", "type: opskpi", "metricSourceRef: prometheus", "16: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: it names a DataSource, another system"),
     ("SLO", "type: opskpi", "type: opskpi\n            metricSourceRef: prometheus", "17: spec.indicator.spec.ratioMetric.good.metricSource.metricSourceRef: there are no DataSources; write type: opskpi"),
     ("SLO", "            spec: {eventType: release, count: succeeded, fasterThanMs: 300000}\n", "", "16: spec.indicator.spec.ratioMetric.good.metricSource.spec: is missing"),
-    ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are atMost, count, eventType, fasterThanMs, labels, succeeded"),
+    ("SLO", "fasterThanMs: 300000", "query: up", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.query: there is no such key; known are atMost, count, eventType, fasterThanMs, groupBy, labels, succeeded"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: 0", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 0 is not above 0"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: .nan", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: .nan is no number; write digits such as 0.999 or 14.4"),
     ("SLO", "fasterThanMs: 300000", "fasterThanMs: 5:00", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.fasterThanMs: 5:00 is no number; write digits such as 0.999 or 14.4"),
@@ -50,6 +51,21 @@ INDICATORS = [
     ("UNITS", "count: units, succeeded: false", "count: measured, moreThan: 5", "14: spec.indicator.spec.ratioMetric.bad.metricSource.spec: this bad and total make no SLI"),
     ("SLO", "{eventType: release, count: succeeded}", "{eventType: build, count: succeeded}", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.eventType: release differs from that of total, build"),
     ("SLO", "      name: fast-releases", "      name: fast-releases\n      labels: {team: a}", "11: spec.indicator.metadata.labels: an SLI keeps none; write it to its SLO"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: [workflow, team, outcome]}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy[2]: 3 keys are too many; write one or two"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: [workflow, workflow]}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy[1]: workflow is given twice; write each key once"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: []}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy: the list is empty; leave the key out or write an item"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: [[workflow]]}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy[0]: a list is no text"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: [{key: workflow}]}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy[0]: a block of keys is no text"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: {key: workflow}}", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy: a block of keys is no list of label keys; write groupBy: [workflow]"),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: [on]}", '21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy[0]: on is no text for every reader of YAML; quote it: "on"'),
+    ("SLO", "{eventType: release, count: succeeded}", "{eventType: release, count: succeeded, groupBy: }", "21: spec.indicator.spec.ratioMetric.total.metricSource.spec.groupBy: nothing is written here; leave the key out or give it a text"),
+    ("SLO", "fasterThanMs: 300000", "fasterThanMs: 300000, groupBy: [workflow]", "17: spec.indicator.spec.ratioMetric.good.metricSource.spec.groupBy: total is not grouped, and this is a part of total; write groupBy at total, and the same or none here"),
+    ("GROUPED", "labels: {result: [allowed, overridden]}", "labels: {result: allowed}, groupBy: [hook_type, team]", "14: spec.indicator.spec.ratioMetric.good.metricSource.spec.groupBy: total is grouped by team, and this is a part of total; write groupBy at total, and the same or none here"),
+    ("SLO", "counter: true", "counter: true\n        groupBy: [workflow]", "14: spec.indicator.spec.ratioMetric.groupBy: write groupBy in the metricSource spec of total, beside its eventType, as in groupBy: [workflow]"),
+    ("SLO", "      ratioMetric:", "      groupBy: [workflow]\n      ratioMetric:", "12: spec.indicator.spec.groupBy: write groupBy in the metricSource spec of total, beside its eventType, as in groupBy: [workflow]"),
+    ("SLO", "  service: release", "  service: release\n  groupBy: [workflow]", "8: spec.groupBy: write groupBy in the metricSource spec of total, beside its eventType, as in groupBy: [workflow]"),
+    ("SLO", "target: 0.9", "target: 0.9\n      groupBy: [workflow]", "28: spec.objectives[0].groupBy: write groupBy in the metricSource spec of total, beside its eventType, as in groupBy: [workflow]"),
+    ("SLO", "type: opskpi", "type: opskpi\n            groupBy: [workflow]", "17: spec.indicator.spec.ratioMetric.good.metricSource.groupBy: write groupBy in the metricSource spec of total, beside its eventType, as in groupBy: [workflow]"),
     ("SLO", "  indicator:", "  indicatorRef: fast\n  indicator:", "8: spec.indicatorRef: indicator is given too; keep one of them"),
 ]
 
@@ -177,6 +193,29 @@ def test_total_with_good_or_bad_is_an_objective(reading, total, part, counted):
     (slo,) = reading("\n".join(lines)).slos
     assert (slo.objective, slo.threshold_ms, slo.at_most, slo.good_labels, slo.bad_labels) == counted
     assert read_text("again", openslo.write(openslo.Definitions(slos=(slo,)))).slos == (slo,)
+
+
+@pytest.mark.parametrize(
+    ("written", "keys"),
+    [
+        ("[workflow]", ("workflow",)),
+        ("workflow", ("workflow",)),
+        ("[workflow, team]", ("team", "workflow")),
+        ("\n                - workflow", ("workflow",)),
+    ],
+)
+def test_total_says_by_which_labels_an_objective_is_grouped_and_its_export_says_so_too(reading, written, keys):
+    total = "spec:\n              eventType: release\n              count: succeeded\n              groupBy: " + written
+    (slo,) = reading(
+        replaced_once(joined(SLO, POLICY, TARGET), "spec: {eventType: release, count: succeeded}", total)
+    ).slos
+    assert slo.group_by == keys
+    assert read_text("again", openslo.write(openslo.Definitions(slos=(slo,)))).slos == (slo,)
+
+
+def test_good_may_repeat_the_groups_of_total(reading):
+    text = GROUPED.replace("labels: {result: [allowed, overridden]}", "labels: {result: allowed}, groupBy: team")
+    assert reading(text).slos[0].group_by == ("team",)
 
 
 def test_labels_of_good_that_total_has_too_are_those_of_total(reading):

@@ -136,6 +136,7 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
         threshold_ms=draw(st.decimals("0.001", 10**9, places=3)) if objective == "latency" else None,
         at_most=draw(st.decimals(0, 10**9, places=3)) if objective == "measured" else None,
         **draw(labels_of(objective)),
+        group_by=tuple(sorted(draw(st.lists(names | st.sampled_from(["yes", "hook_type"]), unique=True, max_size=2)))),
         window_kind="calendar" if calendar else "rolling",
         rolling_window=None if calendar else draw(spans) + timedelta(hours=1),
         calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter", "year"])) if calendar else None,

@@ -54,7 +54,11 @@ METADATA = block(
 )
 OURS = block(
     {"eventType": {"type": "string", "examples": ["release"]}, "count": {"enum": ["attempts", "succeeded", "units"]}},
-    {"fasterThanMs": {"type": "number", "examples": [250]}, "succeeded": {"type": "boolean"}},
+    {
+        "fasterThanMs": {"type": "number", "examples": [250]},
+        "succeeded": {"type": "boolean"},
+        "groupBy": {"anyOf": [VALUE, of(VALUE)]},
+    },
 )
 SOURCE = {
     "anyOf": [

@@ -172,6 +172,8 @@ spec:
   objectives: [{target: 0.9}]
 """
 
+GROUPED = EVENTS.replace("labels: {hook_type: [pre-commit, pre-push]}", "groupBy: [team]")
+
 
 UNITS = """\
 apiVersion: openslo/v1
@@ -200,6 +202,7 @@ TEMPLATES = {
     "CALENDAR": CALENDAR,
     "SLICES": SLICES,
     "EVENTS": EVENTS,
+    "GROUPED": GROUPED,
     "UNITS": UNITS,
     "POLICY": POLICY,
     "TARGET": TARGET,

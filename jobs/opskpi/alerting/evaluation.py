@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from opskpi.alerting import delivery, messages
 from opskpi.alerting.outcomes import Delivery, Outcome, Sent
+from opskpi.groups import Group
 from opskpi.postgres import connecting
 from opskpi.postgres.journal import journalled
 
@@ -30,13 +31,14 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A row of `v_ops_alerts`."""
+    """A row of `v_ops_alerts`; `slo_group` is the group of the objective that it is about, else {}."""
 
     alert_id: int
     org_id: UUID
     rule_name: str
     severity: str
     subject: str
+    slo_group: Group
     state: str
     is_frozen: bool
     pending_since: datetime
@@ -105,7 +107,7 @@ def alerts(connection: psycopg.Connection, *, resolved: bool) -> list[Alert]:
     with connecting.unfiltered(connection), connection.cursor(row_factory=class_row(Alert)) as cursor:
         return cursor.execute(
             "select alert_id, org_id, rule_name, severity, subject, state, is_frozen, pending_since, firing_since,"
-            " resolved_at, detail from public.v_ops_alerts where state in ('pending', 'firing') or %s",
+            " resolved_at, detail, slo_group from public.v_ops_alerts where state in ('pending', 'firing') or %s",
             [resolved],
         ).fetchall()
 

@@ -186,6 +186,9 @@ def _section(alert: Mapping[str, object], *, over: str | None = None) -> Section
 
 def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
     subject = texts.line(alert.get("subject"), 150) or "an unnamed subject"
+    # Of an objective with groups, each of which is alerted on by itself.
+    if group := texts.line(alert.get("group"), 250):
+        subject = f"{subject} {group}"
     rate = wording.factor(detail.get("burn_rate_long"))
     known = {
         "burn_rate": f"{subject} burns its error budget" + (f" at {rate}" if rate else ""),
@@ -205,6 +208,8 @@ def _ending(detail: Mapping[str, object]) -> str | None:
     if verb:
         author, at = texts.line(detail.get("ended_by"), 200), wording.instant(detail.get("ended_at"))
         return f"The objective was {verb}" + (f" by {author}" if author else "") + (f" at {at}" if at else "")
+    if because == "group_is_over":
+        return "The group is over: nothing of it is in the window of the objective any more"
     if because == "rule_is_gone" or detail.get("rule_is_gone") is True:
         return "The rule is gone or switched off"
     return "No rule asks about it any more" if because == "no_longer_asked" else None

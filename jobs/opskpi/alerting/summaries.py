@@ -82,6 +82,7 @@ def _fired(message: Facts) -> str:
 def _objectives(objectives: Facts) -> Iterator[str]:
     for fact in _list(objectives.get("list")):
         name, status = texts.line(fact.get("objective"), 150), texts.line(fact.get("status"), 40)
+        group = texts.line(fact.get("group"), 250)
         left, sli = wording.percent(fact.get("budget_left")), wording.exact_percent(fact.get("sli"))
         target = wording.exact_percent(fact.get("target"))
         good, total = wording.count(fact.get("good")), wording.count(fact.get("total"))
@@ -91,7 +92,16 @@ def _objectives(objectives: Facts) -> Iterator[str]:
             f"{good} good of {total}" if sli and good and total else None,
         ]
         if name:
-            yield ": ".join(filter(None, [_words(status or "unknown").upper(), name, ", ".join(filter(None, said))]))
+            yield ": ".join(
+                filter(
+                    None,
+                    [
+                        _words(status or "unknown").upper(),
+                        f"{name} {group}" if group else name,
+                        ", ".join(filter(None, said)),
+                    ],
+                )
+            )
 
 
 def _kpis(message: Facts) -> Iterator[str]:

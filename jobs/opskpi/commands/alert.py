@@ -13,6 +13,7 @@ from opskpi.clocks import with_zone
 from opskpi.commands.options import Options, add_options, author_option, command
 from opskpi.commands.types import INSTANT
 from opskpi.errors import OpsKpiError
+from opskpi.groups import COLUMN
 
 
 @click.group(name="alert", invoke_without_command=True)
@@ -94,6 +95,8 @@ def test_command(options: Options, channel: str) -> None:
 def silence(options: Options, matcher: str, until: datetime, reason: str, author: str) -> None:
     """Log the alerts of MATCHER and do not send them: a rule, objective, KPI, agent or service, or * for all.
 
+    A group of an objective is named as the lists show it: 'NAME workflow=release'.
+
     \b
     Example:
       opskpi alert silence audit_observer --until 2026-03-01T06:00 --reason "move of the runners"
@@ -133,9 +136,10 @@ def _list(options: Options, *, resolved: bool) -> None:
             "Alerts",
             found,
             "nothing is pending or firing",
-            keys=["rule_name", "subject"],
+            keys=["rule_name", "subject", "slo_group"],
             without=["pending_since", "detail"],
             dispensable=["is_frozen", "resolved_at", "alert_id"],
+            written=COLUMN,
         )
 
 

@@ -83,7 +83,7 @@ def report(options: Options, *, out: Path, org_id: UUID, **said: str) -> None:
                 "period": chosen.effective_period(),
                 "filters": chosen.labels("team", "hook_type", "workflow", "event_type"),
                 "pages": list(layout.PAGES),
-                "burndowns": list(answers.burndowns),
+                "burndowns": [" ".join(filter(None, promise)) for promise in answers.burndowns],
             }
         )
     else:

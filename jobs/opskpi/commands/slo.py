@@ -14,12 +14,20 @@ from opskpi.commands.types import INSTANT
 from opskpi.counting import history
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
+from opskpi.groups import COLUMN, from_words, name_of
 from opskpi.objectives import reporting
 from opskpi.openslo import applying, lifecycle, simulating
 from opskpi.orgs import NIL_ORG
 from opskpi.postgres import scratch
 from opskpi.status import reading, showing
 
+group_option = click.option(
+    "--group",
+    "words",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only this group: a label and its value, none for events without it; once per label. Or overflow.",
+)
 UNCHANGED = "nothing was changed: this was a dry run"
 
 
@@ -41,7 +49,7 @@ def slo(options: Options, fail_on_breach: bool) -> None:
         console.show_json(slos)
     else:
         showing.show_slos(slos)
-    breached = [row.slo_name for row in slos if row.status == "breached"]
+    breached = [_named(row.slo_name, name_of(row.slo_group)) for row in slos if row.status == "breached"]
     if fail_on_breach and breached:
         raise OpsKpiError(f"breached: {', '.join(breached)}", exit_code=ExitCode.BREACH)
 
@@ -205,8 +213,17 @@ def export(options: Options, out: Path | None) -> None:
 @click.option("--since", type=INSTANT, help="First instant (UTC without an offset); else 30 days before --until.")
 @click.option("--until", type=INSTANT, help="First instant after the range; else now.")
 @click.option("--org", type=click.UUID, help="Only this tenant.")
-def explain(options: Options, name: str, since: datetime | None, until: datetime | None, org: UUID | None) -> None:
-    """List the events that burned the budget of NAME; their costs add up to what was consumed.
+@group_option
+def explain(
+    options: Options,
+    *,
+    name: str,
+    since: datetime | None,
+    until: datetime | None,
+    org: UUID | None,
+    words: tuple[str, ...],
+) -> None:
+    """List the events that burned the budget of NAME, or of each of its groups; costs add up to what was consumed.
 
     \b
     Example:
@@ -215,21 +232,27 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
     until = until or datetime.now(UTC)
     since, until = parse_range(since or days_before(until, 30), until)
     with options.connect() as connection:
-        costs = reporting.explain(connection, name, since, until, org)
+        costs = reporting.explain(connection, name, since, until, org, group=from_words(words))
     if options.as_json:
         console.show_json(costs)
         return
-    console.show_rows(
-        f"What burned the budget of {name}",
-        costs,
-        "nothing burned the budget in this range",
-        keys=["event_id"],
-        dispensable=["event_type", "tag", "run_id", "reason"],
-    )
-    for tenant in sorted({cost.org_id for cost in costs}, key=str):
-        own = [cost.cost for cost in costs if cost.org_id == tenant]
-        whose = "" if tenant == NIL_ORG else f" of {tenant}"
-        console.show(f"{len(own)} events consumed {sum(own) * 100:.2f} % of the budget{whose} of this range")
+    accounts: dict[str, list[reporting.Cost]] = {} if costs else {"": []}
+    for cost in costs:
+        accounts.setdefault(name_of(cost.slo_group), []).append(cost)
+    for group, of_group in accounts.items():
+        console.show_rows(
+            f"What burned the budget of {_named(name, group)}",
+            of_group,
+            "nothing burned the budget in this range",
+            keys=["event_id"],
+            without=["slo_group"],
+            dispensable=["event_type", "tag", "run_id", "reason"],
+        )
+        for tenant in sorted({cost.org_id for cost in of_group}, key=str):
+            own = [cost.cost for cost in of_group if cost.org_id == tenant]
+            whose = "" if tenant == NIL_ORG else f" of {tenant}"
+            share = f"{sum(own) * 100:.2f} % of the budget{whose}{group and f' of {group}'} of this range"
+            console.show(f"{len(own)} events consumed {share}")
 
 
 @command(slo)
@@ -239,8 +262,17 @@ def explain(options: Options, name: str, since: datetime | None, until: datetime
 @click.option("--reason", required=True, help="Why; it is kept.")
 @author_option
 @click.option("--org", type=click.UUID, default=UUID(int=0), help="The tenant; else the nil org.")
+@group_option
 def exclude(
-    options: Options, *, name: str, since: datetime, until: datetime, reason: str, author: str, org: UUID
+    options: Options,
+    *,
+    name: str,
+    since: datetime,
+    until: datetime,
+    reason: str,
+    author: str,
+    org: UUID,
+    words: tuple[str, ...],
 ) -> None:
     """Leave a time out of the account of NAME, such as maintenance, also afterwards; both figures stay visible.
 
@@ -249,12 +281,15 @@ def exclude(
       opskpi slo exclude audit_observer_latency --since 2026-03-01T02:00 --until 2026-03-01T04:00 --reason "upgrade"
     """
     since, until = parse_range(since, until)
+    group = from_words(words) or {}
     with options.connect() as connection:
-        number = reporting.exclude(connection, reporting.Exclusion(name, since, until, reason, author, org))
+        number = reporting.exclude(connection, reporting.Exclusion(name, since, until, reason, author, org, group))
     if options.as_json:
         console.show_json({"exclusion": number})
     else:
-        console.show(f"exclusion {number}: {name} from {since.isoformat()} to {until.isoformat()}")
+        console.show(
+            f"exclusion {number}: {_named(name, name_of(group))} from {since.isoformat()} to {until.isoformat()}"
+        )
 
 
 @command(slo)
@@ -289,9 +324,15 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
             f"What would have fired in {days} days",
             fired,
             "nothing would have fired",
-            keys=["rule_name", "subject"],
+            keys=["rule_name", "subject", "slo_group"],
             dispensable=["severity", "resolved_at"],
+            written=COLUMN,
         )
+
+
+def _named(name: str, group: str) -> str:
+    """An objective, with its group where it has one, as `alert silence` takes it."""
+    return f"{name} {group}" if group else name
 
 
 def _show_changes(changes: Sequence[applying.Change]) -> None:

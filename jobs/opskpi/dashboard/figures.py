@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from opskpi import groups
 from opskpi.dashboard import charts, formats
 from opskpi.dashboard.pieces import Rows
 from opskpi.dashboard.view import View
@@ -15,6 +16,11 @@ Kpi = dict[str, Any]
 Figure = dict[str, Any]
 Points = Mapping[datetime, Mapping[str, Any]]
 PARTS = ("whole", "settled", "previous")
+# A table of the groups of an objective must not make a page of megabytes.
+GROUPS_SHOWN = 10
+GROUPS_SHOWN_OF_CHOSEN = 100
+# An objective and the name of a group of it, "" where it has none.
+Promise = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +139,39 @@ def teams(rows: Rows, window: Window) -> tuple[list[dict[str, Any]], Figure | No
     return shown, {"svg": charts.lines(title, window.axis, series, _written("percent")), "legend": list(found)}
 
 
-def by_slo(rows: Rows, order: Iterable[str] = ()) -> dict[str, Rows]:
-    """Rows by the objective that they are of; those that `order` names come in its order, the others after them."""
-    names = {row["slo_name"] for row in rows}
-    found: dict[str, Rows] = {name: [] for name in order if name in names}
+def promise_of(row: Mapping[str, Any]) -> Promise:
+    """The objective and group that a row is of."""
+    return row["slo_name"], groups.name_of(row["slo_group"])
+
+
+def by_promise(rows: Rows, order: Iterable[Promise] = ()) -> dict[Promise, Rows]:
+    """Rows by the objective and group that they are of; those in `order` come in its order, the others after them."""
+    promises = {promise_of(row) for row in rows}
+    found: dict[Promise, Rows] = {promise: [] for promise in order if promise in promises}
     for row in rows:
-        found.setdefault(row["slo_name"], []).append(row)
+        found.setdefault(promise_of(row), []).append(row)
     return found
+
+
+def worst_groups(
+    status: Rows, chosen: Promise = ("", ""), most: int = GROUPS_SHOWN
+) -> tuple[list[Promise], dict[str, dict[str, int]]]:
+    """The promises to show, the worst first, and for each objective how many other groups of it have which status.
+
+    `status` is in that order. Of the chosen objective more are shown, the chosen group among them.
+    """
+    shown: list[Promise] = []
+    others: dict[str, dict[str, int]] = {}
+    counts: dict[str, int] = {}
+    for row in status:
+        name, group = promise_of(row)
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] <= (GROUPS_SHOWN_OF_CHOSEN if name == chosen[0] else most) or (name, group) == chosen:
+            shown.append((name, group))
+        else:
+            of_status = others.setdefault(name, {})
+            of_status[row["status"]] = of_status.get(row["status"], 0) + 1
+    return shown, others
 
 
 def burndown(rows: Rows, window: Window) -> Markup | None:

@@ -94,11 +94,28 @@ def html_of(name: str, context: Mapping[str, Any], section_id: str) -> str:
     return templates().get_template(f"sections/{name}.html").render(context, id=section_id)
 
 
+def _promises(view: View, status: Rows) -> dict[str, Any]:
+    """The objectives and groups that the tables show, and the one that is chosen; None where there is none such."""
+    chosen = (view.slo, view.group)
+    shown, others = figures.worst_groups(status, chosen)
+    rows = figures.by_promise(status)
+    return {
+        "shown": shown,
+        "unshown": rows.keys() - set(shown),
+        "others": others,
+        "status_rows": {promise: rows[promise][0] for promise in shown},
+        "chosen": rows[chosen][0] if chosen in rows else None,
+        "groups_of_chosen": [(f"{name} {group}", group) for name, group in shown if name == view.slo and group],
+        "must_choose": chosen not in rows and any(name == view.slo for name, _ in rows),
+    }
+
+
 def context_of(view: View, data: Data) -> dict[str, Any]:
     """What the templates of a view's sections know."""
     window = figures.window_of(data["window"][0], view)
     context: dict[str, Any] = {"view": view, "data": data, "window": window, "window_text": window.text}
-    context["objective_link"] = lambda name: view.link("slo", slo=name)
+    context["objective_link"] = lambda promise: view.link("slo", slo=promise[0], group=promise[1])
+    context["promise_of"] = figures.promise_of
     context["day"] = lambda text: formats.period_name(figures.instant(text), "day", window.zone)
     context["at"] = functools.partial(figures.at, zone=view.zone)
     if "kpis" in data:
@@ -111,9 +128,10 @@ def context_of(view: View, data: Data) -> dict[str, Any]:
         context["activity"] = figures.activity(data["activity"], window)
     if "teams" in data:
         context["team_rows"], context["team_chart"] = figures.teams(data["teams"], window)
+    context |= _promises(view, data.get("status", []))
     if "burn_rates" in data:
-        worst_first = [row["slo_name"] for row in data.get("status", [])]
-        context["burn_rows"] = figures.by_slo(data["burn_rates"], worst_first)
+        rates = figures.by_promise(data["burn_rates"], context["shown"])
+        context["burn_rows"] = {promise: rates[promise] for promise in rates if promise not in context["unshown"]}
     if "burndown" in data:
         context["burndown_chart"] = figures.burndown(data["burndown"], window)
     return context

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
 
+from opskpi import groups
 from opskpi.dashboard.layout import PAGES, pieces_of
 from opskpi.dashboard.view import View
 
@@ -42,15 +43,16 @@ SOURCES: Mapping[str, LiteralString] = {
     "burn_rates": ("ops.slo_burn_rates(as_of => %(as_of)s, org_id => %(org_id)s)"),
     "burndown": (
         "(select * from ops.slo_burndown(as_of => %(as_of)s, slo_names => array[%(slo)s::text], only_org_id"
-        " => ops.caller_org(%(org_id)s)) order by day_start)"
+        " => ops.caller_org(%(org_id)s)) where slo_group = %(slo_group)s::jsonb order by day_start)"
     ),
     "exclusions": (
-        "(select since, until, reason, author from ops.slo_exclusions where org_id ="
-        " ops.caller_org(%(org_id)s) and slo_name = %(slo)s order by since desc limit 50)"
+        "(select since, until, reason, author, slo_group from ops.slo_exclusions where org_id ="
+        " ops.caller_org(%(org_id)s) and slo_name = %(slo)s and slo_group in ('{}', %(slo_group)s::jsonb)"
+        " order by since desc limit 50)"
     ),
     "explain": (
         "ops.newest_burners(slo_name => %(slo)s, since => %(since)s, until => %(until)s, max_events =>"
-        " %(events_explained)s, org_id => %(org_id)s)"
+        " %(events_explained)s, org_id => %(org_id)s, slo_group => %(slo_group)s::jsonb)"
     ),
     "audit_failures": (
         "(select * from ops.failed_audits where org_id = ops.caller_org(%(org_id)s) order by audit_timestamp"
@@ -71,7 +73,9 @@ SOURCES: Mapping[str, LiteralString] = {
 }
 BURNDOWNS: LiteralString = (
     "(select * from public.v_ops_error_budget_burndown"
-    " where org_id = ops.caller_org(%(org_id)s) and slo_name = any(%(slos)s) order by slo_name, day_start)"
+    " where org_id = ops.caller_org(%(org_id)s)"
+    " and (slo_name, slo_group) in (select * from unnest(%(slos)s::text[], %(slo_groups)s::text[]::jsonb[]))"
+    " order by slo_name, slo_group, day_start)"
 )
 
 
@@ -105,13 +109,14 @@ def of_view(view: View, org_id: UUID | None, now: datetime) -> list[Piece]:
         "filters": filters,
         "event_type": event_type or None,
         "slo": view.slo,
+        "slo_group": json.dumps(groups.from_name(view.group)),
         "org_id": org_id,
         "events_explained": EVENTS_EXPLAINED,
         "alerts_shown": ALERTS_SHOWN,
     }
     # Not the instants: those of a range move with every call, and the answer does not.
     window = str(view.range) if view.range != "custom" else f"{since} {until}"
-    key = (view.effective_period(), window, filters, event_type, view.slo)
+    key = (view.effective_period(), window, filters, event_type, view.slo, view.group)
     return [
         Piece(name, (name, *_relevant(SOURCES[name], key)), query_of(SOURCES[name]), _used(SOURCES[name], parameters))
         for name in pieces_of(page.shown(view.slo))
@@ -128,10 +133,11 @@ def _used(source: LiteralString, parameters: dict[str, object]) -> dict[str, obj
 
 
 def _relevant(source: LiteralString, key: Sequence[str]) -> Sequence[str]:
-    period, window, filters, event_type, slo = key
+    period, window, filters, event_type, slo, group = key
     return [
         *([period, window] if "%(since)s" in source else []),
         *([filters] if "%(filters)s" in source else []),
         *([event_type] if "%(event_type)s" in source else []),
         *([slo] if "%(slo)s" in source else []),
+        *([group] if "%(slo_group)s" in source else []),
     ]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import importlib.resources
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from markupsafe import Markup
 from psycopg.rows import scalar_row
 
 from opskpi.dashboard import figures, formats, pages, pieces
+from opskpi.dashboard.figures import Promise
 from opskpi.dashboard.layout import FRESHNESS, PAGES
 from opskpi.dashboard.pages import Data
 from opskpi.dashboard.pieces import Rows
@@ -25,7 +27,7 @@ Ask = Callable[[LiteralString, Mapping[str, object]], Rows]
 NIL_ORG = UUID(int=0)
 # Of these it is worth knowing where the budget went.
 BURNING = ("breached", "at_risk")
-TITLE = re.compile(r'<h2[^>]*>(?P<heading>[^<]*)</h2>|^<section[^>]* aria-label="(?P<label>[^"]*)"')
+TITLE = re.compile(r'<h2[^>]*>(?P<heading>.*?)</h2>|^<section[^>]* aria-label="(?P<label>[^"]*)"')
 HEADING = re.compile(r"<(/?)h([23])\b")
 TEXT = re.compile(r">[^<>]*\w[^<>]*<")
 
@@ -36,7 +38,7 @@ class Answers:
 
     at: datetime
     by_page: Mapping[str, Data]
-    burndowns: Mapping[str, Rows]
+    burndowns: Mapping[Promise, Rows]
 
     @property
     def window(self) -> tuple[datetime, datetime]:
@@ -79,21 +81,18 @@ def read(connection: psycopg.Connection, view: View, org_id: UUID) -> Answers:
 
             (now,) = cursor.execute("select now()").fetchall()
             by_page = _by_page(view, org_id, now, ask)
-            burning = [row["slo_name"] for row in by_page["slo"]["status"] if row["status"] in BURNING]
-            burndowns = ask(pieces.query_of(pieces.BURNDOWNS), {"org_id": org_id, "slos": burning}) if burning else []
-            by_slo = figures.by_slo(burndowns)
-            return Answers(now, by_page, {name: by_slo.get(name, []) for name in burning})
+            return Answers(now, by_page, _read_burndowns(by_page["slo"]["status"], org_id, ask))
     finally:
         connection.isolation_level = connection.read_only = None
 
 
 def render(view: View, answers: Answers, org_id: UUID) -> str:
     """The whole file, which opens from a disk: its style is in it, it has no script, and its links stay in it."""
-    burndown_ids = {name: f"slo-burndown-{number}" for number, name in enumerate(answers.burndowns, 1)}
+    burndown_ids = {promise: f"slo-burndown-{number}" for number, promise in enumerate(answers.burndowns, 1)}
     ends = [formats.instant(end.replace(second=0, microsecond=0), view.zone) for end in answers.window]
     shared: dict[str, Any] = {
         "window_text": " to ".join(ends),
-        "objective_link": lambda name: f"#{burndown_ids[name]}" if name in burndown_ids else None,
+        "objective_link": lambda promise: f"#{burndown_ids[promise]}" if promise in burndown_ids else None,
     }
     contexts = {
         page: pages.context_of(replace(view, page=page), data) | shared for page, data in answers.by_page.items()
@@ -141,12 +140,28 @@ def _parts(page: str, context: dict[str, Any]) -> Iterable[Part]:
             yield from _part(section.name, context, f"{page}-{section.id}")
 
 
-def _burndowns(view: View, answers: Answers, ids: Mapping[str, str], shared: dict[str, Any]) -> Iterable[Part]:
+def _read_burndowns(status: Rows, org_id: UUID, ask: Ask) -> dict[Promise, Rows]:
+    """The days of the objectives and groups that burn and are shown, in the order of their status."""
+    shown = set(figures.worst_groups(status)[0])
+    burning = {
+        promise: row["slo_group"]
+        for row in status
+        if row["status"] in BURNING and (promise := figures.promise_of(row)) in shown
+    }
+    if not burning:
+        return {}
+    slo_groups = [json.dumps(group) for group in burning.values()]
+    asked = {"org_id": org_id, "slos": [name for name, _ in burning], "slo_groups": slo_groups}
+    days = figures.by_promise(ask(pieces.query_of(pieces.BURNDOWNS), asked))
+    return {promise: days.get(promise, []) for promise in burning}
+
+
+def _burndowns(view: View, answers: Answers, ids: Mapping[Promise, str], shared: dict[str, Any]) -> Iterable[Part]:
     window = answers.by_page["slo"]["window"]
-    for name, rows in answers.burndowns.items():
-        of_one = replace(view, page="slo", slo=name)
+    for promise, rows in answers.burndowns.items():
+        of_one = replace(view, page="slo", slo=promise[0], group=promise[1])
         context = pages.context_of(of_one, {"window": window, "burndown": rows}) | shared
-        yield from _part("burndown", context, ids[name])
+        yield from _part("burndown", context, ids[promise])
 
 
 def _part(name: str, context: dict[str, Any], section_id: str) -> Iterable[Part]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
+from opskpi import groups
 from opskpi.errors import ExitCode, OpsKpiError
 
 RANGES = {
@@ -29,11 +30,16 @@ PERIODS = ("hour", "day", "week", "month")
 COARSEST = {"hour": timedelta(days=2), "day": timedelta(days=120), "week": timedelta(days=900)}
 THEMES = ("auto", "light", "dark")
 LONGEST_FILTER = 200
+# Two keys with values of 100 characters, each of which may take six in JSON.
+LONGEST_GROUP = 1500
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One view of one page. Empty texts are filters that are not set; `period` empty: as suits the range."""
+    """One view of one page. Empty texts are filters that are not set; `period` empty: as suits the range.
+
+    `group` is the name of a group of the objective `slo`.
+    """
 
     page: str = "overview"
     range: str = "7d"
@@ -45,6 +51,7 @@ class View:
     workflow: str = ""
     event_type: str = ""
     slo: str = ""
+    group: str = ""
     zone: str = "UTC"
     theme: str = "auto"
 
@@ -72,8 +79,11 @@ class View:
         return {name: value for name in names if (value := getattr(self, name))}
 
     def query(self, **changes: str) -> str:
-        """The view as a URL's query, with some of it changed; what is as it would be anyway is left out."""
-        changed = replace(self, **changes)
+        """The view as a URL's query, with some of it changed; what is as it would be anyway is left out.
+
+        Another objective has other groups.
+        """
+        changed = replace(self, **({"group": ""} if "slo" in changes else {}) | changes)
         default = View()
         said = {
             field.name: _written(getattr(changed, field.name))
@@ -97,6 +107,8 @@ def parse(page: str, said: Mapping[str, str]) -> View:
     # Names are as events have them, white space and all.
     chosen = {name: text for name, text in said.items() if text.strip()}
     for name, text in chosen.items():
+        if name == "group":
+            continue
         if len(text) > LONGEST_FILTER or any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
             raise _refused(name, "is too long or holds control characters", "Choose one of the list.")
     view = View(
@@ -110,6 +122,7 @@ def parse(page: str, said: Mapping[str, str]) -> View:
         workflow=chosen.get("workflow", ""),
         event_type=chosen.get("event_type", ""),
         slo=chosen.get("slo", ""),
+        group=_group(chosen.get("group", ""), chosen.get("slo", "")),
     )
     if view.range != "custom":
         return view
@@ -128,6 +141,19 @@ def _one_of(name: str, text: str, choices: Mapping[str, str] | tuple[str, ...]) 
     if text not in choices:
         raise _refused(name, "is none of the choices", f"Choose one of {', '.join(filter(None, choices))}.")
     return text
+
+
+def _group(text: str, slo: str) -> str:
+    """The group; the form says its objective before it, so that another one that is chosen there takes none along."""
+    head, _, tail = text.partition(" ")
+    if tail and "=" not in head:
+        text = tail if head == slo else ""
+    try:
+        if len(text) <= LONGEST_GROUP and (not text or groups.from_name(text)):
+            return text
+    except OpsKpiError:
+        pass
+    raise _refused("group", "is no group", "Choose one of the table of objectives.")
 
 
 def _zone(text: str) -> str:

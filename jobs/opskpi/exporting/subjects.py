@@ -155,10 +155,11 @@ SLO = Subject(
         Column("sli", "decimal"),
         Column("good_unadjusted", "whole"),
         Column("total_unadjusted", "whole"),
+        Column("slo_group", "json", nullable=False),
     ),
     instant="day_start",
     filters={"slo": "slo_name = any(%(slo)s)"},
-    order=("org_id", "slo_name", "day_start", "version"),
+    order=("org_id", "slo_name", "slo_group", "day_start", "version"),
 )
 
 

@@ -39,7 +39,9 @@ PANELS = (
     Panel(
         title="Firing and pending",
         kind="table",
-        sql="select severity, state, rule_name as rule, subject, service, pending_since, firing_since, is_frozen,"
+        sql="select severity, state, rule_name as rule, subject,"
+        ' ops.group_name(slo_group) as "group", service,'
+        " pending_since, firing_since, is_frozen,"
         " description, detail::text as detail from v_ops_alerts where org_id = nullif('$org', '')::uuid"
         " and state in ('firing', 'pending') order by firing_since nulls last, pending_since, alert_id",
         says="What needs somebody now; frozen: the last evaluation could not tell, so the state stays.",
@@ -53,7 +55,8 @@ PANELS = (
         title="How long alerts fired",
         kind="timeseries",
         format="time_series",
-        sql="select firing_since as time, rule_name || ': ' || subject as metric,"
+        sql="select firing_since as time,"
+        " concat_ws(' ', rule_name || ':', subject, ops.group_name(slo_group)) as metric,"
         " extract(epoch from coalesce(resolved_at, now()) - firing_since) as value from v_ops_alerts"
         " where org_id = nullif('$org', '')::uuid and firing_since is not null and $__timeFilter(firing_since)"
         " order by 1, 2",
@@ -67,7 +70,8 @@ PANELS = (
     Panel(
         title="All alerts",
         kind="table",
-        sql="select pending_since, severity, state, rule_name as rule, subject, firing_since, resolved_at from"
+        sql="select pending_since, severity, state, rule_name as rule, subject,"
+        ' ops.group_name(slo_group) as "group", firing_since, resolved_at from'
         " v_ops_alerts where org_id = nullif('$org', '')::uuid and $__timeFilter(pending_since)"
         " order by 1 desc, alert_id desc limit 1000",
         says="Alerts that began in this time, over or not.",

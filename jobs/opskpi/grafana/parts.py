@@ -26,7 +26,8 @@ BUDGET_STEPS = ((None, "red"), (0, "orange"), (0.25, "green"))
 # What a custom "all" stands for, so that it also means all where there is nothing to choose from.
 ALL = "'*'"
 FIRING: LiteralString = (
-    "select firing_since as time, coalesce(resolved_at, now()) as timeend, rule_name || ': ' || subject as text,"
+    "select firing_since as time, coalesce(resolved_at, now()) as timeend,"
+    " concat_ws(' ', rule_name || ':', subject, ops.group_name(slo_group)) as text,"
     " severity as tags from v_ops_alerts where org_id = nullif('$org', '')::uuid and firing_since is not null"
     " and $__timeFilter(firing_since) order by 1"
 )

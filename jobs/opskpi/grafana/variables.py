@@ -32,5 +32,11 @@ workflow = Query(
 slo = Query(
     name="slo",
     label="SLO",
-    sql="select slo_name from v_ops_slo_status where org_id = nullif('$org', '')::uuid order by 1",
+    sql="select distinct slo_name from v_ops_slo_status where org_id = nullif('$org', '')::uuid order by 1",
+)
+group = Query(
+    name="group",
+    label="Group",
+    sql="select distinct ops.group_name(slo_group) from v_ops_slo_status where org_id = nullif('$org', '')::uuid"
+    " and ('*' in ($slo) or slo_name in ($slo)) and slo_group <> '{}' order by 1",
 )

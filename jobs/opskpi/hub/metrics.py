@@ -143,8 +143,9 @@ def _kpis(kpis: Sequence[Json]) -> Iterator[Metric]:
 
 
 def _slos(slos: Sequence[Json]) -> Iterator[Metric]:
-    labels = ("slo", "service", "objective")
-    told = [((slo["slo"], slo["service"], slo["objective"]), slo) for slo in slos]
+    labels = ("slo", "service", "objective", "group")
+    # An empty label is, for Prometheus, one that is not there.
+    told = [((slo["slo"], slo["service"], slo["objective"], slo["group"] or ""), slo) for slo in slos]
     yield _gauge(
         "opskpi_slo_status",
         "1 for the status that an objective has now, 0 for each other.",

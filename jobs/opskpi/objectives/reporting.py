@@ -7,11 +7,14 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
+
+from opskpi.groups import Group
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """An event that burned the budget; `cost` is the share of the budget of the explained range that it took."""
+    """An event that burned the budget; `cost` is the share of the budget of its group and the explained range."""
 
     org_id: UUID
     event_timestamp: datetime
@@ -21,11 +24,15 @@ class Cost:
     tag: str | None
     reason: str
     cost: Decimal
+    slo_group: Group
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """A time, half-open, that the account of an objective of one org leaves out, with why and who said so."""
+    """A time, half-open, that the account of an objective of one org leaves out, with why and who said so.
+
+    `slo_group` {} means all of the objective.
+    """
 
     slo_name: str
     since: datetime
@@ -33,20 +40,28 @@ class Exclusion:
     reason: str
     author: str
     org_id: UUID
+    slo_group: Group
 
 
 def explain(
-    connection: psycopg.Connection, name: str, since: datetime, until: datetime, org: UUID | None
+    connection: psycopg.Connection,
+    name: str,
+    since: datetime,
+    until: datetime,
+    org: UUID | None,
+    *,
+    group: Group | None = None,
 ) -> list[Cost]:
     """The counted events that burned the budget of an objective in [since, until), widened to five minutes.
 
-    Raises psycopg.Error (OP001) when there is no such objective.
+    They come group by group; `group` None means all. Raises psycopg.Error (OP001) when there is no such objective or
+    group.
     """
     with connection.cursor(row_factory=class_row(Cost)) as cursor:
         return cursor.execute(
-            "select org_id, event_timestamp, event_id, event_type, run_id, tag, reason, cost"
-            " from ops.explain_slo(slo_name => %s, since => %s, until => %s, only_org_id => %s)",
-            [name, since, until, org],
+            "select org_id, event_timestamp, event_id, event_type, run_id, tag, reason, cost, slo_group"
+            " from ops.explain_slo(slo_name => %s, since => %s, until => %s, only_org_id => %s, only_group => %s)",
+            [name, since, until, org, None if group is None else Jsonb(group)],
         ).fetchall()
 
 
@@ -55,7 +70,7 @@ def exclude(connection: psycopg.Connection, exclusion: Exclusion) -> int:
     with connection.cursor(row_factory=scalar_row) as cursor:
         (number,) = cursor.execute(
             "select ops.exclude_from_slo(slo_name => %(slo_name)s, since => %(since)s, until => %(until)s,"
-            " reason => %(reason)s, author => %(author)s, org_id => %(org_id)s)",
-            asdict(exclusion),
+            " reason => %(reason)s, author => %(author)s, org_id => %(org_id)s, slo_group => %(slo_group)s)",
+            asdict(exclusion) | {"slo_group": Jsonb(exclusion.slo_group)},
         ).fetchall()
     return number

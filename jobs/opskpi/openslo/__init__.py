@@ -17,6 +17,7 @@ measured        {count: measured}   {count: measured, atMost: 1000}           {c
 
 each with `eventType: X`, and with `labels: {key: value}` or `{key: [value, value]}` that the events must have. Good and
 bad are parts of total: their labels narrow those of total further. Of units of work all have the labels of total.
+`groupBy: [key]`, with one or two keys of labels, at total makes each value (or pair of values) an objective by itself.
 
 An SLO has a rolling window or a calendar day, week, month, quarter or year (1d, 1w, 1M, 1Q, 1Y). Each of several
 objectives is an SLO of its own, `<slo>.<objective>`. Each policy that is listed, by name or inline, becomes the rule

@@ -17,7 +17,7 @@ STORED: dict[str, LiteralString] = {
     "slos": """
       select
         slo_name, service, objective, event_type, target, coalesce(indicator_name, slo_name) as indicator_name,
-        description, threshold_ms, at_most, total_labels, good_labels, bad_labels,
+        description, threshold_ms, at_most, total_labels, good_labels, bad_labels, group_by,
         case when calendar_period is null then 'rolling' else 'calendar' end as window_kind,
         rolling_window::text, calendar_period,
         case when calendar_period is not null then coalesce(time_zone, ops.time_zone()) end as time_zone,

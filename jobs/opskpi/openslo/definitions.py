@@ -53,12 +53,13 @@ class Slo:
     """A promise: of what is counted in the window, the share `target` (0 to 1, exclusive) is good.
 
     `objective` is error_rate, latency, availability, events or measured; `total_labels` say which events it counts,
-    and `good_labels` or `bad_labels` which of them are good besides, each key with its sorted values. A `rolling`
-    window has a `rolling_window`, a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA
-    `time_zone`. Budgeting by `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is
-    good. `threshold_ms` belongs to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the
-    type. `expected_interval` is how often events are expected. `is_enabled` None leaves that as it stands, and a
-    new one is enabled. `previous_name` is what it was called before. `annotations` holds, beside what the file says for
+    and `good_labels` or `bad_labels` which of them are good besides, each key with its sorted values. `group_by` has
+    the sorted keys of labels each of whose values is an objective by itself. A `rolling` window has a `rolling_window`,
+    a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA `time_zone`. Budgeting by
+    `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is good. `threshold_ms` belongs
+    to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the type. `expected_interval` is how
+    often events are expected. `is_enabled` None leaves that as it stands, and a new one is enabled. `previous_name` is
+    what it was called before. `annotations` holds, beside what the file says for
     others, the titles and the description of its SLI and objective under `opskpi.dev/`.
     """
 
@@ -74,6 +75,7 @@ class Slo:
     total_labels: Filter = field(default_factory=dict)
     good_labels: Filter = field(default_factory=dict)
     bad_labels: Filter | None = None
+    group_by: tuple[str, ...] = ()
     window_kind: str = "rolling"
     rolling_window: timedelta | None = None
     calendar_period: str | None = None
@@ -262,4 +264,4 @@ def _listed(column: str, value: Any) -> Any:
         return {**value, "to": [value["to"]]}
     if column == "severities":
         return tuple(severity for severity in SEVERITIES if severity in value)
-    return tuple(value) if column == "channels" else value
+    return tuple(value) if column in {"channels", "group_by"} else value

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from opskpi.openslo.definitions import Filter
 from opskpi.openslo.entities import Entity
-from opskpi.openslo.filters import narrowed, read_filter
+from opskpi.openslo.filters import HOW_TO_GROUP, grouped, narrowed, read_filter
 from opskpi.openslo.places import Block, Place
 
 
@@ -53,6 +53,7 @@ class Indicator:
     total_labels: Filter
     good_labels: Filter
     bad_labels: Filter | None
+    group_by: tuple[str, ...]
     annotations: dict[str, str]
 
 
@@ -72,11 +73,15 @@ def indicator(entity: Entity) -> Indicator | None:
     before = entity.place.faults.count
     spec = entity.spec.block(
         {"description", "ratioMetric"},
-        {"thresholdMetric": "it is not done: SLIs count events; write a ratioMetric with good and total"},
+        {
+            "thresholdMetric": "it is not done: SLIs count events; write a ratioMetric with good and total",
+            "groupBy": HOW_TO_GROUP,
+        },
     )
     block = (ratio := spec.need("ratioMetric")) and ratio.block(
         {"counter", "good", "bad", "total"},
-        dict.fromkeys(("raw", "rawType"), "it is not done: SLIs count events; write good and total"),
+        dict.fromkeys(("raw", "rawType"), "it is not done: SLIs count events; write good and total")
+        | {"groupBy": HOW_TO_GROUP},
     )
     annotations = entity.carried("indicator", spec.description())
     queries = _queries(block) if block else None
@@ -102,16 +107,19 @@ def _queries(ratio: Block) -> _Ratio | None:
 
 def _query(metric: Place | None, limits: set[str]) -> Block | None:
     """The spec of the metricSource of good, bad or total."""
-    source = metric and metric.block({"metricSource"}).need("metricSource")
+    source = metric and metric.block({"metricSource"}, {"groupBy": HOW_TO_GROUP}).need("metricSource")
     if not source:
         return None
-    block = source.block({"type", "spec"}, {"metricSourceRef": "there are no DataSources; write type: opskpi"})
+    block = source.block(
+        {"type", "spec"},
+        {"metricSourceRef": "there are no DataSources; write type: opskpi", "groupBy": HOW_TO_GROUP},
+    )
     if kind := block.need("type"):
         kind.choice(("opskpi",))
     spec = block.need("spec")
     if spec is None:
         return None
-    query = spec.block({"eventType", "count", "labels"} | (limits | {"succeeded"} if limits else set()))
+    query = spec.block({"eventType", "count", "labels", "groupBy"} | (limits | {"succeeded"} if limits else set()))
     if event_type := query.need("eventType"):
         event_type.text(100)
     if count := query.need("count"):
@@ -132,6 +140,7 @@ def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator
     before = part.place.faults.count
     total_labels, labels = read_filter(total.get("labels")), read_filter(part.get("labels"))
     own = narrowed(labels, total_labels, part.get("labels"))
+    group_by = grouped(total.get("groupBy"), part.get("groupBy"))
     limit = _limit(ratio, objective)
     if part.place.faults.count > before or own is None:
         return None
@@ -153,6 +162,7 @@ def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator
         good_labels={} if ratio.is_bad else own,
         # A bad part that is told by its count alone is the rest beside the good one.
         bad_labels=own if ratio.is_bad and own else None,
+        group_by=group_by,
         annotations=annotations,
     )
 
@@ -160,7 +170,7 @@ def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator
 def _objective(ratio: _Ratio) -> str | None:
     """The objective whose counts and keys these are."""
     part, total = ratio.part, ratio.total
-    keys = part.places.keys() - {"eventType", "count", "labels"}
+    keys = part.places.keys() - {"eventType", "count", "labels", "groupBy"}
     for objective, count in (BAD if ratio.is_bad else GOOD).items():
         counts = (total.places["count"].written, part.places["count"].written)
         if counts == (count.total, count.part) and keys == ({count.key} if count.key else set()):

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.groups import Group, name_of
 from opskpi.openslo import applying
 from opskpi.openslo.definitions import Definitions
 
@@ -19,12 +20,13 @@ UNTRIED = frozenset(["kpi_threshold", "silent_agents", "silent_jobs"])
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """An alert as it would have been; `resolved_at` is None when it still fired at the end."""
+    """An alert as it would have been; `resolved_at` is None when it still fired at the end, else when it was over."""
 
     org_id: UUID
     rule_name: str
     severity: str
     subject: str
+    slo_group: Group
     fired_at: datetime
     resolved_at: datetime | None
 
@@ -38,6 +40,12 @@ class _Finding:
     subject: str
     alert_after: timedelta
     holds: bool | None
+    slo_group: Group
+
+    @property
+    def subject_key(self) -> tuple[UUID, str, str, str]:
+        """Equal for findings of one alert."""
+        return (self.org_id, self.rule_name, self.subject, name_of(self.slo_group))
 
 
 def simulate(
@@ -58,7 +66,7 @@ def simulate(
     if not names:
         raise OpsKpiError("the files define no SLO to simulate", "Pass a file with one.", ExitCode.BAD_ARGUMENT)
     fired: list[Fired] = []
-    open_since: dict[tuple[UUID, str, str], _Finding] = {}
+    open_since: dict[tuple[UUID, str, str, str], _Finding] = {}
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=class_row(_Finding)) as cursor:
         applying.make(connection, replace(definitions, slos=tried), applying.Bundle(adopt=True))
         connection.execute("select ops.backdate_slos(slo_names => %s)", [names])
@@ -66,21 +74,28 @@ def simulate(
         start, done = since, 0
         while start < until:
             end = min(start + timedelta(days=1), until)
-            for finding in cursor.execute(
-                "select as_of, org_id, rule_name, severity, subject, alert_after, holds from ops.simulate_conditions("
-                "since => %s, until => %s, step => %s, slo_names => %s)",
+            findings = cursor.execute(
+                "select as_of, org_id, rule_name, severity, subject, alert_after, holds, slo_group"
+                " from ops.simulate_conditions(since => %s, until => %s, step => %s, slo_names => %s)",
                 [start, end, STEP, names],
-            ):
-                subject = (finding.org_id, finding.rule_name, finding.subject)
+            ).fetchall()
+            # A group that nobody finds at the beginning of the day was over by then.
+            found = {finding.subject_key for finding in findings if finding.as_of == start}
+            for key in open_since.keys() - found:
+                fired += _fired(open_since.pop(key), start)
+            for finding in findings:
                 if finding.holds:
-                    open_since.setdefault(subject, finding)
-                elif finding.holds is False and (began := open_since.pop(subject, None)):
+                    open_since.setdefault(finding.subject_key, finding)
+                elif finding.holds is False and (began := open_since.pop(finding.subject_key, None)):
                     fired += _fired(began, finding.as_of)
             start, done = end, done + 1
             on_progress(done)
     for began in open_since.values():
         fired += [replace(alert, resolved_at=None) for alert in _fired(began, until)]
-    return sorted(fired, key=lambda alert: (alert.fired_at, alert.rule_name, alert.subject, alert.org_id))
+    return sorted(
+        fired,
+        key=lambda alert: (alert.fired_at, alert.rule_name, alert.subject, name_of(alert.slo_group), alert.org_id),
+    )
 
 
 def _fired(began: _Finding, ended_at: datetime) -> list[Fired]:
@@ -88,4 +103,4 @@ def _fired(began: _Finding, ended_at: datetime) -> list[Fired]:
     fired_at = began.as_of + -(-began.alert_after // STEP) * STEP
     if fired_at >= ended_at:
         return []
-    return [Fired(began.org_id, began.rule_name, began.severity, began.subject, fired_at, ended_at)]
+    return [Fired(began.org_id, began.rule_name, began.severity, began.subject, began.slo_group, fired_at, ended_at)]

@@ -11,6 +11,7 @@ import yaml
 
 from opskpi.openslo.definitions import FIVE_MINUTES, Slo
 from opskpi.openslo.entities import PREFIX, Entities, Entity, inline
+from opskpi.openslo.filters import HOW_TO_GROUP
 from opskpi.openslo.indicators import Indicator, indicator
 from opskpi.openslo.places import Block, Place, is_name
 
@@ -22,7 +23,7 @@ _ONLY_RATIO = "it belongs to a thresholdMetric; write a ratioMetric with fasterT
 def spec_of(entity: Entity) -> Block | None:
     """The keys of an SLO."""
     keys = {"description", "service", "indicator", "indicatorRef", "timeWindow", "budgetingMethod", "objectives"}
-    return entity.spec.block(keys | {"alertPolicies"}) if entity.spec else None
+    return entity.spec.block(keys | {"alertPolicies"}, {"groupBy": HOW_TO_GROUP}) if entity.spec else None
 
 
 def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, Indicator | None]) -> list[Slo]:
@@ -57,6 +58,7 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
             total_labels=sli.total_labels,
             good_labels=sli.good_labels,
             bad_labels=sli.bad_labels,
+            group_by=sli.group_by,
             indicator_name=sli.name,
             display_name=entity.display_name,
             labels=entity.labels,
@@ -184,7 +186,7 @@ def _objectives(entity: Entity, objectives: Place | None, method: Place | None) 
 
 
 def _objective(item: Place, budgeting: str | None) -> tuple[Block, dict[str, Any]]:
-    refused = {"op": _ONLY_RATIO, "value": _ONLY_RATIO}
+    refused = {"op": _ONLY_RATIO, "value": _ONLY_RATIO, "groupBy": HOW_TO_GROUP}
     block = item.block({"displayName", "target", "targetPercent", "timeSliceTarget", "timeSliceWindow"}, refused)
     title = block.line_of_text("displayName")
     return block, {

@@ -131,6 +131,7 @@ def _indicator(slo: Slo) -> dict[str, Any]:
         else slo.threshold_ms
     )
     total = {"eventType": slo.event_type, "count": count.total, "labels": written_filter(slo.total_labels)}
+    total["groupBy"] = list(slo.group_by)
     # A part of total is said whole, so that it can be read alone.
     labels = written_filter(slo.total_labels | (slo.bad_labels or slo.good_labels))
     part = {"eventType": slo.event_type, "count": count.part, "labels": labels}

@@ -9,6 +9,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row, scalar_row
 
+from opskpi.groups import Group
+
 
 @dataclass(frozen=True, slots=True)
 class Kpi:
@@ -32,7 +34,8 @@ class Kpi:
 class Slo:
     """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate.
 
-    `counted_since` is the first instant with all its events, None if none is missing.
+    `counted_since` is the first instant with all its events, None if none is missing. `slo_group` has the values of its
+    labels by key, {} where the objective is not grouped.
     """
 
     org_id: UUID
@@ -53,6 +56,7 @@ class Slo:
     events_needed: int
     window_start: datetime
     counted_since: datetime | None
+    slo_group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,12 @@ def kpis(connection: psycopg.Connection, period: str, metric: str | None, *, bre
 
 
 def slos(connection: psycopg.Connection) -> list[Slo]:
-    """Every objective of every org, as of now."""
+    """Every objective of every org, and each of its groups, as of now; the worst first."""
     with connection.cursor(row_factory=class_row(Slo)) as cursor:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since from public.v_ops_slo_status"
+            " counted_since, slo_group from public.v_ops_slo_status"
         ).fetchall()
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from opskpi import console
+from opskpi.groups import name_of
 from opskpi.orgs import NIL_ORG
 from opskpi.status.reading import Check, Kpi, Slo
 from opskpi.tables import Column
@@ -47,9 +48,11 @@ def show_kpis(kpis: Sequence[Kpi]) -> None:
 def show_slos(slos: Sequence[Slo]) -> None:
     """A table of objectives with status, budget and burn rates, in the order given."""
     org, orgs = _orgs(slos)
+    is_grouped = any(slo.slo_group for slo in slos)
     columns = [
         *org,
         Column("SLO", is_key=True),
+        *([Column("group", is_key=True)] if is_grouped else []),
         Column("status", stays=True),
         Column("target", right=True, dispensable=1),
         Column("SLI", stays=True, right=True),
@@ -65,6 +68,7 @@ def show_slos(slos: Sequence[Slo]) -> None:
         [
             *whose,
             console.safe(slo.slo_name),
+            *([console.safe(name_of(slo.slo_group))] if is_grouped else []),
             f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
             _percent(slo.target),
             _percent(slo.sli),

@@ -31,10 +31,12 @@ def test_one_group_pages_while_the_others_stay_quiet_and_its_message_names_it(gr
     (facts,) = rows(grouped, "select message -> 'firing' -> 0 from ops.alert_deliveries")[0]
     assert (facts["subject"], facts["group"], facts["slo_group"]) == (
         "mine",
-        "workflow=release it",
+        'workflow="release it"',
         {"workflow": "release it"},
     )
-    assert facts["explain"].startswith("opskpi slo explain mine --group 'workflow=release it' --since 2026-03-03T12:05")
+    assert facts["explain"].startswith(
+        """opskpi slo explain mine --group 'workflow="release it"' --since 2026-03-03T12:05"""
+    )
     attempts(grouped, "nightly", "failure", 20, LATER)
     run_jobs(grouped, "2026-03-10T12:10Z")
     assert rows(grouped, STATES) == [("nightly", "page", "firing"), ("release it", "page", "firing")]

@@ -1,11 +1,13 @@
 """Who hears what, and when: channels, groups, repeats, inhibition and silences."""
 
+import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from support.events import NIL, Connection, add_channel, add_row, add_rule, instant, rows, scalar, told
 
@@ -291,3 +293,29 @@ def test_a_silence_of_what_does_not_exist_is_refused(database, matcher):
     with pytest.raises(psycopg.Error) as refused:
         database.execute("select ops.silence_alerts(%s, %s, 'x', 'ada')", [matcher, NOON + timedelta(days=9999)])
     assert (refused.value.sqlstate, bool(refused.value.diag.message_hint)) == ("OP001", True)
+
+
+# The command that explains
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({}, []),
+        ({"workflow": "release"}, ["--group", "workflow=release"]),
+        ({"workflow": None, "team": "a b"}, ["--group", 'team="a b"', "--group", "workflow="]),
+        ({"workflow": "it's $(date)'\\"}, ["--group", "workflow=\"it's $(date)'\\\\\""]),
+        ({"overflow": True}, ["--group", "overflow"]),
+    ],
+    ids=str,
+)
+def test_an_alert_names_the_command_that_explains_its_group_as_a_shell_takes_it(
+    database: Connection, raised: Callable[..., None], group: dict[str, str | None], words: list[str]
+) -> None:
+    raised("burn", slo_group=Jsonb(group), detail=Jsonb({"explain_since": "2026-03-01T00:00:00Z"}))
+    query = (
+        "select ops.alert_facts(array(select alert_id from ops.alerts where rule_name = 'burn'), %s) -> 0 ->> 'explain'"
+    )
+    command = shlex.split(scalar(database, query, NOON))
+    since, until = "2026-03-01T00:00:00Z", "2026-03-10T12:00:00Z"
+    assert command == ["opskpi", "slo", "explain", "deploys", *words, "--since", since, "--until", until]

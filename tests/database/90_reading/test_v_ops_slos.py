@@ -50,8 +50,12 @@ def test_the_worst_objective_comes_first_in_views_commands_and_summaries(databas
 
 
 def test_rows_of_objectives_follow_the_order_of_the_status_and_lose_none() -> None:
-    found = figures.by_slo([{"slo_name": name, "n": n} for n, name in enumerate("abab")], ["b", "x"])
-    assert [(name, [row["n"] for row in of_one]) for name, of_one in found.items()] == [("b", [1, 3]), ("a", [0, 2])]
+    counted = [{"slo_name": name, "slo_group": {}, "n": n} for n, name in enumerate("abab")]
+    found = figures.by_promise(counted, [("b", ""), ("x", "")])
+    assert [(name, [row["n"] for row in of_one]) for (name, _), of_one in found.items()] == [
+        ("b", [1, 3]),
+        ("a", [0, 2]),
+    ]
 
 
 def test_a_year_burns_down_day_by_day_from_its_first_instant(database: Connection) -> None:
