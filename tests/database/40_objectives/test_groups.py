@@ -34,21 +34,23 @@ def workflow(name: str | None) -> dict[str, Any]:
     return {"workflow": name}
 
 
-def attempts(connection: Connection, name: str | None, good: int, bad: int, *, at: str = AT, org: UUID = NIL) -> None:
+def add_group_attempts(
+    connection: Connection, name: str | None, good: int, bad: int, *, at: str = AT, org: UUID = NIL
+) -> None:
     for outcome, count in (("success", good), ("failure", bad)):
         add_events(connection, count, "workflow_run", at, outcome=outcome, workflow=name, org_id=org)
 
 
-def standing(connection: Connection, as_of: str = LATER, org: UUID = NIL) -> list[tuple[Any, ...]]:
+def groups_standing(connection: Connection, as_of: str = LATER, org: UUID = NIL) -> list[tuple[Any, ...]]:
     connection.execute("update ops.job_runs set finished_at = %s", [as_of])
     return rows(connection, STANDING, as_of, org)
 
 
 def test_a_nightly_job_that_fails_breaches_its_own_group_and_no_other(database: Connection) -> None:
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
-    attempts(database, "release", 99, 1)
-    attempts(database, "nightly", 0, 20)
-    attempts(database, None, 20, 0)
+    add_group_attempts(database, "release", 99, 1)
+    add_group_attempts(database, "nightly", 0, 20)
+    add_group_attempts(database, None, 20, 0)
     # Events that are not counted yet count all the same, in groups that nobody has seen before.
     expected = [
         (workflow(None), "ok", 20, 20),
@@ -56,35 +58,35 @@ def test_a_nightly_job_that_fails_breaches_its_own_group_and_no_other(database: 
         (workflow("release"), "ok", 99, 100),
     ]
     database.execute("select ops.refresh(max_ids => 1)")
-    assert standing(database) == expected
+    assert groups_standing(database) == expected
     refresh(database)
-    assert standing(database) == expected
+    assert groups_standing(database) == expected
     assert_exact(database)
 
 
 def test_an_objective_whose_groups_nobody_has_seen_yet_is_listed_without_data(database: Connection) -> None:
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"], total={"workflow": "release"})
-    attempts(database, "nightly", 1, 0)
+    add_group_attempts(database, "nightly", 1, 0)
     refresh(database)
-    assert standing(database) == [({}, "no_data", 0, 0)]
+    assert groups_standing(database) == [({}, "no_data", 0, 0)]
 
 
 def test_a_group_that_ends_becomes_no_data(database: Connection) -> None:
     add_slo(
         database, "mine", event_type="workflow_run", group_by=["workflow"], expected_interval="1 hour", window="7 days"
     )
-    attempts(database, "merged", 0, 20)
-    attempts(database, "release", 20, 0, at=NEXT_DAY)
+    add_group_attempts(database, "merged", 0, 20)
+    add_group_attempts(database, "release", 20, 0, at=NEXT_DAY)
     refresh(database)
-    assert standing(database) == [
+    assert groups_standing(database) == [
         (workflow("merged"), "breached", 0, 20),
         (workflow("release"), "no_data", 0, 0),
     ]
-    assert standing(database, NEXT_DAY) == [
+    assert groups_standing(database, NEXT_DAY) == [
         (workflow("merged"), "no_data", 0, 20),
         (workflow("release"), "ok", 20, 20),
     ]
-    assert standing(database, "2026-03-30T12:00Z")[0] == (workflow("merged"), "no_data", 0, 0)
+    assert groups_standing(database, "2026-03-30T12:00Z")[0] == (workflow("merged"), "no_data", 0, 0)
 
 
 def test_two_keys_make_a_group_of_each_pair(database: Connection) -> None:
@@ -95,7 +97,7 @@ def test_two_keys_make_a_group_of_each_pair(database: Connection) -> None:
     for name, agent, outcome in (("a", ORG_A, "failure"), ("a", None, "success"), ("b", ORG_A, "success")):
         add_event(database, "workflow_run", AT, workflow=name, outcome=outcome, agent_id=agent, tag="v1")
     refresh(database)
-    assert standing(database) == [
+    assert groups_standing(database) == [
         ({"team": None, "workflow": "a"}, "insufficient", 1, 1),
         ({"team": "red", "workflow": "a"}, "insufficient", 0, 1),
         ({"team": "red", "workflow": "b"}, "insufficient", 1, 1),
@@ -131,7 +133,7 @@ def test_beyond_a_thousand_groups_the_rest_is_counted_together_and_nothing_is_dr
     assert {group["workflow"] for (group,) in groups} == {f"w{n}" for n in range(1, 1001)}
     assert others
     assert known
-    overflowing = [found for found in standing(database) if found[0] == OVERFLOW]
+    overflowing = [found for found in groups_standing(database) if found[0] == OVERFLOW]
     assert overflowing == [(OVERFLOW, "breached", 3, 6)]
     before = states(database)
     rebuild(database, "2026-03-08T00:00Z", "2026-03-11T00:00Z")
@@ -158,7 +160,7 @@ def test_history_and_burn_down_are_each_groups_own(database: Connection) -> None
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
     day = scalar(database, "select date_trunc('day', now() - interval '2 days')")
     for name, good, bad in (("release", 9, 1), ("nightly", 0, 5)):
-        attempts(database, name, good, bad, at=day)
+        add_group_attempts(database, name, good, bad, at=day)
     refresh(database)
     shown = "select slo_group, day_start, good, total from {} where slo_name = 'mine' order by slo_group"
     expected = [(workflow("nightly"), day, 0, 5), (workflow("release"), day, 9, 10)]
@@ -179,7 +181,7 @@ def test_an_exclusion_of_one_group_leaves_the_others_alone_and_counts_once_where
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
     for at in ("2026-03-10T10:00Z", "2026-03-10T11:00Z", AT):
         for name in ("release", "nightly"):
-            attempts(database, name, 10, 10, at=at)
+            add_group_attempts(database, name, 10, 10, at=at)
     refresh(database)
 
     def exclude(since: str, until: str, group: str) -> None:
@@ -188,21 +190,21 @@ def test_an_exclusion_of_one_group_leaves_the_others_alone_and_counts_once_where
         )
 
     exclude("2026-03-10T10:00Z", "2026-03-10T11:30Z", '{"workflow": "nightly"}')
-    assert [found[2:] for found in standing(database)] == [(10, 20), (30, 60)]
+    assert [found[2:] for found in groups_standing(database)] == [(10, 20), (30, 60)]
     exclude("2026-03-10T10:00Z", "2026-03-10T10:30Z", "{}")
-    assert [found[2:] for found in standing(database)] == [(10, 20), (20, 40)]
+    assert [found[2:] for found in groups_standing(database)] == [(10, 20), (20, 40)]
     exclude("2026-03-10T11:55Z", "2026-03-10T12:30Z", '{"workflow": "release"}')
-    assert [found[2:] for found in standing(database)] == [(10, 20), (10, 20)]
+    assert [found[2:] for found in groups_standing(database)] == [(10, 20), (10, 20)]
     explained = "select slo_group, count(*), sum(cost) from ops.explain_slo('mine', '2026-03-10Z', '2026-03-11Z') group by 1 order by 1"
     assert rows(database, explained) == [(workflow("nightly"), 10, 5), (workflow("release"), 10, 5)]
 
 
 def test_nobody_sees_the_groups_of_another_org(database: Connection, acting_as: ActingAs) -> None:
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
-    attempts(database, "release", 10, 0, org=ORG_A)
-    attempts(database, "secret", 0, 10, org=ORG_B)
+    add_group_attempts(database, "release", 10, 0, org=ORG_A)
+    add_group_attempts(database, "secret", 0, 10, org=ORG_B)
     refresh(database)
-    attempts(database, "newer secret", 0, 10, org=ORG_B)
+    add_group_attempts(database, "newer secret", 0, 10, org=ORG_B)
     with acting_as(database, "authenticated", org=str(ORG_A)) as caller:
         shown = rows(caller, "select slo_group from public.v_ops_slo_status where slo_name = 'mine'")
         assert shown == [(workflow("release"),)]
@@ -243,7 +245,7 @@ def test_three_keys_are_too_many(database: Connection) -> None:
 @pytest.mark.parametrize("group", ['{"workflow": "unheard"}', '{"team": "red"}', "{}"])
 def test_a_group_that_nobody_counted_is_not_explained(database: Connection, group: str) -> None:
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
-    attempts(database, "release", 0, 1)
+    add_group_attempts(database, "release", 0, 1)
     refresh(database)
     with refused():
         rows(database, "select * from ops.explain_slo('mine', '2026-03-10Z', '2026-03-11Z', null, %s)", group)

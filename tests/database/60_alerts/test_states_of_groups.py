@@ -19,13 +19,13 @@ def grouped(database: Connection) -> Connection:
     return database
 
 
-def attempts(connection: Connection, workflow: str, outcome: str, count: int, at: str = AT) -> None:
+def add_attempts_of(connection: Connection, workflow: str, outcome: str, count: int, at: str = AT) -> None:
     add_events(connection, count, "workflow_run", at, outcome=outcome, workflow=workflow)
 
 
 def test_one_group_pages_while_the_others_stay_quiet_and_its_message_names_it(grouped: Connection) -> None:
-    attempts(grouped, "release it", "failure", 20)
-    attempts(grouped, "nightly", "success", 20)
+    add_attempts_of(grouped, "release it", "failure", 20)
+    add_attempts_of(grouped, "nightly", "success", 20)
     run_jobs(grouped, LATER)
     assert rows(grouped, STATES) == [("release it", "page", "firing")]
     (facts,) = rows(grouped, "select message -> 'firing' -> 0 from ops.alert_deliveries")[0]
@@ -37,10 +37,10 @@ def test_one_group_pages_while_the_others_stay_quiet_and_its_message_names_it(gr
     assert facts["explain"].startswith(
         """opskpi slo explain mine --group 'workflow="release it"' --since 2026-03-03T12:05"""
     )
-    attempts(grouped, "nightly", "failure", 20, LATER)
+    add_attempts_of(grouped, "nightly", "failure", 20, LATER)
     run_jobs(grouped, "2026-03-10T12:10Z")
     assert rows(grouped, STATES) == [("nightly", "page", "firing"), ("release it", "page", "firing")]
-    attempts(grouped, "release it", "success", 2000, "2026-03-10T12:10Z")
+    add_attempts_of(grouped, "release it", "success", 2000, "2026-03-10T12:10Z")
     run_jobs(grouped, "2026-03-10T12:15Z")
     assert rows(grouped, STATES) == [("nightly", "page", "firing"), ("release it", "page", "resolved")]
 
@@ -49,10 +49,10 @@ def test_a_page_of_one_group_inhibits_no_ticket_of_another(grouped: Connection) 
     add_rule(grouped, "burn", "burn_rate", "ticket", slo_name="mine", factor="1.5", long_window="1 hour")
     grouped.execute("update ops.alert_rules set is_enabled = false where rule_name = 'gone'")
     for workflow in ("a", "b"):
-        attempts(grouped, workflow, "failure", 20)
+        add_attempts_of(grouped, workflow, "failure", 20)
     run_jobs(grouped, LATER)
     grouped.execute("update ops.alert_rules set is_enabled = true where rule_name = 'gone'")
-    attempts(grouped, "b", "success", 180, LATER)
+    add_attempts_of(grouped, "b", "success", 180, LATER)
     run_jobs(grouped, "2026-03-10T12:10Z")
     inhibited = (
         "select alert.slo_group ->> 'workflow', alert.severity, addressed.is_inhibited"
@@ -63,16 +63,16 @@ def test_a_page_of_one_group_inhibits_no_ticket_of_another(grouped: Connection) 
 
 
 def test_the_alert_of_a_group_that_is_over_ends_and_is_never_called_resolved(grouped: Connection) -> None:
-    attempts(grouped, "merged", "failure", 20)
+    add_attempts_of(grouped, "merged", "failure", 20)
     run_jobs(grouped, LATER)
-    attempts(grouped, "other", "success", 20, "2026-03-18T12:00Z")
+    add_attempts_of(grouped, "other", "success", 20, "2026-03-18T12:00Z")
     run_jobs(grouped, "2026-03-18T12:05Z")
     assert rows(grouped, "select state, detail ->> 'ended_because' from ops.alerts") == [("ended", "group_is_over")]
 
 
 def test_a_silence_of_one_group_covers_that_one_only(grouped: Connection) -> None:
     for workflow in ("a", "b"):
-        attempts(grouped, workflow, "failure", 20)
+        add_attempts_of(grouped, workflow, "failure", 20)
     run_jobs(grouped, LATER)
     grouped.execute("select ops.silence_alerts('mine workflow=a', '2099-01-01Z', 'known', 'me')")
     covered = (
@@ -85,8 +85,8 @@ def test_a_silence_of_one_group_covers_that_one_only(grouped: Connection) -> Non
 
 
 def test_a_simulation_tells_the_groups_apart(grouped: Connection) -> None:
-    attempts(grouped, "a", "failure", 20)
-    attempts(grouped, "b", "success", 20)
+    add_attempts_of(grouped, "a", "failure", 20)
+    add_attempts_of(grouped, "b", "success", 20)
     run_jobs(grouped, LATER)
     found = (
         "select distinct slo_group ->> 'workflow', holds from"
