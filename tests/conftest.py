@@ -19,6 +19,7 @@ from psycopg import sql
 from support import clock, forks
 from support.events import fill_past_months
 from support.fixtures import ActingAs, Cli, Connect, CreateDatabase, shared_folder
+from support.patience import PATIENCE_S
 from support.postgres import VERSIONS, Database, Server, bin_dir_of, janitor, running_server, unavailable
 from support.rolled_back import SharedDatabase, in_transaction_block
 
@@ -196,7 +197,7 @@ def cli(migrated_database: Database, tmp_path: Path) -> Cli:
     }
 
     def run(
-        *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 60
+        *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         return forks.run(*arguments, cwd=tmp_path, env=environment | dict(env or {}), stdin=stdin, timeout=timeout)
 

@@ -14,6 +14,7 @@ import pytest
 
 from opskpi.postgres import connecting, embedded
 from support import forks
+from support.patience import PATIENCE_S
 
 STATES = """
   select md5(string_agg(md5(t::text), '' order by md5(t::text))) from (
@@ -39,7 +40,7 @@ def demo_home() -> Iterator[Path]:
 
 
 def opskpi(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return forks.run(*arguments, env=environment_of(home), timeout=180)
+    return forks.run(*arguments, env=environment_of(home), timeout=2 * PATIENCE_S)
 
 
 def environment_of(home: Path) -> dict[str, str]:

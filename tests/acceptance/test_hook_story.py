@@ -1,6 +1,5 @@
 """The story of a hook, as a new user would live it: install, commit, block, override, push, see the numbers; the hub goes and comes back."""
 
-import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +10,7 @@ from support.events import rows, scalar
 from support.fixtures import Cli
 from support.hook_world import World, world_in
 from support.hubs import metrics, running_hub
+from support.patience import eventually
 from support.postgres import free_port
 
 HOOK = """#!/bin/sh
@@ -42,14 +42,14 @@ def write(world: World, name: str, text: str) -> None:
 
 def await_events(world: World, database: psycopg.Connection, count: int) -> None:
     """Send until so many events are stored: an override is recorded in the background, and a sender may be at it already."""
-    until = time.monotonic() + 15
-    while True:
+
+    def stored() -> int:
         sent = world.opskpi("hook", "flush")
         assert sent.returncode in {0, 75}, sent.stderr
-        stored = scalar(database, "select count(*) from public.telemetry_events")
-        if stored >= count or time.monotonic() > until:
-            assert stored == count, rows(database, "select event_type, metadata from public.telemetry_events")
-            return
+        return int(scalar(database, "select count(*) from public.telemetry_events"))
+
+    eventually(lambda: stored() >= count)
+    assert stored() == count, rows(database, "select event_type, metadata from public.telemetry_events")
 
 
 def test_what_happens_in_a_repository_is_in_the_metrics_and_survives_a_hub_that_is_away(

@@ -28,6 +28,7 @@ from support.events import (
     states,
 )
 from support.fixtures import Cli, Connect
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database, Server, running_server
 
 pytestmark = pytest.mark.database
@@ -92,16 +93,13 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
         stderr=subprocess.DEVNULL,
     )
     waiting = "select pid from pg_stat_activity where application_name = 'opskpi' and wait_event_type = 'Lock'"
-    deadline = time.monotonic() + 30
-    while not (found := rows(past_months, waiting)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    eventually(lambda: rows(past_months, waiting) or process.poll() is not None)
+    [[waiting_pid]] = rows(past_months, waiting)
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE_S)
     # The backend learns of it when it next speaks to its client; it is ended here, in the middle of its step.
-    past_months.execute("select pg_terminate_backend(%s)", [found[0][0]])
-    while rows(past_months, "select from pg_stat_activity where application_name = 'opskpi'"):
-        assert time.monotonic() < deadline
+    past_months.execute("select pg_terminate_backend(%s)", [waiting_pid])
+    eventually(lambda: not rows(past_months, "select from pg_stat_activity where application_name = 'opskpi'"))
     blocker.rollback()
     assert scalar(past_months, "select count(*) from public.telemetry_events") == left
     assert states(past_months) == before
@@ -145,17 +143,13 @@ def test_a_backend_that_is_killed_leaves_what_the_next_run_finishes(mortal: Serv
         thread = threading.Thread(target=retain)
         thread.start()
         waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-        deadline = time.monotonic() + 30
-        while not rows(connection, waiting, victim.info.backend_pid):
-            assert time.monotonic() < deadline
+        eventually(lambda: rows(connection, waiting, victim.info.backend_pid))
         os.kill(victim.info.backend_pid, signal.SIGKILL)
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE_S)
         assert not thread.is_alive()
         # Only when all are gone has the server begun to start them anew.
         with suppress(psycopg.OperationalError):
-            while True:
-                connection.execute("select 1")
-                assert time.monotonic() < deadline
+            eventually(lambda: not connection.execute("select 1"))
     with reconnected(mortal.dsn(name)) as connection:
         assert (states(connection), rows(connection, STORED)) == before
         planned = retention.plan(connection, AS_OF)
@@ -167,7 +161,7 @@ def test_a_backend_that_is_killed_leaves_what_the_next_run_finishes(mortal: Serv
 
 def reconnected(dsn: str) -> psycopg.Connection:
     """Connect as soon as the server has come back."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return psycopg.connect(dsn, autocommit=True)

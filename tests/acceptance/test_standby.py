@@ -13,8 +13,8 @@ import pytest
 from opskpi.postgres import migrations
 from support import forks
 from support.hubs import METRICS, POLICY, TELEMETRY, TODAY, hook_event, make_key, problem, running_hub
+from support.patience import eventually
 from support.postgres import Server, running_server, temporary_folder, unavailable
-from support.sessions import eventually
 from support.standbys import follow, streaming_standby
 
 OnStandby = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,7 +34,7 @@ def primary(pytestconfig: pytest.Config) -> Iterator[Server]:
                 " jsonb_build_object('outcome', case when number < 30 then 'failure' else 'success' end, 'duration_ms', 5)"
                 " from generate_series(1, 60) as number"
             )
-        forks.run("run", "--dsn", server.dsn("postgres"), cwd=Path.cwd(), env={}, stdin="", timeout=60)
+        forks.run("run", "--dsn", server.dsn("postgres"), cwd=Path.cwd(), env={}, stdin="")
         yield server
 
 
@@ -51,7 +51,7 @@ def on_standby(standby: Server, tmp_path: Path) -> OnStandby:
 
     def command(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return forks.run(
-            *arguments, "--dsn", standby.dsn("postgres"), cwd=tmp_path, env={"COLUMNS": "200"}, stdin=stdin, timeout=60
+            *arguments, "--dsn", standby.dsn("postgres"), cwd=tmp_path, env={"COLUMNS": "200"}, stdin=stdin
         )
 
     return command
@@ -78,7 +78,7 @@ def test_definitions_are_tried_on_a_standby_as_on_its_primary(primary: Server, s
 
         def answers(server: Server, *arguments: str) -> str:
             asked = (*arguments, "--dsn", server.dsn("postgres"))
-            finished = forks.run(*asked, cwd=tmp_path, env=env, stdin="", timeout=120)
+            finished = forks.run(*asked, cwd=tmp_path, env=env, stdin="")
             assert finished.returncode == 0, finished.stderr
             return finished.stdout
 
@@ -91,10 +91,10 @@ def test_definitions_are_tried_on_a_standby_as_on_its_primary(primary: Server, s
                 there = json.loads(answers(standby, *command))
                 assert there
                 assert there == json.loads(answers(primary, *command))
-            left = forks.run("slo", "--json", cwd=tmp_path, env=env, stdin="", timeout=60)
+            left = forks.run("slo", "--json", cwd=tmp_path, env=env, stdin="")
             assert left.returncode == 78, "the copy is gone, and nothing else was made"
         finally:
-            forks.run("stop", cwd=tmp_path, env=env, stdin="", timeout=60)
+            forks.run("stop", cwd=tmp_path, env=env, stdin="")
 
 
 @pytest.mark.parametrize("command", ["run", "aggregate", "key create wall --scope read"])

@@ -20,6 +20,7 @@ from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
 from support import forks
 from support.fixtures import Connect
+from support.patience import PATIENCE_S
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONGEST_BACKOFF = timedelta(hours=1)
@@ -375,7 +376,7 @@ def test_two_workers_send_each_message_once(database, connect: Connect, new_chan
     channels, ready = (Channel(), Channel()), Barrier(2)
 
     def work(connection: psycopg.Connection, channel: Channel) -> None:
-        ready.wait(timeout=30)
+        ready.wait(timeout=PATIENCE_S)
         deliver_by(connection, channel)
 
     workers = [Thread(target=work, args=(connect(), channel)) for channel in channels]

@@ -9,11 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from support.browsers import OpenPage, Watched
 from support.clock import environment_of_today
 from support.hubs import Hub, running_hub
+from support.patience import PATIENCE_S
 from support.postgres import Database, Server, janitor, unavailable
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,6 +30,7 @@ def browser() -> Iterator[Browser]:
     """Run one headless Chromium for a file; longer, its event loop would be in the way of tests that run their own."""
     if CHROMIUM is None:
         unavailable("no Chromium is installed (Debian: apt-get install chromium)")
+    expect.set_options(timeout=PATIENCE_S * 1000)
     with sync_playwright() as playwright:
         # The sandbox refuses root; the pages are our own.
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
@@ -47,6 +49,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         def open_one(**options: Any) -> Watched:
             context: BrowserContext = browser.new_context(**options)
             opened.callback(context.close)
+            context.set_default_timeout(PATIENCE_S * 1000)
             watched = Watched(context.new_page())
             watched.page.on("console", lambda said: _complain(watched, said.type, said.text))
             watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))

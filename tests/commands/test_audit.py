@@ -19,6 +19,7 @@ from opskpi.provenance import recording
 from support import forks
 from support.events import add_audit, add_event, rows, scalar
 from support.fixtures import Cli
+from support.patience import PATIENCE_S
 from support.provenances import ARTIFACT, COMMIT, RUN_ID, SHA256, SOURCE, Sigstore, envelope, statement_v1
 
 NOWHERE = ("--dsn", "postgresql://somebody:secret@127.0.0.1:1/nowhere")
@@ -249,7 +250,7 @@ def test_a_verdict_matters_more_than_that_it_cannot_be_printed(
         with Path("/dev/full").open("wb") as full:
             command = ("audit", *arguments, *form)
             process = forks.Process(command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.DEVNULL)
-            return process.wait(60)
+            return process.wait(PATIENCE_S)
 
     assert ended(files[0], "--artifact", files[1]) == 3
     assert scalar(database, "select count(*) from slsa_audit_metrics where validation_status = 'failure'") == 1
@@ -261,7 +262,7 @@ def test_a_verdict_matters_more_than_that_it_cannot_be_printed(
 
 def test_a_pipe_as_a_file_is_refused_at_once(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    answer = cli("audit", "pipe", "--sha256", SHA256, *NOWHERE, timeout=30)
+    answer = cli("audit", "pipe", "--sha256", SHA256, *NOWHERE)
     assert answer.returncode == 64
     assert "cannot read pipe: it is no regular file" in answer.stderr
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import LiteralString
@@ -19,6 +18,7 @@ from opskpi.commands.main import COMMANDS
 from opskpi.commands.main import cli as commands
 from support import forks
 from support.events import add_channel
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -356,12 +356,9 @@ def test_a_command_that_is_ended_leaves_no_statement_waiting_in_the_server(
         )
         await_answer(watching, waiting, True)
         process.send_signal(number)
-        assert process.wait(30) == -number
+        assert process.wait(PATIENCE_S) == -number
         await_answer(watching, waiting, False)
 
 
 def await_answer(connection: psycopg.Connection, question: LiteralString, answer: object) -> None:
-    deadline = time.monotonic() + 30
-    while connection.execute(question).fetchone() != (answer,):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: connection.execute(question).fetchone() == (answer,))

@@ -36,8 +36,8 @@ from opskpi.ingestion import files as importing
 from support import forks
 from support.events import NOON, add_audit, add_event, add_events, ingest, refresh, rows, scalar, states
 from support.fixtures import CreateDatabase
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database
-from support.sessions import eventually
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 SUBJECTS = (EVENTS, KPIS, AUDITS, SLO)
@@ -627,7 +627,7 @@ def test_a_lost_connection_leaves_the_old_file_and_nothing_half(
         assert ended == [(True,)]
         eventually(lambda: not database.execute(f"select pid {COPIES}").fetchall())
         process.send_signal(signal.SIGCONT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert b"terminating connection" in said or b"connection was lost" in said
     assert b"Traceback" not in said
@@ -657,7 +657,7 @@ def test_an_interrupted_export_leaves_nothing(
         suspended_midway(process, tmp_path)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert [path.name for path in tmp_path.iterdir()] == []
 
@@ -673,7 +673,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     with exporting(migrated_database, tmp_path, "--out", name, preexec_fn=limit) as process:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert said.decode().startswith(f"opskpi: {tmp_path / name} cannot be written: File too large")
     assert ((tmp_path / name).read_text(), part_of(tmp_path)) == ("old", [])
@@ -705,7 +705,7 @@ def test_a_reader_that_goes_away_is_told_of_since_the_export_is_not_whole(
         process.stdout.readline()
         process.stdout.close()
         process.stdout = None
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert said.decode().startswith("opskpi: whoever read the export went away before its end")
     assert b"Traceback" not in said

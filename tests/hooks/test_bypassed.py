@@ -81,7 +81,7 @@ def test_a_note_that_cannot_be_written_costs_no_event_and_no_line(world: World, 
     else:
         note.write_text("1\n")
         note.chmod(0)
-    answer = world.commit(timeout=10)
+    answer = world.commit()
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     assert [event["event"] for event in world.queued()][:1] == ["hook_execution"]
     assert not (world.home / "elsewhere").exists()

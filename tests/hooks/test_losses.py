@@ -13,6 +13,7 @@ import pytest
 from opskpi.hooks import events, losses, queue_file, record, starting
 from opskpi.hooks.storage import Folder
 from support.hook_world import AGENT, EXECUTION, ORG, Receiver, World, send
+from support.patience import PATIENCE_S
 
 # Without writing bytecode, which would be cut off at that length for every later process.
 FULL = "import resource, sys; sys.dont_write_bytecode = True; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
@@ -39,7 +40,7 @@ def test_what_a_full_disk_refused_is_counted_whoever_was_refused(inside: World) 
     together = [
         subprocess.Popen([sys.executable, "-c", FULL + TRY % 30], cwd=inside.repo, env=inside.env) for _ in range(4)
     ]
-    assert [process.wait(60) for process in together] == [0] * 4
+    assert [process.wait(PATIENCE_S) for process in together] == [0] * 4
     lost = counted_losses(inside)["disk_full"]
     # An event had room in a file of its own while the queue was locked for long.
     spooled = len(inside.queued()) - 20

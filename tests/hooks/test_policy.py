@@ -7,6 +7,7 @@ import pytest
 
 from opskpi.hooks import record
 from support.hook_world import EXECUTION, Receiver, World, send
+from support.patience import eventually
 
 
 @pytest.fixture
@@ -92,9 +93,7 @@ def test_a_policy_can_switch_recording_off_and_on_again(reporting: World, receiv
     age(reporting, 301)
     # Nothing is recorded yet, but someone goes and asks.
     assert record("hook_execution", **EXECUTION) is False
-    until = time.monotonic() + 15
-    while shown(reporting)["version"] != 6 and time.monotonic() < until:
-        time.sleep(0.02)
+    eventually(lambda: shown(reporting)["version"] == 6)
     assert record("hook_execution", **EXECUTION)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.hook_world import AGENT, ENTRY, World, install
+from support.patience import PATIENCE_S
 
 LIGHT = "import sys; sys.path.insert(0, sys.argv[1]); {}; print(*sys.modules)"
 HEAVY = {"psycopg", "click", "httpx", "supabase", "rich", "yaml", "json", "re", "enum", "subprocess", "typing"}
@@ -41,7 +42,7 @@ def test_a_signal_sent_to_the_wrapper_reaches_the_command(world: World, number: 
         assert wrapper.stdout.readline() == "ready\n"
         wrapper.send_signal(number)
         assert wrapper.stdout.read() == "got\n"
-        assert wrapper.wait(10) == 9
+        assert wrapper.wait(PATIENCE_S) == 9
     is_asked = number in {signal.SIGTERM, signal.SIGHUP}
     assert world.metrics()[0]["result"] == ("interrupted" if is_asked else "blocked")
 
@@ -49,7 +50,7 @@ def test_a_signal_sent_to_the_wrapper_reaches_the_command(world: World, number: 
 def read_until(terminal: int, text: bytes) -> bytes:
     seen = b""
     while text not in seen:
-        assert select.select([terminal], [], [], 20)[0], seen
+        assert select.select([terminal], [], [], PATIENCE_S)[0], seen
         seen += os.read(terminal, 100)
     return seen
 
@@ -257,7 +258,7 @@ def test_the_agent_is_the_same_whoever_makes_its_id_first(world: World) -> None:
     del world.env["OPSKPI_HOOK_AGENT_ID"]
     record = "from opskpi.hooks import record; record('hook_execution', hook_type='x', result='allowed', duration_ms=1)"
     together = [subprocess.Popen([sys.executable, "-c", record], cwd=world.repo, env=world.env) for _ in range(6)]
-    assert [process.wait(20) for process in together] == [0] * 6
+    assert [process.wait(PATIENCE_S) for process in together] == [0] * 6
     assert len({metrics["agent_id"] for metrics in world.metrics()}) == 1
     kept = world.home / "data" / "opskpi"
     assert [path.name for path in kept.iterdir()] == ["agent-id"]

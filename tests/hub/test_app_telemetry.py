@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from support.hubs import TELEMETRY, Hub, hook_event, make_key, metrics, post, problem, running_hub, stored
+from support.patience import PATIENCE_S
 from support.postgres import Database
 
 LIMIT = 1024 * 1024
@@ -197,7 +198,7 @@ def test_a_hundred_requests_a_minute_of_one_agent_are_taken_by_two_hubs_together
 
     async def send_all(urls: list[str]) -> list[httpx.Response]:
         headers = {"authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=PATIENCE_S) as client:
             return await asyncio.gather(
                 *(client.post(f"{urls[n % 2]}{TELEMETRY}", json=[hook_event(org, agent)]) for n in range(104))
             )
@@ -230,7 +231,7 @@ def test_200_clients_at_once_lose_nothing(hub: Hub, hub_database: psycopg.Connec
     async def send_all() -> int:
         limits = httpx.Limits(max_connections=None)
         headers = {"authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=hub.url, headers=headers, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=hub.url, headers=headers, timeout=PATIENCE_S, limits=limits) as client:
             batches = ([hook_event(org) for _ in range(5)] for _ in range(200))
             answers = await asyncio.gather(*(client.post(TELEMETRY, json=batch) for batch in batches))
         return sum(answer.json()["accepted"] for answer in answers)

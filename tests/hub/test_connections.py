@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from support.hubs import TELEMETRY, Hub, hook_event, make_key, post, running_hub
+from support.patience import PATIENCE_S
 
 # What the hub promises is 10 s for a head and 30 s for a body.
-PATIENCE_S = 60
 CHUNK = b"a" * 65536
 
 

@@ -25,8 +25,8 @@ from opskpi.hub import content_negotiation, streams
 from opskpi.hub.streams import Stream
 from support.events import add_audit, ingest, refresh
 from support.hubs import JOBS, TELEMETRY, Hub, hook_event, make_key, problem, running_hub
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database, Server, janitor
-from support.sessions import eventually
 
 SUBJECTS = ("events", "kpis", "audits", "slo")
 JSONL, NDJSON, CSV, PARQUET = "application/jsonl", "application/x-ndjson", "text/csv", "application/vnd.apache.parquet"
@@ -100,7 +100,7 @@ def two_orgs(exporting_hub: Hub, exporting_database: psycopg.Connection) -> tupl
 def raw(hub: Hub, path: str, key: str, *headers: str) -> bytes:
     """The whole answer as it comes over the wire."""
     url = httpx.URL(hub.url)
-    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port or 80), timeout=PATIENCE_S) as connection:
         lines = [
             f"GET {path} HTTP/1.1",
             f"Host: {url.host}",
@@ -366,7 +366,7 @@ def slow_reader(hub: Hub, key: str, media_type: str = JSONL) -> Iterator[socket.
     url = httpx.URL(hub.url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
+        connection.settimeout(PATIENCE_S)
         connection.connect((url.host, url.port))
         connection.sendall(
             f"GET {path_of('events')} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {key}\r\nAccept: {media_type}\r\n\r\n".encode()

@@ -18,6 +18,7 @@ from websockets.typing import Origin
 
 from opskpi.access import keys
 from support.hubs import Hub, hook_event, make_key, post, running_hub
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database
 
 
@@ -40,30 +41,28 @@ def opened_page(hub: Hub, cookie: str, path: str = "hooks?range=24h", **options:
         ping_interval=None,
         **options,
     ) as socket:
-        first = json.loads(socket.recv(timeout=10))
+        first = json.loads(socket.recv(timeout=PATIENCE_S))
         assert "hook-tiles" in first["sections"]
         yield socket
 
 
-def next_tile(socket: Connection, *, within: float) -> str:
+def next_tile(socket: Connection) -> str:
     """The section of the tiles, as soon as one is pushed; what the clock alone changes may come before."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         pushed = json.loads(socket.recv(timeout=max(0.01, deadline - time.monotonic())))
         if "hook-tiles" in pushed["sections"]:
             return pushed["sections"]["hook-tiles"]
 
 
-def test_an_event_posted_to_the_hub_is_on_the_open_page_within_two_seconds(
-    hub: Hub, hub_database: psycopg.Connection, org: UUID
-) -> None:
+def test_an_event_posted_to_the_hub_is_on_the_open_page(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
     with (
         opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket,
         hub.client(make_key(hub_database, org)) as client,
     ):
         for number in (1, 2):
             post(client, [hook_event(org)])
-            assert f"n = {number} " in next_tile(socket, within=2)
+            assert f"n = {number} " in next_tile(socket)
 
 
 def test_an_event_posted_to_one_process_is_on_a_page_of_another(
@@ -77,7 +76,7 @@ def test_an_event_posted_to_one_process_is_on_a_page_of_another(
         other.client(make_key(hub_database, org)) as client,
     ):
         post(client, [hook_event(org)])
-        assert "n = 1 " in next_tile(socket, within=2)
+        assert "n = 1 " in next_tile(socket)
 
 
 def test_where_no_notification_arrives_the_page_is_kept_fresh_by_looking(
@@ -85,7 +84,7 @@ def test_where_no_notification_arrives_the_page_is_kept_fresh_by_looking(
 ) -> None:
     with opened_page(hub, cookie_of_session(hub, make_key(hub_database, org, "read"))) as socket:
         insert_hook(hub_database, org)
-        assert "n = 1 " in next_tile(socket, within=10)
+        assert "n = 1 " in next_tile(socket)
 
 
 def test_a_page_that_is_opened_again_is_kept_fresh_as_before(
@@ -98,7 +97,7 @@ def test_a_page_that_is_opened_again_is_kept_fresh_as_before(
         with opened_page(own, cookie) as socket:
             # By looking: nobody tells of a plain insert.
             insert_hook(hub_database, org)
-            assert "n = 1 " in next_tile(socket, within=10)
+            assert "n = 1 " in next_tile(socket)
 
 
 def test_an_event_that_commits_after_a_later_one_is_shown(
@@ -110,9 +109,9 @@ def test_an_event_that_commits_after_a_later_one_is_shown(
     ):
         insert_hook(slow, org)
         insert_hook(hub_database, org)
-        assert "n = 1 " in next_tile(socket, within=10)
+        assert "n = 1 " in next_tile(socket)
         slow.commit()
-        assert "n = 2 " in next_tile(socket, within=10)
+        assert "n = 2 " in next_tile(socket)
 
 
 def test_a_page_of_another_hub_is_no_older_than_a_moment(
@@ -126,9 +125,7 @@ def test_a_page_of_another_hub_is_no_older_than_a_moment(
         assert "n = 1 " not in reader.get("/hooks?range=24h").text
         with hub.client(make_key(hub_database, org)) as client:
             post(client, [hook_event(org)])
-        deadline = time.monotonic() + 5
-        while "n = 1 " not in reader.get("/hooks?range=24h").text:
-            assert time.monotonic() < deadline
+        eventually(lambda: "n = 1 " in reader.get("/hooks?range=24h").text)
 
 
 def insert_hook(connection: psycopg.Connection, org: UUID) -> None:
@@ -149,7 +146,7 @@ def test_a_page_hears_nothing_of_another_org(hub: Hub, hub_database: psycopg.Con
             socket.recv(timeout=3)
         with hub.client(make_key(hub_database, org)) as own:
             post(own, [hook_event(org)])
-        assert str(other) not in next_tile(socket, within=2)
+        assert str(other) not in next_tile(socket)
 
 
 def test_a_revoked_key_is_told_nothing_more(hub: Hub, hub_database: psycopg.Connection, org: UUID) -> None:
@@ -163,7 +160,7 @@ def test_a_revoked_key_is_told_nothing_more(hub: Hub, hub_database: psycopg.Conn
         post(client, [hook_event(org)])
         with pytest.raises(ConnectionClosed) as closed:
             while True:
-                assert "n = 1 " not in str(socket.recv(timeout=5))
+                assert "n = 1 " not in str(socket.recv(timeout=PATIENCE_S))
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
 
@@ -171,7 +168,7 @@ def test_a_revoked_key_is_told_nothing_more(hub: Hub, hub_database: psycopg.Conn
 def test_without_a_session_nothing_is_pushed(hub: Hub) -> None:
     url = hub.url.replace("http", "ws")
     with connect(f"{url}/live/hooks", origin=Origin(hub.url)) as socket, pytest.raises(ConnectionClosed) as closed:
-        socket.recv(timeout=5)
+        socket.recv(timeout=PATIENCE_S)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4401
 
@@ -230,7 +227,7 @@ def test_ten_open_pages_cost_the_database_no_more_than_one(
                 for number in range(3):
                     post(client, [hook_event(org)])
                     for socket in sockets:
-                        while f"n = {number + 1 + (3 if pages == 10 else 0)} " not in next_tile(socket, within=5):
+                        while f"n = {number + 1 + (3 if pages == 10 else 0)} " not in next_tile(socket):
                             pass
                 costs[pages] = calls(database) - before
     # An answer is asked for again where the clock moves on in between, which on a busy machine it does for each event.

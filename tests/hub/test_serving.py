@@ -19,8 +19,8 @@ from psycopg.conninfo import make_conninfo
 
 from opskpi.postgres.cluster import Cluster
 from support.hubs import JOBS, POLICY, TELEMETRY, Hub, hook_event, make_key, problem, running_hub, stored
+from support.patience import PATIENCE_S, eventually
 from support.postgres import Database
-from support.sessions import eventually
 
 
 def refused_start(dsn: str, *options: str, path: Path = JOBS, env: Mapping[str, str] | None = None) -> str:
@@ -30,7 +30,7 @@ def refused_start(dsn: str, *options: str, path: Path = JOBS, env: Mapping[str, 
         env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{JOBS}"} | dict(env or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (answer.returncode, answer.stdout, "Traceback" in answer.stderr) == (78, "", False), answer.stderr
@@ -72,7 +72,7 @@ def test_a_hub_told_to_stop_takes_nothing_new_and_answers_what_was_asked(
             assert hub.process.poll() is None
         asking.join()
         assert [answer.status_code for answer in answers] == [200]
-        assert hub.process.wait(30) == 0
+        assert hub.process.wait(PATIENCE_S) == 0
         assert not listens()
     assert stored(database, org) == 1
     assert "Traceback" not in hub.log.read_text("utf-8")
@@ -213,4 +213,4 @@ def test_the_unit_in_the_readme_runs_the_hub(migrated_database: Database, folder
         with hub.client() as client:
             assert client.get("/readyz").status_code == 200
         hub.process.terminate()
-        assert hub.process.wait(30) == 0
+        assert hub.process.wait(PATIENCE_S) == 0

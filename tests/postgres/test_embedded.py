@@ -14,6 +14,7 @@ import pytest
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.postgres import embedded
+from support.patience import PATIENCE_S
 from support.postgres import bin_dir_of, temporary_folder
 
 needs_binaries = pytest.mark.skipif(
@@ -88,7 +89,7 @@ def test_two_processes_at_once_start_one_server(home: Path) -> None:
     command = [sys.executable, "-c", START_AND_REPORT]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    reports = [process.communicate(timeout=60)[0].strip().split("|") for process in both]
+    reports = [process.communicate(timeout=PATIENCE_S)[0].strip().split("|") for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert reports[0][:2] == reports[1][:2]
     assert sorted(report[2] for report in reports) == ["0", "2"]

@@ -24,11 +24,11 @@ from support.migrated import (
     migration_history,
     schema_without_own_relations,
 )
+from support.patience import PATIENCE_S
 from support.postgres import Database, Server, create_on, running_server
 
 PRELUDE = Path(migrations.__file__).with_name("prelude.sql")
 API_ROLES = ["anon", "authenticated", "service_role"]
-PATIENCE_S = 30
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_readers_go_on_while_a_migration_waits_for_a_long_one_and_its_holder_is_
     migrated_database: Database, open_database: Callable[..., psycopg.Connection], next_migration: Migration
 ) -> None:
     holding, migrating, reading = (open_database(migrated_database) for _ in range(3))
-    reading.execute("set statement_timeout = '20s'")
+    reading.execute("select set_config('statement_timeout', %s, false)", [f"{PATIENCE_S}s"])
     told: list[str] = []
     with ThreadPoolExecutor(max_workers=1) as threads, holding.transaction():
         holding.execute("select count(*) from telemetry_events")

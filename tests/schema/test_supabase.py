@@ -22,11 +22,11 @@ from support.migrated import (
     migration_history,
     schema_without_own_relations,
 )
+from support.patience import PATIENCE_S
 from support.postgres import Database, Server, unavailable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLI = "supabase@3.1.0"
-PATIENCE_S = 60
 ADVISE = ["db", "advisors", "--level", "warn", "--fail-on", "warn", "-o", "json"]
 
 Supabase = Callable[..., subprocess.CompletedProcess[str]]

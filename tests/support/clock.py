@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-MOVED = ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC", "NO_FAKE_STAT")
+MOVED = ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC", "FAKETIME_FORCE_MONOTONIC_FIX", "NO_FAKE_STAT")
 
 
 def library() -> Path | None:
@@ -37,6 +37,8 @@ def start_again_as_of(instant: str) -> None:
         "LD_PRELOAD": str(preloaded),
         "FAKETIME": f"{offset:+d}",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        # Else a wait of a thread by that clock, such as Python's for its lock, is taken for over, and the thread spins.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         # Else no compiled module would be as old as the one that it was compiled from.
         "NO_FAKE_STAT": "1",
     }

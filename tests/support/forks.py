@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from .patience import PATIENCE_S
+
 TESTS = Path(__file__).resolve().parents[1]
 JOBS = TESTS.parent / "jobs"
 
@@ -100,7 +102,7 @@ def run(
     env: Mapping[str, str],
     code: str = "",
     stdin: str = "",
-    timeout: float = 60,
+    timeout: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line, or Python code, to its end, as `subprocess.run` does with `capture_output`."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:

@@ -20,6 +20,7 @@ from opskpi.access import keys
 
 from . import forks
 from .forks import JOBS
+from .patience import PATIENCE_S
 
 TELEMETRY = "/api/v1/telemetry"
 METRICS = "/api/v1/hooks/metrics"
@@ -39,7 +40,7 @@ class Hub:
     def client(self, key: str = "", **options: Any) -> httpx.Client:
         """An HTTP client that presents the key."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S, **options)
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def running_hub(
             yield Hub(json.loads(announced)["url"], process, dsn, log)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_S)
 
 
 def make_key(database: psycopg.Connection, org: UUID, *scopes: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
+from .patience import PATIENCE_S
 from .postgres import free_port
 
 TOKEN = "T0KENsecret"  # noqa: S105
@@ -63,7 +64,7 @@ def http_target(tls: ssl.SSLContext | None = None) -> Iterator[HttpTarget]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             target.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            target.answering.wait(timeout=30)
+            target.answering.wait(timeout=PATIENCE_S)
             self.send_response(target.status)
             for name, value in target.headers.items():
                 self.send_header(name, value)

@@ -1,7 +1,6 @@
-"""Two things at once, in explicit steps: wait until something holds, and run a call that blocks beside the test."""
+"""Two sessions at once, in explicit steps: what the other one waits for, and a call that blocks beside the test."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,16 +8,7 @@ from typing import Any
 import psycopg
 
 from .events import Connection, scalar
-
-PATIENCE_S = 60
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until a condition holds; on the busiest machine, within a minute."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"it did not come to that within {PATIENCE_S} s"
-        time.sleep(0.005)
+from .patience import PATIENCE_S
 
 
 def waits_for(watcher: Connection, worker: Connection, event: str) -> bool:

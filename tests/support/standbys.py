@@ -10,8 +10,8 @@ from opskpi.postgres.cluster import Cluster
 from opskpi.postgres.installation import unprivileged_user
 from opskpi.postgres.processes import run_as
 
+from .patience import eventually
 from .postgres import Server, free_port, temporary_folder
-from .sessions import eventually
 
 
 @contextmanager

@@ -202,7 +202,10 @@ def make(path: str) -> None:
         return
     except FileNotFoundError:
         make(os.path.dirname(path))
-        os.mkdir(path, 0o700)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return  # another process made it at the same moment
 
 
 def _forget_locks() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from support.events import Connection, add_audit, add_event, ingest, instant, rebuild, refresh, rows, scalar, states
 from support.oracle import assert_exact, assert_kpis
+from support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.database
 
@@ -198,7 +199,7 @@ def shown_now(connection: Connection) -> list[list[tuple]]:
 
 
 def begin_again(connection: Connection, zone: str) -> None:
-    connection.execute("set lock_timeout = '20s'")
+    connection.execute("select set_config('lock_timeout', %s, false)", [f"{PATIENCE_S}s"])
     connection.execute(EVERYTHING)
     connection.execute("update ops.settings set value = %s where name = 'time_zone'", [zone])
     for number, agent in enumerate(AGENTS):

@@ -1,7 +1,6 @@
 """Versions of an objective, and that a new one has its history at once and exactly."""
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,6 +29,7 @@ from support.events import (
     scalar,
 )
 from support.fixtures import Connect
+from support.patience import eventually
 
 pytestmark = pytest.mark.database
 
@@ -356,9 +356,7 @@ def refresh_under_way(connect: Connect, database: Connection) -> Iterator[None]:
         holder.execute("lock table ops.audit_changes in access exclusive mode")
         refreshing.pgconn.send_query(b"select ops.refresh(max_wait => '0', as_of => '2026-06-01Z')")
         query = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
-        deadline = time.monotonic() + 10
-        while not scalar(database, query, refreshing.info.backend_pid):
-            assert time.monotonic() < deadline, "the refresh does not wait"
+        eventually(lambda: scalar(database, query, refreshing.info.backend_pid))
         yield
         holder.execute("rollback")
         result = refreshing.pgconn.get_result()

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from support.events import AS_OF, Connection, refresh, rows, scalar, states
 from support.fixtures import ActingAs
 from support.oracle import assert_exact
+from support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.database
 
@@ -102,7 +103,7 @@ def test_whatever_is_inserted_is_counted(database, acting_as, role):
 
     @settings(
         max_examples=150,
-        deadline=timedelta(seconds=20),
+        deadline=timedelta(seconds=PATIENCE_S),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
         derandomize=True,
     )

@@ -8,7 +8,8 @@ from psycopg import sql
 
 from support.events import Connection, add_audit, add_event, refresh, rows, scalar, states
 from support.oracle import assert_exact
-from support.sessions import eventually, in_background, waits_for
+from support.patience import eventually
+from support.sessions import in_background, waits_for
 
 pytestmark = pytest.mark.database
 

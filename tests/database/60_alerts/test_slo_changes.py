@@ -24,7 +24,8 @@ from support.events import (
     told,
 )
 from support.fixtures import ActingAs, Connect
-from support.sessions import eventually, in_background, waits_for
+from support.patience import eventually
+from support.sessions import in_background, waits_for
 
 pytestmark = pytest.mark.database
 

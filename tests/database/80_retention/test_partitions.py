@@ -8,6 +8,7 @@ import pytest
 from psycopg.rows import scalar_row
 
 from opskpi.postgres import migrations
+from support.patience import PATIENCE_S
 from support.postgres import Database, Server, unavailable
 
 pytestmark = pytest.mark.database
@@ -133,5 +134,5 @@ def test_two_sessions_that_make_the_same_partition_make_it_once(database: psycop
         ):
             assert not waiting.done()
         first.commit()
-        assert waiting.result(timeout=30) is False
+        assert waiting.result(timeout=PATIENCE_S) is False
     second.commit()

@@ -16,8 +16,9 @@ from support.events import (
     states,
 )
 from support.fixtures import Connect
+from support.patience import eventually
 from support.retention import STORED, freed_by_a_run, keep, partitions, repeatable, retain
-from support.sessions import eventually, in_background, waits_for
+from support.sessions import in_background, waits_for
 
 pytestmark = pytest.mark.database
 
