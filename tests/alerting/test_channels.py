@@ -416,6 +416,66 @@ def test_a_refusal_of_the_content_is_final_with_5xx_and_temporary_with_4xx(reply
         assert send_to(f"smtp://127.0.0.1:{inbox.port}?starttls=no", "email") == outcome
 
 
+@pytest.mark.parametrize(
+    ("step", "reply", "outcome"),
+    [
+        ("MAIL", "450 4.7.1 too much mail", Retry(None, "answered 450 4.7.1 too much mail", "throttled")),
+        ("MAIL", "421 4.3.2 too many", Retry(None, "answered 421 4.3.2 too many", "throttled")),
+        ("MAIL", "550 5.7.1 not your address", Retry(None, "answered 550 5.7.1 not your address", "channel")),
+        ("MAIL", "530 5.7.0 log in first", Retry(None, "answered 530 5.7.0 log in first", "channel")),
+        ("MAIL", "552 5.3.4 too large", Refused("answered 552 5.3.4 too large")),
+        ("DATA", "421 4.7.0 slow down", Retry(None, "answered 421 4.7.0 slow down", "throttled")),
+    ],
+)
+def test_a_refusal_of_the_sender_concerns_the_whole_channel_and_of_the_size_the_mail(step, reply, outcome):
+    async def answer(*_: object) -> str:
+        return reply
+
+    with smtp_server() as inbox:
+        if step == "DATA":
+            inbox.replies["DATA"] = reply
+        else:
+            vars(inbox)[f"handle_{step}"] = answer
+        assert send_to(f"smtp://127.0.0.1:{inbox.port}?starttls=no", "email") == outcome
+
+
+@pytest.mark.parametrize(
+    ("greeting", "scope"), [(b"421 too many connections\r\n", "throttled"), (b"554 no service\r\n", "channel")]
+)
+def test_a_mail_server_that_greets_with_a_refusal_takes_no_mail_of_the_channel(greeting, scope):
+    def greet() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(greeting)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        outcome = send_to(f"smtp://127.0.0.1:{server.getsockname()[1]}?starttls=no", "email")
+        thread.join()
+    assert isinstance(outcome, Retry)
+    assert outcome.scope == scope
+
+
+def test_a_mail_server_that_trickles_its_greeting_does_not_hold_up_the_others():
+    gone = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            while not gone.wait(timeout=0.02):
+                connection.send(b"220-still here\r\n")
+
+    hasty = Timeouts(connect=1, total=1, sending=1)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        outcome = send_to(f"smtp://127.0.0.1:{server.getsockname()[1]}?starttls=no", "email", {}, hasty)
+        gone.set()
+        thread.join()
+    assert outcome == Retry(None, "no answer in time")
+
+
 def test_a_password_that_smtp_cannot_send_waits_for_the_operator():
     assert send_to("smtp://ops:w%C3%B6rd@127.0.0.1", "email") == Retry(
         None, "environment variable OPS_SECRET holds a user or a password with letters beyond ASCII", "channel"
