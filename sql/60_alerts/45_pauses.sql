@@ -40,8 +40,9 @@ begin
   update ops.channel_pauses as pause
   set until = greatest(pause.until, as_of + wait),
       -- One message between two refusals says that the receiver takes one in that time. Without the gap every second
-      -- request would be refused, and Slack disables clients that go on so. A longer wait is a quota, not a pace.
-      gap = case when before.taken = 1 and wait <= interval '5 seconds' then wait else before.gap end,
+      -- request would be refused, and Slack disables clients that go on so. A tenth more, since not all requests take
+      -- equally long to arrive. A longer wait is a quota, not a pace.
+      gap = case when before.taken = 1 and wait <= interval '5 seconds' then 1.1 * wait else before.gap end,
       refused = before.refused + 1,
       taken = 0
   where pause.channel_name = pause_channel.channel_name

@@ -32,7 +32,7 @@ comment on column ops.alert_deliveries.state is
   'queued; sending (leased); delivered; dead (refused, or tried too often); silenced (logged only); superseded (dead, and a later one was sent, or the channel was removed).';
 comment on column ops.alert_deliveries.attempts is 'Attempts begun (count); one that the receiver only put off is taken back.';
 comment on column ops.alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
-comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant.';
+comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant, nor before the channel takes messages again (ops.channel_pauses).';
 comment on column ops.alert_deliveries.leased_until is 'While sending: when another worker may take it over.';
 comment on column ops.alert_deliveries.settled_at is 'When the last attempt ended.';
 comment on column ops.alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
@@ -388,7 +388,8 @@ begin
       last_error = left(settle_delivery.error, 1000),
       -- Twice as long each time, an hour at most, half of it by chance so that many do not come back at once.
       next_attempt_at = case
-        when is_put_off then pause.until
+        -- The pause of the channel is what it waits for.
+        when is_put_off then as_of
         else as_of + greatest(
           settle_delivery.retry_after,
           least(interval '10 seconds' * 2 ^ least(delivery.attempts - 1, 20), interval '1 hour') * (0.5 + random() / 2)

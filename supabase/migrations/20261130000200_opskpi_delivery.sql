@@ -31,6 +31,53 @@ $$;
 comment on function ops.schedule(text) is
   'Installs the jobs in pg_cron (once, however often it is called) and says so; without pg_cron it says what to do instead. It says whether anything sends messages, too.';
 
+create or replace function ops.notify_group(news ops.alert_news, as_of timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  untold bigint[];
+begin
+  if cardinality(news.now_silenced) > 0 then
+    untold := ops.silence_deliveries(news, as_of);
+    news.last_firing := array(
+      select last.alert_id
+      from unnest(news.last_firing) with ordinality as last (alert_id, place)
+      where not last.alert_id = any (untold)
+      order by last.place
+    );
+  end if;
+  if not news.now_silenced <@ news.logged_silenced then
+    perform ops.queue_delivery(news.org_id, news.channel_name, news.group_key, 'silenced', news.now_silenced, '{}', as_of);
+  end if;
+  insert into ops.alert_groups as known (org_id, channel_name, group_key, last_firing, logged_silenced)
+  values (news.org_id, news.channel_name, news.group_key, coalesce(news.last_firing, '{}'), news.now_silenced)
+  on conflict on constraint alert_groups_pkey do update set
+    last_firing = excluded.last_firing,
+    logged_silenced = excluded.logged_silenced;
+  if cardinality(news.now_firing || news.now_resolved) > 0 and ops.needs_notification(
+    case when news.last_notified_at is not null then news.last_firing end,
+    news.last_resolved, as_of - news.last_notified_at, news.repeat_interval,
+    news.now_firing, news.now_resolved
+  ) then
+    perform ops.queue_delivery(news.org_id, news.channel_name, news.group_key, 'queued', news.now_firing, news.now_resolved, as_of);
+    update ops.alert_groups as known
+    set last_firing = news.now_firing,
+        last_resolved = news.now_resolved,
+        last_notified_at = as_of
+    where known.org_id = news.org_id
+      and known.channel_name = news.channel_name
+      and known.group_key = news.group_key;
+    return true;
+  end if;
+  return false;
+end;
+$$;
+comment on function ops.notify_group(ops.alert_news, timestamptz) is
+  'Writes to the outbox what a channel should hear now about a group, takes back what is silenced and still waits, logs what is newly silenced, and notes it; returns whether a message was written.';
+
 create table ops.channel_pauses (
   channel_name text not null,
   until timestamptz not null,
@@ -71,8 +118,9 @@ begin
   update ops.channel_pauses as pause
   set until = greatest(pause.until, as_of + wait),
       -- One message between two refusals says that the receiver takes one in that time. Without the gap every second
-      -- request would be refused, and Slack disables clients that go on so. A longer wait is a quota, not a pace.
-      gap = case when before.taken = 1 and wait <= interval '5 seconds' then wait else before.gap end,
+      -- request would be refused, and Slack disables clients that go on so. A tenth more, since not all requests take
+      -- equally long to arrive. A longer wait is a quota, not a pace.
+      gap = case when before.taken = 1 and wait <= interval '5 seconds' then 1.1 * wait else before.gap end,
       refused = before.refused + 1,
       taken = 0
   where pause.channel_name = pause_channel.channel_name
@@ -98,6 +146,7 @@ end;
 comment on function ops.resume_channel(text, timestamptz) is
   'Notes that the receiver of a channel has taken a message; nothing where it has put off none. Only settle_delivery calls it.';
 comment on column ops.alert_deliveries.attempts is 'Attempts begun (count); one that the receiver only put off is taken back.';
+comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant, nor before the channel takes messages again (ops.channel_pauses).';
 
 create or replace function ops.forget_channel()
 returns trigger
@@ -340,7 +389,8 @@ begin
       last_error = left(settle_delivery.error, 1000),
       -- Twice as long each time, an hour at most, half of it by chance so that many do not come back at once.
       next_attempt_at = case
-        when is_put_off then pause.until
+        -- The pause of the channel is what it waits for.
+        when is_put_off then as_of
         else as_of + greatest(
           settle_delivery.retry_after,
           least(interval '10 seconds' * 2 ^ least(delivery.attempts - 1, 20), interval '1 hour') * (0.5 + random() / 2)
@@ -395,6 +445,45 @@ end;
 $$;
 comment on function ops.retry_deliveries(text, timestamptz) is
   'Queues dead messages again, all or a channel''s, and ends the pauses that receivers asked for; returns how many are queued. One that a later message has overtaken is superseded instead.';
+
+create function ops.silence_deliveries(news ops.alert_news, as_of timestamptz)
+returns bigint[]
+language sql
+volatile
+set search_path = ''
+begin atomic
+  with hushed as (
+    update ops.alert_deliveries as delivery
+    set state = 'silenced',
+        settled_at = silence_deliveries.as_of,
+        last_error = 'silenced before it was sent'
+    where delivery.org_id = (silence_deliveries.news).org_id
+      and delivery.channel_name = (silence_deliveries.news).channel_name
+      and delivery.group_key = (silence_deliveries.news).group_key
+      and delivery.state = 'queued'
+      and delivery.status = 'firing'
+      and cardinality(delivery.alert_ids) > 0
+      -- A message that says something else as well is sent as a whole.
+      and delivery.alert_ids <@ (silence_deliveries.news).now_silenced
+    returning delivery.delivery_id, delivery.alert_ids
+  )
+  select coalesce(array_agg(distinct untold.alert_id), '{}')
+  from hushed
+  cross join lateral unnest(hushed.alert_ids) as untold (alert_id)
+  where not exists (
+    select
+    from ops.alert_deliveries as said
+    where said.org_id = (silence_deliveries.news).org_id
+      and said.channel_name = (silence_deliveries.news).channel_name
+      and said.group_key = (silence_deliveries.news).group_key
+      and said.status = 'firing'
+      and said.state in ('queued', 'sending', 'delivered')
+      and said.alert_ids @> array[untold.alert_id]
+      and said.delivery_id not in (select other.delivery_id from hushed as other)
+  );
+end;
+comment on function ops.silence_deliveries(ops.alert_news, timestamptz) is
+  'Silences the waiting messages of a group and channel that speak of nothing but silenced alerts; returns those alerts that nobody was told of, so that they are said to fire when the silence ends. Only notify_group calls it.';
 
 create function ops.record_sending(started_at timestamptz, message text default null)
 returns void
@@ -623,6 +712,7 @@ revoke execute on function
   ops.pause_channel,
   ops.record_sending,
   ops.resume_channel,
+  ops.silence_deliveries,
   ops.untried_deliveries,
   ops.wait_for_channels
 from public;
@@ -644,6 +734,7 @@ begin
     ops.pause_channel,
     ops.record_sending,
     ops.resume_channel,
+    ops.silence_deliveries,
     ops.untried_deliveries,
     ops.wait_for_channels
   from anon, authenticated, service_role;

@@ -35,12 +35,13 @@ OK: Answer = (200, {})
 class Receiver:
     """An HTTP server by the clock of the test: `answers` says what a group gets, None resets the connection.
 
-    Each request takes `latency`, as those of a receiver elsewhere do.
+    A request travels for `travel` times 0 to 4, and its answer for `latency`, as those of a receiver elsewhere do.
     """
 
     clock: MovedClock
     answers: Callable[[str], Answer | None] = lambda _: OK
     latency: timedelta = timedelta()
+    travel: timedelta = timedelta()
     url: str = ""
     taken: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ def receiver_at(clock: MovedClock) -> Iterator[Receiver]:
             group = next(group for group in [*GROUPS, "poison"] if f'"group":"{group}"' in body)
             receiver.asked.append(group)
             receiver.ids.append(str(self.headers["webhook-id"]))
+            clock.at += len(receiver.asked) * 7 % 5 * receiver.travel
             answer = receiver.answers(group)
             clock.at += receiver.latency
             if answer is None:
@@ -173,7 +175,7 @@ def told_at_one_a_second(
 
 def test_two_hundred_groups_at_one_a_second_are_told_within_four_minutes_of_runs(storm, clock, receiver):
     # As far away as Slack is.
-    receiver.latency = timedelta(milliseconds=300)
+    receiver.latency, receiver.travel = timedelta(milliseconds=300), timedelta(milliseconds=20)
     told_at_one_a_second(storm, clock, receiver, 200, lambda seconds: (429, {"Retry-After": str(seconds)}))
 
 
@@ -214,6 +216,16 @@ def test_a_receiver_that_is_full_for_a_minute_is_waited_for_and_then_gets_all_at
     assert run_by_cron(storm, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=200)]
     assert minutes(clock) <= 1.1
     assert len(receiver.asked) == 201
+
+
+@pytest.mark.parametrize("after", ["1", "30", None])
+def test_the_only_message_is_waited_for_as_well(database, clock, receiver, new_channel, after):
+    new_channel()
+    queue_message(database, group=GROUPS[0])
+    answers = iter([(429, {"Retry-After": after} if after else {}), OK])
+    receiver.answers = lambda _: next(answers)
+    assert run_by_cron(database, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=1)]
+    assert clock.at - NOON == int(after or 1) * SECOND
 
 
 def test_a_run_waits_no_longer_than_the_refresh_interval(storm, clock, receiver):

@@ -54,7 +54,7 @@ def test_a_message_that_is_put_off_keeps_its_attempts_and_pauses_its_channel(thr
     ] == (
         0,
         "queued",
-        NOON + 7 * SECOND,
+        NOON,
     )
     assert claim(three_groups, NOON + 6 * SECOND) is None
     # Then what was never tried goes first.
@@ -114,8 +114,9 @@ def test_one_message_between_two_refusals_sets_the_pace_until_an_hour_of_quiet(t
     put_off(three_groups, at, "1 second")
     at += SECOND
     settle(three_groups, claim(three_groups, at), "delivered", at)
-    assert (claim(three_groups, at), wait(three_groups, at)) == (None, SECOND)
-    at += SECOND
+    # A tenth more than the receiver needs, since not all requests take equally long to arrive.
+    assert (claim(three_groups, at), wait(three_groups, at)) == (None, 1.1 * SECOND)
+    at += 1.1 * SECOND
     settle(three_groups, claim(three_groups, at), "delivered", at)
     assert claim(three_groups, at) is None
     at += timedelta(hours=2)
