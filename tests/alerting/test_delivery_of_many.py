@@ -32,7 +32,7 @@ OK: Answer = (200, {})
 
 
 @dataclass
-class Receiver:
+class PagedService:
     """An HTTP server by the clock of the test: `answers` says what a group gets, None resets the connection.
 
     A request travels for `travel` times 0 to 4, and its answer for `latency`, as those of a receiver elsewhere do.
@@ -49,23 +49,23 @@ class Receiver:
 
 
 @contextmanager
-def receiver_at(clock: MovedClock) -> Iterator[Receiver]:
+def receiver_at(clock: MovedClock) -> Iterator[PagedService]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             group = next(group for group in [*GROUPS, "poison"] if f'"group":"{group}"' in body)
-            receiver.asked.append(group)
-            receiver.ids.append(str(self.headers["webhook-id"]))
-            clock.at += len(receiver.asked) * 7 % 5 * receiver.travel
-            answer = receiver.answers(group)
-            clock.at += receiver.latency
+            inbound.asked.append(group)
+            inbound.ids.append(str(self.headers["webhook-id"]))
+            clock.at += len(inbound.asked) * 7 % 5 * inbound.travel
+            answer = inbound.answers(group)
+            clock.at += inbound.latency
             if answer is None:
                 # With SO_LINGER 0, closing resets.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 return
             if answer == OK:
-                receiver.taken.append(group)
+                inbound.taken.append(group)
             self.send_response(answer[0])
             for name, value in answer[1].items():
                 self.send_header(name, value)
@@ -78,11 +78,11 @@ def receiver_at(clock: MovedClock) -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver = Receiver(clock, url=f"http://127.0.0.1:{server.server_port}/")
+    inbound = PagedService(clock, url=f"http://127.0.0.1:{server.server_port}/")
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield receiver
+        yield inbound
     finally:
         server.shutdown()
         thread.join()
@@ -122,7 +122,7 @@ def clock() -> MovedClock:
 
 
 @pytest.fixture
-def receiver(clock: MovedClock) -> Iterator[Receiver]:
+def inbound(clock: MovedClock) -> Iterator[PagedService]:
     with receiver_at(clock) as running:
         yield running
 
@@ -160,23 +160,23 @@ def groups_of(connection: psycopg.Connection, state: str) -> list[str]:
 
 
 def told_at_one_a_second(
-    storm: psycopg.Connection, clock: MovedClock, receiver: Receiver, groups: int, answer: Callable[[int], Answer]
+    storm: psycopg.Connection, clock: MovedClock, inbound: PagedService, groups: int, answer: Callable[[int], Answer]
 ) -> None:
     """Deliver until all are told, and require 1.2 seconds a group at most, which is four minutes for 200."""
     storm.execute("delete from ops.alert_deliveries where not group_key = any (%s)", [GROUPS[:groups]])
-    receiver.answers = OneASecond(clock, answer)
-    while len(receiver.taken) < groups and clock.at - NOON < 1.2 * groups * SECOND:
-        run_by_cron(storm, clock, {"OPS_URL": receiver.url})
-    assert Counter(receiver.taken) == Counter(GROUPS[:groups])
+    inbound.answers = OneASecond(clock, answer)
+    while len(inbound.taken) < groups and clock.at - NOON < 1.2 * groups * SECOND:
+        run_by_cron(storm, clock, {"OPS_URL": inbound.url})
+    assert Counter(inbound.taken) == Counter(GROUPS[:groups])
     assert clock.at - NOON <= 1.2 * groups * SECOND
     # None has lost an attempt to the pace.
     assert {(row["state"], row["attempts"]) for row in outbox_rows(storm)} == {("delivered", 1)}
 
 
-def test_two_hundred_groups_at_one_a_second_are_told_within_four_minutes_of_runs(storm, clock, receiver):
+def test_two_hundred_groups_at_one_a_second_are_told_within_four_minutes_of_runs(storm, clock, inbound):
     # As far away as Slack is.
-    receiver.latency, receiver.travel = timedelta(milliseconds=300), timedelta(milliseconds=20)
-    told_at_one_a_second(storm, clock, receiver, 200, lambda seconds: (429, {"Retry-After": str(seconds)}))
+    inbound.latency, inbound.travel = timedelta(milliseconds=300), timedelta(milliseconds=20)
+    told_at_one_a_second(storm, clock, inbound, 200, lambda seconds: (429, {"Retry-After": str(seconds)}))
 
 
 @pytest.mark.parametrize(
@@ -189,106 +189,106 @@ def test_two_hundred_groups_at_one_a_second_are_told_within_four_minutes_of_runs
     ],
     ids=["429 without a time", "429 with a time too short", "429 with no time at all", "503"],
 )
-def test_a_pace_is_found_whatever_time_the_receiver_names(storm, clock, receiver, answer):
-    told_at_one_a_second(storm, clock, receiver, 40, answer)
+def test_a_pace_is_found_whatever_time_the_receiver_names(storm, clock, inbound, answer):
+    told_at_one_a_second(storm, clock, inbound, 40, answer)
 
 
-def test_a_pace_is_kept_over_runs_that_wait_less_than_all_take(storm, clock, receiver):
+def test_a_pace_is_kept_over_runs_that_wait_less_than_all_take(storm, clock, inbound):
     storm.execute("update ops.settings set value = '10 seconds' where name = 'refresh_interval'")
-    told_at_one_a_second(storm, clock, receiver, 40, lambda seconds: (429, {"Retry-After": str(seconds)}))
+    told_at_one_a_second(storm, clock, inbound, 40, lambda seconds: (429, {"Retry-After": str(seconds)}))
 
 
-def test_a_receiver_that_names_its_pace_is_not_asked_more_often(storm, clock, receiver):
+def test_a_receiver_that_names_its_pace_is_not_asked_more_often(storm, clock, inbound):
     pace = OneASecond(clock, lambda seconds: (429, {"Retry-After": str(seconds)}), burst=20)
-    receiver.answers = pace
-    assert run_by_cron(storm, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=200)]
+    inbound.answers = pace
+    assert run_by_cron(storm, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=200)]
     # Until one message is taken between two refusals; without the pace every second request would be refused.
     assert pace.refused <= 3
 
 
-def test_a_receiver_that_is_full_for_a_minute_is_waited_for_and_then_gets_all_at_once(storm, clock, receiver):
+def test_a_receiver_that_is_full_for_a_minute_is_waited_for_and_then_gets_all_at_once(storm, clock, inbound):
     until = [NOON + MINUTE]
-    receiver.answers = lambda _: (
+    inbound.answers = lambda _: (
         OK
         if clock.at >= until[0]
         else (429, {"Retry-After": format_datetime(until[0], usegmt=True), "Date": "ignored"})
     )
-    assert run_by_cron(storm, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=200)]
+    assert run_by_cron(storm, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=200)]
     assert minutes(clock) <= 1.1
-    assert len(receiver.asked) == 201
+    assert len(inbound.asked) == 201
 
 
 @pytest.mark.parametrize("after", ["1", "30", None])
-def test_the_only_message_is_waited_for_as_well(database, clock, receiver, new_channel, after):
+def test_the_only_message_is_waited_for_as_well(database, clock, inbound, new_channel, after):
     new_channel()
     queue_message(database, group=GROUPS[0])
     answers = iter([(429, {"Retry-After": after} if after else {}), OK])
-    receiver.answers = lambda _: next(answers)
-    assert run_by_cron(database, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=1)]
+    inbound.answers = lambda _: next(answers)
+    assert run_by_cron(database, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=1)]
     assert clock.at - NOON == int(after or 1) * SECOND
 
 
-def test_a_run_waits_no_longer_than_the_refresh_interval(storm, clock, receiver):
-    receiver.answers = lambda _: (429, {"Retry-After": "120"})
-    (summary,) = run_by_cron(storm, clock, {"OPS_URL": receiver.url})
+def test_a_run_waits_no_longer_than_the_refresh_interval(storm, clock, inbound):
+    inbound.answers = lambda _: (429, {"Retry-After": "120"})
+    (summary,) = run_by_cron(storm, clock, {"OPS_URL": inbound.url})
     assert summary == Summary(retried=3, untried=197)
     assert minutes(clock) <= 5
-    assert len(receiver.asked) == 3
+    assert len(inbound.asked) == 3
 
 
-def test_other_channels_go_on_while_one_is_waited_for(storm, clock, receiver, new_channel):
+def test_other_channels_go_on_while_one_is_waited_for(storm, clock, inbound, new_channel):
     new_channel("mail", secret_env="MAIL_URL")
     for group in GROUPS[:20]:
         queue_message(storm, channel="mail", group=group)
-    receiver.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
+    inbound.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
     with receiver_at(clock) as other:
         told_at = []
         other.answers = lambda _: told_at.append(clock.at) or OK
-        run_by_cron(storm, clock, {"OPS_URL": receiver.url, "MAIL_URL": other.url})
+        run_by_cron(storm, clock, {"OPS_URL": inbound.url, "MAIL_URL": other.url})
     assert sorted(other.taken) == sorted(GROUPS[:20])
     assert max(told_at) - NOON <= 2 * SECOND
 
 
-def test_two_channels_of_one_host_are_waited_for_each_by_itself(database, clock, receiver, new_channel):
+def test_two_channels_of_one_host_are_waited_for_each_by_itself(database, clock, inbound, new_channel):
     new_channel("ops")
     new_channel("pages")
     for channel in ("ops", "pages"):
         for group in GROUPS[:30]:
             queue_message(database, channel=channel, group=group)
-    receiver.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
-    assert run_by_cron(database, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=60)]
-    assert Counter(receiver.taken) == Counter(2 * GROUPS[:30])
+    inbound.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
+    assert run_by_cron(database, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=60)]
+    assert Counter(inbound.taken) == Counter(2 * GROUPS[:30])
     assert minutes(clock) <= 2
 
 
-def test_what_a_receiver_only_put_off_never_dies_while_it_takes_others(storm, clock, receiver):
+def test_what_a_receiver_only_put_off_never_dies_while_it_takes_others(storm, clock, inbound):
     storm.execute("update ops.alert_channels set max_attempts = 1")
-    receiver.answers = OneASecond(clock, lambda _: (429, {}))
-    assert run_by_cron(storm, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=200)]
+    inbound.answers = OneASecond(clock, lambda _: (429, {}))
+    assert run_by_cron(storm, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=200)]
 
 
-def test_a_receiver_that_puts_off_everything_for_hours_is_a_failing_one(database, clock, receiver, new_channel):
+def test_a_receiver_that_puts_off_everything_for_hours_is_a_failing_one(database, clock, inbound, new_channel):
     new_channel()
     queue_message(database)
     database.execute('update ops.alert_deliveries set message = \'{"group": "group 0"}\'')
-    receiver.answers = lambda _: (429, {"Retry-After": "1"})
+    inbound.answers = lambda _: (429, {"Retry-After": "1"})
     while delivery_states(database) == ["queued"] and clock.at < NOON + timedelta(days=1):
-        deliver(database, environ={"OPS_URL": receiver.url}, clock=clock)
+        deliver(database, environ={"OPS_URL": inbound.url}, clock=clock)
         clock.at += 5 * MINUTE
     assert outbox_rows(database) == [{"state": "dead", "attempts": 15, "last_error": "answered 429 Too Many Requests"}]
     assert timedelta(hours=2) < clock.at - NOON < timedelta(hours=12)
 
 
-def test_a_pause_is_over_when_somebody_retries_by_hand(database, clock, receiver, new_channel):
+def test_a_pause_is_over_when_somebody_retries_by_hand(database, clock, inbound, new_channel):
     new_channel()
     for group in GROUPS[:2]:
         queue_message(database, group=group)
-    receiver.answers = lambda _: (429, {"Retry-After": "7200"})
-    run_by_cron(database, clock, {"OPS_URL": receiver.url})
-    receiver.answers = lambda _: OK
-    assert run_by_cron(database, clock, {"OPS_URL": receiver.url}) == [Summary(untried=1)]
+    inbound.answers = lambda _: (429, {"Retry-After": "7200"})
+    run_by_cron(database, clock, {"OPS_URL": inbound.url})
+    inbound.answers = lambda _: OK
+    assert run_by_cron(database, clock, {"OPS_URL": inbound.url}) == [Summary(untried=1)]
     database.execute("select ops.retry_deliveries('ops')")
-    assert run_by_cron(database, clock, {"OPS_URL": receiver.url})[0].delivered >= 1
+    assert run_by_cron(database, clock, {"OPS_URL": inbound.url})[0].delivered >= 1
 
 
 # A message that a receiver cannot take
@@ -296,40 +296,40 @@ def test_a_pause_is_over_when_somebody_retries_by_hand(database, clock, receiver
 
 @pytest.mark.parametrize("poison", [None, (500, {}), (503, {}), (403, {}), (400, {}), (429, {"Retry-After": "1"})])
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_a_poisoned_message_delays_no_other_by_more_than_one_run(database, clock, receiver, new_channel, poison, place):
+def test_a_poisoned_message_delays_no_other_by_more_than_one_run(database, clock, inbound, new_channel, poison, place):
     new_channel()
     groups = ["poison", *GROUPS[:20]] if place == "first" else [*GROUPS[:20], "poison"]
     for group in groups:
         queue_message(database, group=group)
-    receiver.answers = lambda group: poison if group == "poison" else OK
-    run_by_cron(database, clock, {"OPS_URL": receiver.url}, runs=2)
-    assert Counter(receiver.taken) == Counter(GROUPS[:20])
+    inbound.answers = lambda group: poison if group == "poison" else OK
+    run_by_cron(database, clock, {"OPS_URL": inbound.url}, runs=2)
+    assert Counter(inbound.taken) == Counter(GROUPS[:20])
     # What comes later does not wait for it either.
     for number in range(2, 8):
         queue_message(database, group=GROUPS[number], at=clock.at)
-        run_by_cron(database, clock, {"OPS_URL": receiver.url}, runs=number + 1)
-        assert receiver.taken[-1] == GROUPS[number]
+        run_by_cron(database, clock, {"OPS_URL": inbound.url}, runs=number + 1)
+        assert inbound.taken[-1] == GROUPS[number]
 
 
 @pytest.mark.parametrize("poison", [None, (500, {})])
-def test_a_few_poisoned_messages_use_up_their_own_attempts_only(database, clock, receiver, new_channel, poison):
+def test_a_few_poisoned_messages_use_up_their_own_attempts_only(database, clock, inbound, new_channel, poison):
     new_channel()
     for group in GROUPS[:30]:
         queue_message(database, group=group)
     bad = set(GROUPS[:8])
-    receiver.answers = lambda group: poison if group in bad else OK
-    summaries = run_by_cron(database, clock, {"OPS_URL": receiver.url}, runs=4)
+    inbound.answers = lambda group: poison if group in bad else OK
+    summaries = run_by_cron(database, clock, {"OPS_URL": inbound.url}, runs=4)
     # Failures in a row close the channel for a run, since it may be all of it.
     assert summaries[0] == Summary(retried=FAILURES_OF_A_CHANNEL, untried=27)
     assert sorted(groups_of(database, "delivered")) == sorted(GROUPS[8:30])
     assert {row["attempts"] for row in outbox_rows(database) if row["state"] == "delivered"} == {1}
 
 
-def test_a_receiver_that_resets_everything_costs_a_run_three_attempts(storm, clock, receiver):
-    receiver.answers = lambda _: None
-    assert run_by_cron(storm, clock, {"OPS_URL": receiver.url}, runs=3)[-1] == Summary(retried=3, untried=191)
+def test_a_receiver_that_resets_everything_costs_a_run_three_attempts(storm, clock, inbound):
+    inbound.answers = lambda _: None
+    assert run_by_cron(storm, clock, {"OPS_URL": inbound.url}, runs=3)[-1] == Summary(retried=3, untried=191)
     # Each run begins with what was never tried.
-    assert receiver.asked == GROUPS[:9]
+    assert inbound.asked == GROUPS[:9]
 
 
 @pytest.mark.parametrize(
@@ -345,13 +345,13 @@ def test_a_channel_that_is_not_reached_at_all_uses_up_no_attempt_of_others(storm
     assert Counter(row["attempts"] for row in outbox_rows(storm)) == {0: 197, 1: 3}
 
 
-def test_the_order_within_a_group_stays_when_its_first_message_is_put_off(database, clock, receiver, new_channel):
+def test_the_order_within_a_group_stays_when_its_first_message_is_put_off(database, clock, inbound, new_channel):
     new_channel()
     for status in ("firing", "resolved"):
         for group in GROUPS[:10]:
             queue_message(database, f"{status} {group}", group=group, status=status)
-    receiver.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
-    assert run_by_cron(database, clock, {"OPS_URL": receiver.url}) == [Summary(delivered=20)]
+    inbound.answers = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
+    assert run_by_cron(database, clock, {"OPS_URL": inbound.url}) == [Summary(delivered=20)]
     query = "select group_key, array_agg(status order by settled_at) from ops.alert_deliveries group by 1"
     assert {tuple(order) for _, order in database.execute(query).fetchall()} == {("firing", "resolved")}
 
@@ -426,24 +426,24 @@ def test_a_mail_server_that_is_down_uses_up_no_attempt_of_others(database, clock
 # What happens meanwhile
 
 
-def test_two_senders_keep_the_pace_of_a_receiver_together(database, clock, connect: Connect, receiver, new_channel):
+def test_two_senders_keep_the_pace_of_a_receiver_together(database, clock, connect: Connect, inbound, new_channel):
     new_channel()
     for group in GROUPS[:40]:
         queue_message(database, group=group)
     pace = OneASecond(clock, lambda _: (429, {"Retry-After": "1"}))
-    receiver.answers = pace
-    environ = {"OPS_URL": receiver.url}
+    inbound.answers = pace
+    environ = {"OPS_URL": inbound.url}
     # In turns, one attempt each: the second always finds what the first has learned.
     other = connect()
-    while len(receiver.taken) < 40 and minutes(clock) < 2:
+    while len(inbound.taken) < 40 and minutes(clock) < 2:
         for connection in (database, other):
             deliver(connection, environ=environ, clock=clock, limit=1)
-    assert Counter(receiver.taken) == Counter(GROUPS[:40])
+    assert Counter(inbound.taken) == Counter(GROUPS[:40])
     assert pace.refused <= 3
     assert {row["attempts"] for row in outbox_rows(database)} == {1}
 
 
-def test_a_message_of_a_killed_sender_is_taken_over_when_its_lease_ends(database, clock, receiver, new_channel):
+def test_a_message_of_a_killed_sender_is_taken_over_when_its_lease_ends(database, clock, inbound, new_channel):
     new_channel()
     for group in GROUPS[:3]:
         queue_message(database, group=group)
@@ -455,14 +455,14 @@ def test_a_message_of_a_killed_sender_is_taken_over_when_its_lease_ends(database
         deliver(database, environ={}, clock=clock, send=killed)
     assert timedelta(seconds=30) == LEASE
     # It holds up its own group only, and no longer than the lease.
-    assert deliver(database, environ={"OPS_URL": receiver.url}, clock=clock) == Summary(delivered=2)
+    assert deliver(database, environ={"OPS_URL": inbound.url}, clock=clock) == Summary(delivered=2)
     clock.at += timedelta(seconds=29)
-    assert deliver(database, environ={"OPS_URL": receiver.url}, clock=clock) == Summary()
+    assert deliver(database, environ={"OPS_URL": inbound.url}, clock=clock) == Summary()
     clock.at += SECOND
-    assert deliver(database, environ={"OPS_URL": receiver.url}, clock=clock) == Summary(delivered=1)
+    assert deliver(database, environ={"OPS_URL": inbound.url}, clock=clock) == Summary(delivered=1)
 
 
-def test_a_message_that_kills_its_senders_holds_up_no_other(database, clock, receiver, new_channel):
+def test_a_message_that_kills_its_senders_holds_up_no_other(database, clock, inbound, new_channel):
     new_channel(max_attempts=3)
     for group in ["poison", *GROUPS[:5]]:
         queue_message(database, group=group)
@@ -483,7 +483,7 @@ def test_a_message_that_kills_its_senders_holds_up_no_other(database, clock, rec
     assert outbox_rows(database)[0]["attempts"] == 3
 
 
-def test_a_channel_that_is_removed_while_it_is_waited_for_ends_the_run(storm, clock, receiver):
+def test_a_channel_that_is_removed_while_it_is_waited_for_ends_the_run(storm, clock, inbound):
     def remove_then_refuse(_group: str) -> Answer:
         storm.execute("delete from ops.alert_channels")
         return 429, {"Retry-After": "1"}
@@ -497,12 +497,12 @@ def test_a_channel_that_is_removed_while_it_is_waited_for_ends_the_run(storm, cl
     assert storm.execute("select count(*) from ops.channel_pauses").fetchone() == (0,)
 
 
-def test_repeats_are_under_the_same_id(database, clock, receiver, new_channel):
+def test_repeats_are_under_the_same_id(database, clock, inbound, new_channel):
     new_channel()
     queue_message(database, group=GROUPS[0])
     answers = iter([(500, {}), None, (429, {"Retry-After": "1"}), OK])
-    receiver.answers = lambda _: next(answers)
+    inbound.answers = lambda _: next(answers)
     for _ in range(4):
-        deliver(database, environ={"OPS_URL": receiver.url}, clock=clock)
+        deliver(database, environ={"OPS_URL": inbound.url}, clock=clock)
         clock.at += timedelta(hours=1)
-    assert (len(receiver.ids), len(set(receiver.ids))) == (4, 1)
+    assert (len(inbound.ids), len(set(inbound.ids))) == (4, 1)

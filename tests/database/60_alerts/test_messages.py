@@ -248,7 +248,7 @@ def deliver_all(connection: Connection) -> None:
     connection.execute("update ops.alert_deliveries set state = 'delivered' where state = 'queued'")
 
 
-def delivery_states(connection: Connection) -> list[tuple[str, str]]:
+def queued_and_silenced(connection: Connection) -> list[tuple[str, str]]:
     return rows(connection, "select status, state from ops.alert_deliveries order by delivery_id")
 
 
@@ -258,7 +258,7 @@ def test_a_message_that_still_waits_is_not_sent_once_a_silence_is_made(database,
     notify(database)
     silence(database)
     assert notify(database, 1) == []
-    assert delivery_states(database) == [("firing", "silenced"), ("firing", "silenced")]
+    assert queued_and_silenced(database) == [("firing", "silenced"), ("firing", "silenced")]
     # It has told nobody, so it is said when the silence ends.
     assert notify(database, 60) == [("ops", "shop", ["slow"], [])]
 
@@ -281,7 +281,7 @@ def test_what_was_told_before_a_silence_is_said_to_be_over_though_its_repeat_was
     notify(database, 11)
     silence(database)
     notify(database, 12)
-    assert delivery_states(database)[:2] == [("firing", "delivered"), ("firing", "silenced")]
+    assert queued_and_silenced(database)[:2] == [("firing", "delivered"), ("firing", "silenced")]
     end(database, "slow")
     assert notify(database, 30) == [("ops", "shop", [], ["slow"])]
 
@@ -293,11 +293,11 @@ def test_a_silence_takes_back_no_message_that_says_something_else_or_is_being_se
     notify(database)
     silence(database, "slow")
     assert notify(database, 1) == []
-    assert delivery_states(database)[0] == ("firing", "queued")
+    assert queued_and_silenced(database)[0] == ("firing", "queued")
     database.execute("update ops.alert_deliveries set state = 'sending', leased_until = now() where state = 'queued'")
     silence(database, "fast")
     notify(database, 2)
-    assert delivery_states(database)[0] == ("firing", "sending")
+    assert queued_and_silenced(database)[0] == ("firing", "sending")
 
 
 @pytest.mark.parametrize(

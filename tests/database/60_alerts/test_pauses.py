@@ -32,7 +32,7 @@ def claim(connection: Connection, as_of: datetime, *but: str) -> tuple[int, int]
     return found[0] if found else None
 
 
-def settle(connection: Connection, claimed: Any, outcome: str, as_of: datetime, after: str | None = None) -> str:
+def end_attempt(connection: Connection, claimed: Any, outcome: str, as_of: datetime, after: str | None = None) -> str:
     query = "select ops.settle_delivery(%s, %s, %s, 'answered 429', %s, %s)"
     return scalar(connection, query, *claimed, outcome, after, as_of)
 
@@ -40,10 +40,10 @@ def settle(connection: Connection, claimed: Any, outcome: str, as_of: datetime, 
 def put_off(connection: Connection, as_of: datetime, after: str | None = None) -> None:
     claimed = claim(connection, as_of)
     assert claimed is not None
-    assert settle(connection, claimed, "throttled", as_of, after) == "queued"
+    assert end_attempt(connection, claimed, "throttled", as_of, after) == "queued"
 
 
-def wait(connection: Connection, as_of: datetime, *but: str) -> timedelta | None:
+def time_to_wait(connection: Connection, as_of: datetime, *but: str) -> timedelta | None:
     return scalar(connection, "select ops.wait_for_channels(%s, %s::text[])", as_of, list(but))
 
 
@@ -69,13 +69,13 @@ def test_a_pause_is_of_its_channel_alone(three_groups):
 
 
 def test_senders_are_told_how_long_to_wait_for_a_channel_that_has_something_ready(three_groups):
-    assert wait(three_groups, NOON) is None
+    assert time_to_wait(three_groups, NOON) is None
     put_off(three_groups, NOON, "7 seconds")
-    assert wait(three_groups, NOON + SECOND) == 6 * SECOND
-    assert wait(three_groups, NOON + 9 * SECOND) == timedelta()
-    assert wait(three_groups, NOON + SECOND, "ops") is None
+    assert time_to_wait(three_groups, NOON + SECOND) == 6 * SECOND
+    assert time_to_wait(three_groups, NOON + 9 * SECOND) == timedelta()
+    assert time_to_wait(three_groups, NOON + SECOND, "ops") is None
     three_groups.execute("update ops.alert_channels set is_enabled = false")
-    assert wait(three_groups, NOON + SECOND) is None
+    assert time_to_wait(three_groups, NOON + SECOND) is None
 
 
 def test_a_receiver_that_goes_on_refusing_is_asked_half_as_often_each_time_and_once_a_minute_at_least(three_groups):
@@ -83,7 +83,7 @@ def test_a_receiver_that_goes_on_refusing_is_asked_half_as_often_each_time_and_o
     for _ in range(9):
         claimed = claim(three_groups, at)
         assert claimed is not None
-        settle(three_groups, claimed, "throttled", at, "1 second")
+        end_attempt(three_groups, claimed, "throttled", at, "1 second")
         until = scalar(three_groups, "select until from ops.channel_pauses")
         waits.append((until - at).total_seconds())
         at = until
@@ -95,12 +95,12 @@ def test_after_six_refusals_in_a_row_the_channel_fails_and_attempts_count(three_
     for _ in range(9):
         claimed = claim(three_groups, at)
         assert claimed is not None
-        settle(three_groups, claimed, "throttled", at)
+        end_attempt(three_groups, claimed, "throttled", at)
         at += timedelta(hours=1)
     assert scalar(three_groups, "select sum(attempts) from ops.alert_deliveries") == 3
     claimed = claim(three_groups, at)
     assert claimed is not None
-    settle(three_groups, claimed, "delivered", at)
+    end_attempt(three_groups, claimed, "delivered", at)
     # One that is taken, and the count begins anew.
     assert scalar(three_groups, "select refused from ops.channel_pauses") == 0
 
@@ -110,24 +110,24 @@ def test_one_message_between_two_refusals_sets_the_pace_until_an_hour_of_quiet(t
         queue_message(three_groups, group=group, at=NOON)
     put_off(three_groups, NOON, "1 second")
     at = NOON + SECOND
-    settle(three_groups, claim(three_groups, at), "delivered", at)
+    end_attempt(three_groups, claim(three_groups, at), "delivered", at)
     put_off(three_groups, at, "1 second")
     at += SECOND
-    settle(three_groups, claim(three_groups, at), "delivered", at)
+    end_attempt(three_groups, claim(three_groups, at), "delivered", at)
     # A tenth more than the receiver needs, since not all requests take equally long to arrive.
-    assert (claim(three_groups, at), wait(three_groups, at)) == (None, 1.1 * SECOND)
+    assert (claim(three_groups, at), time_to_wait(three_groups, at)) == (None, 1.1 * SECOND)
     at += 1.1 * SECOND
-    settle(three_groups, claim(three_groups, at), "delivered", at)
+    end_attempt(three_groups, claim(three_groups, at), "delivered", at)
     assert claim(three_groups, at) is None
     at += timedelta(hours=2)
     for _ in range(3):
-        settle(three_groups, claim(three_groups, at), "delivered", at)
+        end_attempt(three_groups, claim(three_groups, at), "delivered", at)
 
 
 def test_a_long_wait_is_no_pace(three_groups):
     put_off(three_groups, NOON, "30 seconds")
     at = NOON + 30 * SECOND
-    settle(three_groups, claim(three_groups, at), "delivered", at)
+    end_attempt(three_groups, claim(three_groups, at), "delivered", at)
     put_off(three_groups, at, "30 seconds")
     assert scalar(three_groups, "select gap from ops.channel_pauses") == timedelta()
 
@@ -135,7 +135,7 @@ def test_a_long_wait_is_no_pace(three_groups):
 def test_a_test_of_a_channel_is_over_when_it_is_put_off(three_groups):
     three_groups.execute("delete from ops.alert_deliveries")
     three_groups.execute("select ops.queue_test('ops', '{}', %s)", [NOON])
-    assert settle(three_groups, claim(three_groups, NOON), "throttled", NOON) == "dead"
+    assert end_attempt(three_groups, claim(three_groups, NOON), "throttled", NOON) == "dead"
 
 
 def test_a_worker_that_lost_its_message_pauses_nothing(three_groups):
@@ -143,7 +143,7 @@ def test_a_worker_that_lost_its_message_pauses_nothing(three_groups):
     late = NOON + timedelta(minutes=1)
     three_groups.execute("delete from ops.alert_deliveries where delivery_id > 1")
     assert claim(three_groups, late) == (1, 2)
-    assert settle(three_groups, claimed, "throttled", late, "1 hour") == "lost"
+    assert end_attempt(three_groups, claimed, "throttled", late, "1 hour") == "lost"
     assert rows(three_groups, "select from ops.channel_pauses") == []
 
 
@@ -170,7 +170,7 @@ def test_two_senders_that_claim_at_once_take_one_message_of_a_paced_channel(thre
         one.commit()
         assert waiting.result(timeout=60) is None
     two.commit()
-    assert wait(three_groups, at) == SECOND
+    assert time_to_wait(three_groups, at) == SECOND
 
 
 @pytest.mark.parametrize("first", ["sender", "remover"])
@@ -179,7 +179,7 @@ def test_a_channel_that_is_removed_while_a_sender_settles_locks_nobody_out(three
     sender, remover = connect(autocommit=False), connect(autocommit=False)
 
     def settles() -> str:
-        return settle(sender, claimed, "throttled", NOON, "1 hour")
+        return end_attempt(sender, claimed, "throttled", NOON, "1 hour")
 
     def removes() -> None:
         remover.execute("delete from ops.alert_channels")
