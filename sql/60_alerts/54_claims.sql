@@ -78,7 +78,7 @@ begin atomic
       and waiting.attempts < channel.max_attempts
     where waiting.due_at <= claim_deliveries.as_of
       and waiting.channel_name <> all (claim_deliveries.except_channels)
-    -- What fails goes to the end, so that it keeps no other waiting.
+    -- A message that was tried goes to the end, so that it keeps no other waiting.
     order by waiting.tried_at nulls first, waiting.delivery_id
     limit claim_deliveries.max_deliveries
     for update of waiting skip locked
@@ -91,7 +91,7 @@ begin atomic
     from (
       select
         known.channel_name,
-        -- After an hour of quiet the receiver may be in another mood.
+        -- After an hour of quiet the receiver may take messages faster again.
         case when known.until > claim_deliveries.as_of - interval '1 hour' then known.gap else '0' end as gap
       from ops.channel_pauses as known
       where known.channel_name in (select claimable.channel_name from claimable)
@@ -262,7 +262,7 @@ begin
     returning delivery.state
   )
   select count(*) into queued from retried where retried.state = 'queued';
-  -- Who retries by hand may have mended what the receiver asked to wait for.
+  -- A retry by hand may follow a change at the receiver, so it ends the pause.
   delete from ops.channel_pauses as pause
   where retry_deliveries.channel_name is null
     or pause.channel_name = retry_deliveries.channel_name;

@@ -1,15 +1,15 @@
 -- Senders: whether anything empties the outbox, and what waits in it for too long.
 
-create function ops.record_sending(started_at timestamptz, message text default null)
+create function ops.record_sending(took interval, message text default null)
 returns void
 language sql
 volatile
 set search_path = ''
 begin atomic
   insert into ops.job_runs (job, started_at, outcome, message)
-  values ('deliver', record_sending.started_at, 'success', left(record_sending.message, 1000));
+  values ('deliver', clock_timestamp() - record_sending.took, 'success', left(record_sending.message, 1000));
 end;
-comment on function ops.record_sending(timestamptz, text) is 'Notes in the journal of the jobs that a sender has emptied the outbox as far as it could.';
+comment on function ops.record_sending(interval, text) is 'Notes in the journal of the jobs that a sender has emptied the outbox as far as it could, and how long that took.';
 
 create function ops.last_sending_at()
 returns timestamptz
@@ -58,7 +58,7 @@ begin atomic
     from ops.alert_deliveries as delivery
     join ops.alert_channels as channel
       on channel.channel_name = delivery.channel_name
-      -- What waits for a channel that is switched off waits as somebody wanted.
+      -- Messages for a channel that is switched off wait on purpose.
       and channel.is_enabled
     where delivery.state in ('queued', 'sending')
       and delivery.created_at < delivery_checks.as_of - interval '1 hour'

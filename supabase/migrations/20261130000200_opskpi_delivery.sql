@@ -291,7 +291,7 @@ begin atomic
       and waiting.attempts < channel.max_attempts
     where waiting.due_at <= claim_deliveries.as_of
       and waiting.channel_name <> all (claim_deliveries.except_channels)
-    -- What fails goes to the end, so that it keeps no other waiting.
+    -- A message that was tried goes to the end, so that it keeps no other waiting.
     order by waiting.tried_at nulls first, waiting.delivery_id
     limit claim_deliveries.max_deliveries
     for update of waiting skip locked
@@ -304,7 +304,7 @@ begin atomic
     from (
       select
         known.channel_name,
-        -- After an hour of quiet the receiver may be in another mood.
+        -- After an hour of quiet the receiver may take messages faster again.
         case when known.until > claim_deliveries.as_of - interval '1 hour' then known.gap else '0' end as gap
       from ops.channel_pauses as known
       where known.channel_name in (select claimable.channel_name from claimable)
@@ -475,7 +475,7 @@ begin
     returning delivery.state
   )
   select count(*) into queued from retried where retried.state = 'queued';
-  -- Who retries by hand may have mended what the receiver asked to wait for.
+  -- A retry by hand may follow a change at the receiver, so it ends the pause.
   delete from ops.channel_pauses as pause
   where retry_deliveries.channel_name is null
     or pause.channel_name = retry_deliveries.channel_name;
@@ -485,16 +485,16 @@ $$;
 comment on function ops.retry_deliveries(text, timestamptz) is
   'Queues dead messages again, all or a channel''s, and ends the pauses that receivers asked for; returns how many are queued. One that a later message has overtaken is superseded instead.';
 
-create function ops.record_sending(started_at timestamptz, message text default null)
+create function ops.record_sending(took interval, message text default null)
 returns void
 language sql
 volatile
 set search_path = ''
 begin atomic
   insert into ops.job_runs (job, started_at, outcome, message)
-  values ('deliver', record_sending.started_at, 'success', left(record_sending.message, 1000));
+  values ('deliver', clock_timestamp() - record_sending.took, 'success', left(record_sending.message, 1000));
 end;
-comment on function ops.record_sending(timestamptz, text) is 'Notes in the journal of the jobs that a sender has emptied the outbox as far as it could.';
+comment on function ops.record_sending(interval, text) is 'Notes in the journal of the jobs that a sender has emptied the outbox as far as it could, and how long that took.';
 
 create function ops.last_sending_at()
 returns timestamptz
@@ -543,7 +543,7 @@ begin atomic
     from ops.alert_deliveries as delivery
     join ops.alert_channels as channel
       on channel.channel_name = delivery.channel_name
-      -- What waits for a channel that is switched off waits as somebody wanted.
+      -- Messages for a channel that is switched off wait on purpose.
       and channel.is_enabled
     where delivery.state in ('queued', 'sending')
       and delivery.created_at < delivery_checks.as_of - interval '1 hour'

@@ -1,8 +1,9 @@
 """Evaluates the rules and empties the outbox, as cron does; what people ask about alerts from a terminal."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -67,10 +68,18 @@ def watch(connection: psycopg.Connection) -> Evaluation:
     return _evaluate(connection, ["silent_jobs"])
 
 
-def send(connection: psycopg.Connection, environ: Mapping[str, str], notify: Callable[[str], None]) -> delivery.Summary:
+def send(
+    connection: psycopg.Connection,
+    environ: Mapping[str, str],
+    notify: Callable[[str], None],
+    *,
+    patience: timedelta | None = None,
+) -> delivery.Summary:
     """Send what waits in the outbox, and note that something sends.
 
-    `notify` gets one line for each message that did not get through, and one for a channel that puts messages off.
+    Receivers that ask for it are waited for, `patience` in all (None: as long as the next run is away); a caller with
+    urgent work after it passes less. `notify` gets one line for each message that did not get through, and one for a
+    channel that puts messages off.
     """
     slow: set[str] = set()
 
@@ -83,10 +92,11 @@ def send(connection: psycopg.Connection, environ: Mapping[str, str], notify: Cal
             notify(f"{attempted.channel_name}: {outcome.reason} (message {attempted.delivery_id} is {state})")
 
     with journalled(connection, "deliver"):
-        started_at = datetime.now(UTC)
-        summary = delivery.deliver(connection, environ=environ, on_sent=tell)
+        began = time.monotonic()
+        summary = delivery.deliver(connection, environ=environ, patience=patience, on_sent=tell)
         connection.execute(
-            "select ops.record_sending(started_at => %s, message => %s)", [started_at, sent_in_words(summary)]
+            "select ops.record_sending(took => %s, message => %s)",
+            [timedelta(seconds=time.monotonic() - began), sent_in_words(summary)],
         )
         return summary
 
@@ -105,7 +115,7 @@ def send_test(connection: psycopg.Connection, channel: str, environ: Mapping[str
     def note(attempted: Delivery, outcome: Outcome, _: str) -> None:
         reasons[attempted.delivery_id] = "" if isinstance(outcome, Sent) else outcome.reason
 
-    # Somebody looks on: what others ask to wait for is left to the jobs.
+    # A person waits for the answer, so waits for receivers are left to the jobs.
     delivery.deliver(connection, environ=environ, patience=timedelta(), on_sent=note)
     with connection.cursor(row_factory=scalar_row) as cursor:
         (state,) = cursor.execute(

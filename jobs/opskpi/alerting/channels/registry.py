@@ -86,7 +86,7 @@ def _within(seconds: float, call: Callable[[], Outcome]) -> Outcome | None:
     """What a call gives, None when it takes longer.
 
     A thread, because name look-ups, the steps of SMTP and the library apprise know no limit for all of it together.
-    What is late may still arrive, as after a crash; the thread does not keep the process from ending.
+    A late message may still arrive, as after a crash; the thread does not keep the process from ending.
     """
     result: Future[Outcome] = Future()
 
