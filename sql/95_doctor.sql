@@ -127,11 +127,8 @@ begin atomic
       (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
   ) as watched
   union all
-  select 'messages', count(*) = 0,
-    case when count(*) = 0 then 'none is dead'
-      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
-  from ops.alert_deliveries as delivery
-  where delivery.state = 'dead'
+  select outbox.check_name, outbox.passed, outbox.detail
+  from ops.delivery_checks(doctor.as_of) as outbox
   union all
   select 'partitions', next_month.partition is not null,
     case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end

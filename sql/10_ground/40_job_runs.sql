@@ -16,7 +16,7 @@ create table ops.job_runs (
 create index job_runs_job_started_at_idx on ops.job_runs (job, started_at desc);
 comment on table ops.job_runs is 'One row a run of a job, written in the transaction of its work; a failed run is written afterwards.';
 comment on column ops.job_runs.job_run_id is 'Number of the run.';
-comment on column ops.job_runs.job is 'refresh, alerts, maintain, retention or rebuild.';
+comment on column ops.job_runs.job is 'refresh, alerts, deliver, maintain, retention or rebuild.';
 comment on column ops.job_runs.started_at is 'When the run began.';
 comment on column ops.job_runs.finished_at is 'When its work was done.';
 comment on column ops.job_runs.outcome is 'success; waiting: it did less because a writer stayed open; failure.';

@@ -52,21 +52,27 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  sending constant text := (
+    select 'pg_cron sends no message, opskpi alert deliver does: ' || outbox.detail
+    from ops.delivery_checks(now()) as outbox
+    where outbox.check_name = 'senders'
+  );
 begin
   if to_regnamespace('cron') is null then
-    return 'pg_cron is not installed here. On Supabase enable the extension pg_cron and call ops.schedule() again; elsewhere add to crontab: '
-      || '* * * * * opskpi run';
+    return 'pg_cron is not installed here. On Supabase enable the extension pg_cron and call ops.schedule() again ('
+      || sending || '); elsewhere add to crontab, which sends, too: * * * * * opskpi run';
   end if;
   -- Not a constant text, which a linter would look up in a database that has no pg_cron.
   execute format('select %s.schedule($1, $2, $3)', to_regnamespace('cron')) using 'opskpi', every, 'select ops.run()';
   -- pg_cron keeps every run for ever.
   execute format('select %s.schedule($1, $2, $3)', to_regnamespace('cron'))
     using 'opskpi-prune', '17 3 * * *', 'delete from cron.job_run_details where end_time < now() - interval ''7 days''';
-  return format('opskpi runs at %s through pg_cron', every);
+  return format('opskpi runs at %s through pg_cron; %s', every, sending);
 end;
 $$;
 comment on function ops.schedule(text) is
-  'Installs the jobs in pg_cron (once, however often it is called) and says so; without pg_cron it says what to do instead.';
+  'Installs the jobs in pg_cron (once, however often it is called) and says so; without pg_cron it says what to do instead. It says whether anything sends messages, too.';
 
 create function ops.unschedule()
 returns text

@@ -216,7 +216,18 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+  untold bigint[];
 begin
+  if cardinality(news.now_silenced) > 0 then
+    untold := ops.silence_deliveries(news, as_of);
+    news.last_firing := array(
+      select last.alert_id
+      from unnest(news.last_firing) with ordinality as last (alert_id, place)
+      where not last.alert_id = any (untold)
+      order by last.place
+    );
+  end if;
   if not news.now_silenced <@ news.logged_silenced then
     perform ops.queue_delivery(news.org_id, news.channel_name, news.group_key, 'silenced', news.now_silenced, '{}', as_of);
   end if;
@@ -244,7 +255,7 @@ begin
 end;
 $$;
 comment on function ops.notify_group(ops.alert_news, timestamptz) is
-  'Writes to the outbox what a channel should hear now about a group, logs what is newly silenced, and notes both; returns whether a message was written.';
+  'Writes to the outbox what a channel should hear now about a group, takes back what is silenced and still waits, logs what is newly silenced, and notes it; returns whether a message was written.';
 
 create function ops.queue_notifications(as_of timestamptz)
 returns bigint

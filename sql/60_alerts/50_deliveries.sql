@@ -30,9 +30,9 @@ comment on column ops.alert_deliveries.alert_ids is 'The alerts it speaks of.';
 comment on column ops.alert_deliveries.message is 'What it says, as facts; the sender words them for the channel.';
 comment on column ops.alert_deliveries.state is
   'queued; sending (leased); delivered; dead (refused, or tried too often); silenced (logged only); superseded (dead, and a later one was sent, or the channel was removed).';
-comment on column ops.alert_deliveries.attempts is 'Attempts begun (count).';
+comment on column ops.alert_deliveries.attempts is 'Attempts begun (count); one that the receiver only put off is taken back.';
 comment on column ops.alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
-comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant.';
+comment on column ops.alert_deliveries.next_attempt_at is 'Not before this instant, nor before the channel takes messages again (ops.channel_pauses).';
 comment on column ops.alert_deliveries.leased_until is 'While sending: when another worker may take it over.';
 comment on column ops.alert_deliveries.settled_at is 'When the last attempt ended.';
 comment on column ops.alert_deliveries.last_error is 'Why the last attempt failed; null when it did not.';
@@ -127,6 +127,8 @@ begin
       last_error = 'the channel was removed'
   where delivery.channel_name = old.channel_name
     and delivery.state in ('queued', 'sending', 'dead');
+  delete from ops.channel_pauses as pause
+  where pause.channel_name = old.channel_name;
   return null;
 end;
 $$;
@@ -170,156 +172,3 @@ begin
 end;
 $$;
 comment on function ops.queue_test(text, jsonb, timestamptz) is 'Writes a test message for a channel; returns its number.';
-
-create function ops.claim_deliveries(max_deliveries integer default 20, lease interval default '1 minute', as_of timestamptz default now())
-returns table (
-  delivery_id bigint,
-  attempt integer,
-  org_id uuid,
-  channel_name text,
-  channel_kind text,
-  secret_env text,
-  settings jsonb,
-  group_key text,
-  created_at timestamptz,
-  message jsonb
-)
-language sql
-volatile
-set search_path = ''
--- Compiling these plans takes a hundred times as long as running them.
-set jit = off
-begin atomic
-  with claimable as (
-    select waiting.org_id, waiting.delivery_id
-    from ops.alert_deliveries as waiting
-    where waiting.state in ('queued', 'sending')
-      and case waiting.state when 'queued' then waiting.next_attempt_at else waiting.leased_until end <= claim_deliveries.as_of
-      and exists (
-        select from ops.alert_channels as channel where channel.channel_name = waiting.channel_name and channel.is_enabled
-      )
-      -- A message waits for those before it, so that resolved never overtakes firing.
-      and waiting.delivery_id = (
-        select min(earlier.delivery_id)
-        from ops.alert_deliveries as earlier
-        where earlier.channel_name = waiting.channel_name
-          and earlier.org_id = waiting.org_id
-          and earlier.group_key = waiting.group_key
-          and earlier.state in ('queued', 'sending')
-      )
-    order by waiting.delivery_id
-    limit claim_deliveries.max_deliveries
-    for update of waiting skip locked
-  ),
-  claimed as (
-    update ops.alert_deliveries as delivery
-    -- Each attempt may have ended with the worker that made it.
-    set state = case when delivery.attempts < channel.max_attempts then 'sending' else 'dead' end,
-        attempts = least(delivery.attempts + 1, greatest(delivery.attempts, channel.max_attempts)),
-        leased_until = case when delivery.attempts < channel.max_attempts then claim_deliveries.as_of + claim_deliveries.lease end,
-        settled_at = case when delivery.attempts < channel.max_attempts then delivery.settled_at else claim_deliveries.as_of end
-    from claimable, ops.alert_channels as channel
-    where channel.channel_name = delivery.channel_name
-      and delivery.org_id = claimable.org_id
-      and delivery.delivery_id = claimable.delivery_id
-    returning delivery.*
-  )
-  select
-    claimed.delivery_id,
-    claimed.attempts,
-    claimed.org_id,
-    claimed.channel_name,
-    channel.kind,
-    channel.secret_env,
-    channel.settings,
-    claimed.group_key,
-    claimed.created_at,
-    claimed.message
-  from claimed
-  join ops.alert_channels as channel
-    on channel.channel_name = claimed.channel_name
-  where claimed.state = 'sending'
-  order by claimed.delivery_id;
-end;
-comment on function ops.claim_deliveries(integer, interval, timestamptz) is
-  'Takes messages that are due for the length of the lease and counts the attempt; commit before sending. At most one message a channel and group, the oldest.';
-
-create function ops.settle_delivery(
-  delivery_id bigint,
-  attempt integer,
-  outcome text,
-  error text default null,
-  retry_after interval default null,
-  as_of timestamptz default now()
-)
-returns text
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  settled text;
-begin
-  if outcome is null or outcome not in ('delivered', 'retry', 'dead') then
-    raise exception 'a delivery ends as delivered, retry or dead, not as %', outcome
-      using errcode = 'OP001', hint = 'Pass one of the three.';
-  end if;
-  update ops.alert_deliveries as delivery
-  set state = case
-        -- Who tests a channel looks on, and tries again by hand.
-        when outcome = 'retry' and delivery.attempts < channel.max_attempts and delivery.status <> 'test' then 'queued'
-        when outcome = 'delivered' then 'delivered'
-        else 'dead'
-      end,
-      leased_until = null,
-      settled_at = as_of,
-      last_error = left(settle_delivery.error, 1000),
-      -- Twice as long each time, an hour at most, half of it by chance so that many do not come back at once.
-      next_attempt_at = as_of + greatest(
-        settle_delivery.retry_after,
-        least(interval '10 seconds' * 2 ^ least(delivery.attempts - 1, 20), interval '1 hour') * (0.5 + random() / 2)
-      )
-  from ops.alert_channels as channel
-  where channel.channel_name = delivery.channel_name
-    and delivery.delivery_id = settle_delivery.delivery_id
-    and delivery.state = 'sending'
-    and delivery.attempts = settle_delivery.attempt
-  returning delivery.state into settled;
-  return coalesce(settled, 'lost');
-end;
-$$;
-comment on function ops.settle_delivery(bigint, integer, text, text, interval, timestamptz) is
-  'Notes how an attempt ended: delivered, queued for another (not before retry_after) or dead; lost when another worker took it over since.';
-
-create function ops.retry_deliveries(channel_name text default null, as_of timestamptz default now())
-returns bigint
-language sql
-volatile
-set search_path = ''
-begin atomic
-  with retried as (
-    update ops.alert_deliveries as delivery
-    set state = case
-          when exists (
-            select
-            from ops.alert_deliveries as later
-            where later.channel_name = delivery.channel_name
-              and later.org_id = delivery.org_id
-              and later.group_key = delivery.group_key
-              and later.delivery_id > delivery.delivery_id
-              and later.state <> 'silenced'
-              -- A service may be called as a summary is; neither stands for the other.
-              and (later.status = 'summary') = (delivery.status = 'summary')
-          ) and delivery.status <> 'test' then 'superseded'
-          else 'queued'
-        end,
-        attempts = 0,
-        next_attempt_at = retry_deliveries.as_of
-    where delivery.state = 'dead'
-      and (retry_deliveries.channel_name is null or delivery.channel_name = retry_deliveries.channel_name)
-    returning delivery.state
-  )
-  select count(*) from retried where retried.state = 'queued';
-end;
-comment on function ops.retry_deliveries(text, timestamptz) is
-  'Queues dead messages again, all or a channel''s, and returns how many; one that a later message has overtaken is superseded instead.';

@@ -68,7 +68,7 @@ comment on column public.v_ops_alert_deliveries.group_key is 'The service of the
 comment on column public.v_ops_alert_deliveries.status is 'firing, resolved, ended, test or summary.';
 comment on column public.v_ops_alert_deliveries.state is 'queued, sending, delivered, dead, silenced (logged only) or superseded.';
 comment on column public.v_ops_alert_deliveries.alert_ids is 'The alerts it speaks of.';
-comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count).';
+comment on column public.v_ops_alert_deliveries.attempts is 'Attempts begun (count); one that the receiver only put off is taken back.';
 comment on column public.v_ops_alert_deliveries.created_at is 'The instant of the evaluation or call that wrote it.';
 comment on column public.v_ops_alert_deliveries.next_attempt_at is 'Not before this instant.';
 comment on column public.v_ops_alert_deliveries.settled_at is 'When the last attempt ended.';

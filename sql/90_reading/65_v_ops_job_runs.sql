@@ -16,7 +16,7 @@ from ops.job_runs as run
 order by run.started_at desc;
 comment on view public.v_ops_job_runs is
   'One row a run of a job, newest first.';
-comment on column public.v_ops_job_runs.job is 'refresh, alerts, maintain, retention or rebuild.';
+comment on column public.v_ops_job_runs.job is 'refresh, alerts, deliver, maintain, retention or rebuild.';
 comment on column public.v_ops_job_runs.started_at is 'When it began.';
 comment on column public.v_ops_job_runs.finished_at is 'When its work was done.';
 comment on column public.v_ops_job_runs.outcome is 'success, waiting (a writer stayed open) or failure.';

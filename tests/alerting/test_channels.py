@@ -142,8 +142,8 @@ def test_a_webhook_whose_signing_secret_is_missing_or_broken_waits_unsent(http):
     wanted = {"signing_env": "KEY"}
     unset = send_to(http.url, "webhook", settings=wanted)
     broken = send_to(http.url, "webhook", {"KEY": "whsec_!"}, settings=wanted)
-    assert unset == Retry(None, "environment variable KEY is not set", channel_wide=True)
-    assert broken == Retry(None, "the signing secret is not base64 after whsec_", channel_wide=True)
+    assert unset == Retry(None, "environment variable KEY is not set", "channel")
+    assert broken == Retry(None, "the signing secret is not base64 after whsec_", "channel")
     assert http.requests == []
 
 
@@ -151,7 +151,7 @@ def test_a_webhook_whose_signing_secret_is_missing_or_broken_waits_unsent(http):
 def test_a_webhook_whose_signing_secret_can_be_guessed_waits_unsent(http, weak):
     outcome = send_to(http.url, "webhook", {"KEY": weak}, settings={"signing_env": "KEY"})
     assert isinstance(outcome, Retry)
-    assert outcome.channel_wide
+    assert outcome.scope == "channel"
     assert outcome.reason.startswith("environment variable KEY holds a secret of ")
     assert outcome.reason.endswith("; make one: echo whsec_$(openssl rand -base64 32)")
     assert http.requests == []
@@ -178,7 +178,7 @@ def test_a_busy_server_is_given_the_time_it_asks_for(http, monkeypatch, status, 
     http.status, http.headers = status, {"Retry-After": header} if header else {}
     outcome = send_to(http.url, "slack")
     assert isinstance(outcome, Retry)
-    assert (outcome.after, outcome.channel_wide) == (after, True)
+    assert (outcome.after, outcome.scope) == (after, "throttled" if status == 429 or after else "unclear")
     assert outcome.reason.startswith(f"answered {status} ")
 
 
@@ -206,29 +206,42 @@ def test_a_failing_server_is_tried_again(http, status):
     outcome = send_to(http.url, "webhook")
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith(f"answered {status}")
-    assert not outcome.channel_wide
+    assert outcome.scope == "unclear"
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(400, "answered 400 Bad Request"), (404, "answered 404 Not Found"), (410, "answered 410 Gone")],
+    [(400, "answered 400 Bad Request"), (413, "answered 413"), (422, "answered 422")],
 )
 def test_a_server_that_does_not_want_the_message_is_not_asked_again(http, status, reason):
     http.status = status
-    assert send_to(http.url, "slack") == Refused(reason)
+    outcome = send_to(http.url, "slack")
+    assert isinstance(outcome, Refused)
+    assert outcome.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 410])
+def test_a_server_that_does_not_know_the_secret_takes_nothing_from_the_channel(http, status):
+    http.status = status
+    outcome = send_to(http.url, "slack")
+    assert isinstance(outcome, Retry)
+    assert (outcome.after, outcome.scope) == (None, "channel")
+    assert outcome.reason.startswith(f"answered {status} ")
 
 
 def test_a_redirect_is_not_followed(http):
     with http_target() as elsewhere:
         http.status, http.headers = 307, {"Location": elsewhere.url}
-        assert send_to(http.url, "webhook") == Refused("answered 307 Temporary Redirect; redirects are not followed")
+        assert send_to(http.url, "webhook") == Retry(
+            None, "answered 307 Temporary Redirect; redirects are not followed", "channel"
+        )
         assert elsewhere.requests == []
 
 
 def test_a_server_that_does_not_answer_in_time_is_tried_again(http):
     http.answering.clear()
     hasty = Timeouts(connect=3, total=3)
-    assert send_to(http.url, "webhook", {}, hasty) == Retry(None, "no answer in time", channel_wide=True)
+    assert send_to(http.url, "webhook", {}, hasty) == Retry(None, "no answer in time")
     assert len(http.requests) == 1
 
 
@@ -248,12 +261,12 @@ def test_a_server_that_trickles_its_answer_does_not_hold_up_the_others():
         outcome = send_to(f"http://127.0.0.1:{server.getsockname()[1]}/{TOKEN}", "webhook", {}, HASTY)
         gone.set()
         thread.join()
-    assert outcome == Retry(None, "no answer in time", channel_wide=True)
+    assert outcome == Retry(None, "no answer in time")
 
 
 def test_a_refused_connection_is_tried_again():
     address = f"http://127.0.0.1:{free_port()}/services/{TOKEN}"
-    assert send_to(address, "webhook") == Retry(None, "no connection: Connection refused", channel_wide=True)
+    assert send_to(address, "webhook") == Retry(None, "no connection: Connection refused", "channel")
 
 
 def test_a_certificate_that_nobody_trusts_is_a_reason_to_wait(server_tls, trusting):
@@ -272,19 +285,19 @@ def test_a_certificate_that_nobody_trusts_is_a_reason_to_wait(server_tls, trusti
 @pytest.mark.parametrize("kind", ["slack", "webhook"])
 def test_an_address_that_is_no_url_waits_for_the_operator(kind, address):
     assert send_to(address, kind) == Retry(
-        None, "environment variable OPS_SECRET holds no http or https URL", channel_wide=True
+        None, "environment variable OPS_SECRET holds no http or https URL", "channel"
     )
 
 
 @pytest.mark.parametrize("kind", ["slack", "email", "webhook", "apprise"])
 @pytest.mark.parametrize("environ", [{}, {"OPS_SECRET": ""}, {"OPS_SECRET": "  "}])
 def test_a_secret_that_is_not_set_waits_for_the_operator(kind, environ):
-    assert send(delivery(kind), environ) == Retry(None, "environment variable OPS_SECRET is not set", channel_wide=True)
+    assert send(delivery(kind), environ) == Retry(None, "environment variable OPS_SECRET is not set", "channel")
 
 
 def test_a_channel_that_names_no_secret_waits_for_the_operator():
     assert send(delivery("slack", secret_env=None), {}) == Retry(
-        None, "the channel names no environment variable that holds its secret", channel_wide=True
+        None, "the channel names no environment variable that holds its secret", "channel"
     )
 
 
@@ -353,9 +366,7 @@ def test_a_mail_is_not_handed_to_a_server_whose_certificate_nobody_trusts(server
 def test_a_password_never_travels_without_tls():
     with smtp_server() as inbox:
         outcome = send_to(f"smtp://ops:{TOKEN}@127.0.0.1:{inbox.port}?starttls=no", "email")
-    assert outcome == Retry(
-        None, "a password is not sent without TLS; remove starttls=no, or the password", channel_wide=True
-    )
+    assert outcome == Retry(None, "a password is not sent without TLS; remove starttls=no, or the password", "channel")
     assert inbox.mails == []
 
 
@@ -366,7 +377,7 @@ def test_a_wrong_password_waits_for_the_operator_and_is_not_quoted(server_tls, t
 
     with smtp_server(tls=server_tls, login=login) as inbox:
         outcome = send_to(f"smtp://ops:pa55%2Fw%40rd@127.0.0.1:{inbox.port}", "email", trusting)
-    assert outcome == Retry(None, "answered 535 no *** of ***, ***", channel_wide=True)
+    assert outcome == Retry(None, "answered 535 no *** of ***, ***", "channel")
 
 
 def test_a_mail_that_nobody_may_receive_is_refused():
@@ -380,7 +391,7 @@ def test_a_mail_that_is_greylisted_is_tried_again():
     with smtp_server() as inbox:
         inbox.replies["ops@example.com"] = "451 4.7.1 come back later"
         outcome = send_to(f"smtp://127.0.0.1:{inbox.port}?starttls=no", "email")
-    assert outcome == Retry(None, "not accepted for ops@example.com: 451 4.7.1 come back later")
+    assert outcome == Retry(None, "not accepted for ops@example.com: 451 4.7.1 come back later", "throttled")
 
 
 def test_a_mail_that_one_of_two_receives_is_delivered_and_the_other_named():
@@ -405,21 +416,81 @@ def test_a_refusal_of_the_content_is_final_with_5xx_and_temporary_with_4xx(reply
         assert send_to(f"smtp://127.0.0.1:{inbox.port}?starttls=no", "email") == outcome
 
 
+@pytest.mark.parametrize(
+    ("step", "reply", "outcome"),
+    [
+        ("MAIL", "450 4.7.1 too much mail", Retry(None, "answered 450 4.7.1 too much mail", "throttled")),
+        ("MAIL", "421 4.3.2 too many", Retry(None, "answered 421 4.3.2 too many", "throttled")),
+        ("MAIL", "550 5.7.1 not your address", Retry(None, "answered 550 5.7.1 not your address", "channel")),
+        ("MAIL", "530 5.7.0 log in first", Retry(None, "answered 530 5.7.0 log in first", "channel")),
+        ("MAIL", "552 5.3.4 too large", Refused("answered 552 5.3.4 too large")),
+        ("DATA", "421 4.7.0 slow down", Retry(None, "answered 421 4.7.0 slow down", "throttled")),
+    ],
+)
+def test_a_refusal_of_the_sender_concerns_the_whole_channel_and_of_the_size_the_mail(step, reply, outcome):
+    async def answer(*_: object) -> str:
+        return reply
+
+    with smtp_server() as inbox:
+        if step == "DATA":
+            inbox.replies["DATA"] = reply
+        else:
+            vars(inbox)[f"handle_{step}"] = answer
+        assert send_to(f"smtp://127.0.0.1:{inbox.port}?starttls=no", "email") == outcome
+
+
+@pytest.mark.parametrize(
+    ("greeting", "scope"), [(b"421 too many connections\r\n", "throttled"), (b"554 no service\r\n", "channel")]
+)
+def test_a_mail_server_that_greets_with_a_refusal_takes_no_mail_of_the_channel(greeting, scope):
+    def greet() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(greeting)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        outcome = send_to(f"smtp://127.0.0.1:{server.getsockname()[1]}?starttls=no", "email")
+        thread.join()
+    assert isinstance(outcome, Retry)
+    assert outcome.scope == scope
+
+
+def test_a_mail_server_that_trickles_its_greeting_does_not_hold_up_the_others():
+    gone = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            while not gone.wait(timeout=0.02):
+                connection.send(b"220-still here\r\n")
+
+    hasty = Timeouts(connect=1, total=1, sending=1)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        outcome = send_to(f"smtp://127.0.0.1:{server.getsockname()[1]}?starttls=no", "email", {}, hasty)
+        gone.set()
+        thread.join()
+    assert outcome == Retry(None, "no answer in time")
+
+
 def test_a_password_that_smtp_cannot_send_waits_for_the_operator():
     assert send_to("smtp://ops:w%C3%B6rd@127.0.0.1", "email") == Retry(
-        None, "environment variable OPS_SECRET holds a user or a password with letters beyond ASCII", channel_wide=True
+        None, "environment variable OPS_SECRET holds a user or a password with letters beyond ASCII", "channel"
     )
 
 
 def test_a_mail_server_that_is_down_is_tried_again():
     outcome = send_to(f"smtp://127.0.0.1:{free_port()}", "email")
-    assert outcome == Retry(None, "no connection: Connection refused", channel_wide=True)
+    assert outcome == Retry(None, "no connection: Connection refused", "channel")
 
 
 def test_a_mail_server_that_says_nothing_is_tried_again():
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         outcome = send_to(f"smtp://127.0.0.1:{silent.getsockname()[1]}", "email", {}, HASTY)
-    assert outcome == Retry(None, "no answer in time", channel_wide=True)
+    assert outcome == Retry(None, "no answer in time", "channel")
 
 
 def test_a_mail_keeps_its_message_id_over_retries():
@@ -500,7 +571,7 @@ def test_a_service_that_apprise_cannot_reach_is_tried_again():
 @ignores_imports
 def test_an_address_that_apprise_does_not_know_waits_for_the_operator():
     outcome = send_to(f"nosuch://{TOKEN}", "apprise")
-    assert outcome == Retry(None, "environment variable OPS_SECRET holds no URL that apprise knows", channel_wide=True)
+    assert outcome == Retry(None, "environment variable OPS_SECRET holds no URL that apprise knows", "channel")
 
 
 def test_without_the_library_apprise_the_user_is_told_what_to_install(monkeypatch):

@@ -4,14 +4,11 @@ import json
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from threading import Barrier, Thread
-from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from opskpi.alerting import messages
@@ -20,9 +17,9 @@ from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.errors import OpsKpiError
 from support import forks
 from support.fixtures import Connect
+from support.outboxes import NOON, MovedClock, delivery_states, outbox_rows
 from support.patience import PATIENCE_S
 
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONGEST_BACKOFF = timedelta(hours=1)
 
 # A worker that dies where it is told to.
@@ -30,10 +27,14 @@ WORKER = """
 import os, signal, sys
 from datetime import datetime
 from opskpi.alerting.channels import registry
-from opskpi.alerting.delivery import deliver
+from opskpi.alerting.delivery import Clock, deliver
 from opskpi.postgres import connecting
 
 dsn, as_of, moment = sys.argv[1:]
+
+class Still(Clock):
+    def now(self):
+        return datetime.fromisoformat(as_of)
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -47,11 +48,8 @@ def send(delivery, environ):
     return outcome
 
 with connecting.connect(dsn) as connection:
-    deliver(connection, environ=os.environ, as_of=datetime.fromisoformat(as_of), on_sent=die, send=send)
+    deliver(connection, environ=os.environ, clock=Still(), on_sent=die, send=send)
 """
-
-AddChannel = Callable[..., None]
-Queue = Callable[..., int]
 
 
 @dataclass
@@ -70,48 +68,6 @@ class Channel:
         return outcome
 
 
-@pytest.fixture
-def new_channel(database: psycopg.Connection) -> AddChannel:
-    """Add a channel: `add_channel("ops", kind="webhook", secret_env="OPS_URL", settings={}, max_attempts=15)`."""
-
-    def add(name: str = "ops", **columns: Any) -> None:
-        row = {"kind": "webhook", "secret_env": "OPS_URL", "settings": {}, "max_attempts": 15} | columns
-        database.execute(
-            "insert into ops.alert_channels (channel_name, kind, secret_env, settings, max_attempts)"
-            " values (%(name)s, %(kind)s, %(secret_env)s, %(settings)s, %(max_attempts)s)",
-            row | {"name": name, "settings": Jsonb(row["settings"])},
-        )
-
-    return add
-
-
-@pytest.fixture
-def new_message(database: psycopg.Connection) -> Queue:
-    """Write a message to the outbox: `queue("title", channel="ops", group="checkout", status="firing")`."""
-
-    def write(title: str = "checkout", channel: str = "ops", group: str = "checkout", status: str = "firing") -> int:
-        row = database.execute(
-            "insert into ops.alert_deliveries (org_id, channel_name, group_key, status, alert_ids, message, state,"
-            " created_at, next_attempt_at) values (%s, %s, %s, %s, '{}', %s, 'queued', %s, %s) returning delivery_id",
-            [UUID(int=0), channel, group, status, Jsonb({"title": title, "status": status}), NOON, NOON],
-        ).fetchone()
-        assert row is not None
-        return row[0]
-
-    return write
-
-
-def outbox_rows(database: psycopg.Connection) -> list[dict[str, Any]]:
-    with database.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
-            "select state, attempts, last_error from ops.alert_deliveries order by delivery_id"
-        ).fetchall()
-
-
-def delivery_states(database: psycopg.Connection) -> list[str]:
-    return [row["state"] for row in outbox_rows(database)]
-
-
 def deliver_by(
     database: psycopg.Connection,
     send: Callable[[Delivery, Mapping[str, str]], Outcome],
@@ -120,7 +76,7 @@ def deliver_by(
     limit: int | None = None,
     on_sent: OnSent = lambda *_: None,
 ) -> Summary:
-    return deliver(database, environ={}, as_of=NOON + later, send=send, limit=limit, on_sent=on_sent)
+    return deliver(database, environ={}, clock=MovedClock(NOON + later), send=send, limit=limit, on_sent=on_sent)
 
 
 # What becomes of a message
@@ -129,10 +85,10 @@ def deliver_by(
 def test_a_message_goes_out_and_is_settled(database, new_channel, new_message, http):
     new_channel()
     new_message("checkout")
-    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary(delivered=1)
+    assert deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON)) == Summary(delivered=1)
     assert outbox_rows(database) == [{"state": "delivered", "attempts": 1, "last_error": None}]
     assert [json.loads(body)["title"] for _, body in http.requests] == ["checkout"]
-    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary()
+    assert deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON)) == Summary()
 
 
 def test_a_message_is_due_by_the_clock_of_the_server_unless_another_instant_is_given(
@@ -149,13 +105,13 @@ def test_a_failure_is_tried_again_after_its_backoff_and_not_before(database, new
     new_message()
     environ = {"OPS_URL": http.url}
     http.status = 500
-    assert deliver(database, environ=environ, as_of=NOON) == Summary(retried=1)
+    assert deliver(database, environ=environ, clock=MovedClock(NOON)) == Summary(retried=1)
     assert outbox_rows(database) == [
         {"state": "queued", "attempts": 1, "last_error": "answered 500 Internal Server Error"}
     ]
     http.status = 200
-    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=1)) == Summary()
-    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=10)) == Summary(delivered=1)
+    assert deliver(database, environ=environ, clock=MovedClock(NOON + timedelta(seconds=1))) == Summary()
+    assert deliver(database, environ=environ, clock=MovedClock(NOON + timedelta(seconds=10))) == Summary(delivered=1)
     assert len(http.requests) == 2
 
 
@@ -164,10 +120,10 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(database, new_channe
     new_message()
     environ = {"OPS_URL": http.url}
     http.status, http.headers = 429, {"Retry-After": "7200"}
-    deliver(database, environ=environ, as_of=NOON)
+    deliver(database, environ=environ, clock=MovedClock(NOON))
     http.status = 200
-    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=7199)) == Summary()
-    assert deliver(database, environ=environ, as_of=NOON + timedelta(seconds=7200)) == Summary(delivered=1)
+    assert deliver(database, environ=environ, clock=MovedClock(NOON + timedelta(hours=1))) == Summary()
+    assert deliver(database, environ=environ, clock=MovedClock(NOON + timedelta(seconds=7200))) == Summary(delivered=1)
 
 
 def test_a_refused_message_is_dead_at_once_and_does_not_stop_the_others(database, new_channel, new_message):
@@ -184,7 +140,7 @@ def test_a_refused_message_is_dead_at_once_and_does_not_stop_the_others(database
 def test_a_message_that_was_tried_often_enough_is_dead(database, new_channel, new_message):
     new_channel(max_attempts=2)
     new_message()
-    down = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
+    down = Channel({"ops": Retry(None, "no answer in time", "channel")})
     assert deliver_by(database, down) == Summary(retried=1)
     assert deliver_by(database, down, LONGEST_BACKOFF) == Summary(dead=1)
     assert outbox_rows(database) == [{"state": "dead", "attempts": 2, "last_error": "no answer in time"}]
@@ -202,9 +158,11 @@ def test_what_is_odd_about_a_delivered_message_is_kept(database, new_channel, ne
 def test_a_message_waits_until_the_operator_sets_the_secret(database, new_channel, new_message, http):
     new_channel()
     new_message()
-    assert deliver(database, environ={}, as_of=NOON) == Summary(retried=1)
+    assert deliver(database, environ={}, clock=MovedClock(NOON)) == Summary(retried=1)
     assert outbox_rows(database)[0]["last_error"] == "environment variable OPS_URL is not set"
-    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + LONGEST_BACKOFF) == Summary(delivered=1)
+    assert deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON + LONGEST_BACKOFF)) == Summary(
+        delivered=1
+    )
 
 
 def test_no_address_gets_into_the_outbox(database, new_channel, new_message, http):
@@ -212,7 +170,7 @@ def test_no_address_gets_into_the_outbox(database, new_channel, new_message, htt
     for status in (404, 500):
         http.status = status
         new_message(group=str(status))
-        deliver(database, environ={"OPS_URL": http.url}, as_of=NOON)
+        deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON))
     assert all(
         "127.0.0.1" not in row["last_error"] and "T0KEN" not in row["last_error"] for row in outbox_rows(database)
     )
@@ -224,7 +182,7 @@ def test_a_user_can_try_a_channel(database, new_channel, http):
         "select ops.queue_test(channel_name => 'ops', message => %s, as_of => %s)",
         [Jsonb(messages.test_message("ops")), NOON],
     )
-    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON) == Summary(delivered=1)
+    assert deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON)) == Summary(delivered=1)
     assert json.loads(http.requests[0][1])["text"] == "[TEST] a test of the channel ops"
 
 
@@ -245,7 +203,7 @@ def test_a_limit_ends_the_run(database, new_channel, new_message):
     new_channel()
     for group in ("a", "b", "c"):
         new_message(group=group)
-    assert deliver_by(database, Channel(), limit=2) == Summary(delivered=2)
+    assert deliver_by(database, Channel(), limit=2) == Summary(delivered=2, untried=1)
     assert delivery_states(database) == ["delivered", "delivered", "queued"]
 
 
@@ -280,29 +238,30 @@ def test_a_stuck_message_holds_up_its_own_group_and_channel_only(database, new_c
 def test_a_channel_that_is_down_costs_a_run_one_attempt_and_others_none(database, new_channel, new_message):
     new_channel("ops")
     new_channel("mail")
-    for number in range(5):
-        new_message(channel="ops", group=f"group {number}")
+    numbers = [new_message(channel="ops", group=f"group {number}") for number in range(5)]
     new_message(channel="mail")
-    down = Channel({"ops": Retry(timedelta(hours=3), "answered 429", channel_wide=True)})
-    assert deliver_by(database, down) == Summary(delivered=1, retried=5)
-    assert len(down.attempts) == 2
-    assert deliver_by(database, down, timedelta(hours=3, seconds=-1)) == Summary()
-    assert {row["last_error"] for row in outbox_rows(database) if row["state"] == "queued"} == {"answered 429"}
+    down = Channel({"ops": Retry(None, "no connection: Connection refused", "channel")})
+    assert deliver_by(database, down) == Summary(delivered=1, retried=1, untried=4)
+    assert [row["attempts"] for row in outbox_rows(database)] == [1, 0, 0, 0, 0, 1]
+    for minutes in range(1, 5):
+        deliver_by(database, down, timedelta(minutes=minutes))
+    tried = [number for number in down.attempts if number in numbers]
+    assert tried == numbers
+    down.answers.clear()
+    assert deliver_by(database, down, LONGEST_BACKOFF) == Summary(delivered=5)
 
 
-def test_a_message_that_is_due_again_in_the_same_run_is_tried_and_opens_the_channel(database, new_channel, new_message):
+def test_a_channel_whose_host_asks_for_hours_is_left_alone_by_all_its_groups(database, new_channel, new_message):
     new_channel()
-    new_message(group="a")
-    new_message(group="b")
-    channel = Channel({"ops": Retry(None, "no answer in time", channel_wide=True)})
-
-    def recover(delivery: Delivery, outcome: Outcome, state: str) -> None:
-        if delivery.group_key == "b" and state == "queued":
-            channel.answers.clear()
-            database.execute("update ops.alert_deliveries set next_attempt_at = %s", [NOON])
-
-    assert deliver_by(database, channel, on_sent=recover) == Summary(delivered=2, retried=2)
-    assert [group for group, _ in channel.taken] == ["a", "b"]
+    for number in range(3):
+        new_message(group=f"group {number}")
+    busy = Channel({"ops": Retry(timedelta(hours=3), "answered 429", "throttled")})
+    assert deliver_by(database, busy) == Summary(retried=1, untried=2)
+    assert len(busy.attempts) == 1
+    assert deliver_by(database, busy, timedelta(hours=2)) == Summary(untried=2)
+    busy.answers.clear()
+    assert deliver_by(database, busy, timedelta(hours=3)) == Summary(delivered=3)
+    assert [row["attempts"] for row in outbox_rows(database)] == [1, 1, 1]
 
 
 def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_order(
@@ -313,9 +272,11 @@ def test_after_an_hour_without_a_connection_every_message_arrives_once_and_in_or
         new_message(title)
     nowhere = {"OPS_URL": "http://127.0.0.1:1/"}
     for minutes in range(0, 61, 5):
-        assert deliver(database, environ=nowhere, as_of=NOON + timedelta(minutes=minutes)).delivered == 0
+        assert deliver(database, environ=nowhere, clock=MovedClock(NOON + timedelta(minutes=minutes))).delivered == 0
     assert delivery_states(database) == ["queued", "queued"]
-    assert deliver(database, environ={"OPS_URL": http.url}, as_of=NOON + 3 * LONGEST_BACKOFF) == Summary(delivered=2)
+    assert deliver(database, environ={"OPS_URL": http.url}, clock=MovedClock(NOON + 3 * LONGEST_BACKOFF)) == Summary(
+        delivered=2
+    )
     assert [json.loads(body)["title"] for _, body in http.requests] == ["it fires", "it is over"]
 
 
@@ -335,8 +296,8 @@ def test_a_worker_that_is_killed_loses_nothing(
     died = forks.run(migrated_database.dsn, NOON.isoformat(), moment, code=WORKER, env=environ)
     assert died.returncode == -signal.SIGKILL
     assert len(http.requests) == sent_before
-    assert deliver(database, environ=environ, as_of=NOON + LEASE - timedelta(seconds=1)) == Summary()
-    deliver(database, environ=environ, as_of=NOON + LEASE)
+    assert deliver(database, environ=environ, clock=MovedClock(NOON + LEASE - timedelta(seconds=1))) == Summary()
+    deliver(database, environ=environ, clock=MovedClock(NOON + LEASE))
     assert delivery_states(database) == ["delivered"]
     # The receiver tells a repeated message by its id.
     ids = [headers["webhook-id"] for headers, _ in http.requests]

@@ -19,6 +19,7 @@ from opskpi.errors import ExitCode
 from support import forks
 from support.events import NIL, Connection, add_channel, add_event, add_events, add_row, rows, scalar
 from support.fixtures import Cli, Connect
+from support.outboxes import MovedClock
 from support.receivers import HttpTarget, slack_texts, smtp_server
 
 ONE = UUID(int=1)
@@ -397,16 +398,16 @@ def test_a_receiver_that_refuses_for_now_is_tried_again_by_the_jobs(week_of_hook
     assert "was already written, message 1 is queued" in again.stdout
     http.status = 200
     later = datetime.now(UTC) + timedelta(hours=1)
-    assert deliver(week_of_hooks, environ=urls(http), as_of=later).delivered == 1
+    assert deliver(week_of_hooks, environ=urls(http), clock=MovedClock(later)).delivered == 1
     assert outbox_attempts(week_of_hooks) == [("webhook", "delivered", 2)]
     assert len({headers["webhook-id"] for headers, _ in http.requests}) == 1
 
 
 def test_a_receiver_that_refuses_for_good_is_a_failure(week_of_hooks, cli: Cli, http):
-    http.status = 404
+    http.status = 400
     told = cli("report", "weekly", "--to", "webhook", "--week", WEEK, env=urls(http))
     assert told.returncode == ExitCode.FAILED
-    assert "answered 404 Not Found" in told.stdout
+    assert "answered 400 Bad Request" in told.stdout
     assert "opskpi alert retry" in told.stderr
     http.status = 200
     assert cli("alert", "retry").returncode == 0

@@ -1,111 +1,160 @@
-"""Empties the outbox: claims a delivery, sends it, settles it, until nothing is left to claim."""
+"""Empties the outbox: claims a delivery, sends it, settles it, until nothing is left to claim or to wait for."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row, scalar_row
 
 from opskpi.alerting.channels import registry
-from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Scope, Sent
 from opskpi.errors import OpsKpiError
 
-# Longer than one send takes. Deliveries are claimed one by one, so that none outlives its lease while others time out.
-LEASE = timedelta(minutes=2)
+# Longer than one send takes (`Timeouts.sending`), and as long as a killed sender holds up a group. Deliveries are
+# claimed one by one, so that none outlives its lease while others time out.
+LEASE = timedelta(seconds=30)
+# A run waits for receivers that ask for it as long as the next run is away, and no longer than this in all.
+LONGEST_PATIENCE = timedelta(minutes=10)
+SHORTEST_WAIT = timedelta(milliseconds=50)
+# A receiver that cannot take one message looks like a receiver that takes none, until other groups fail as well.
+FAILURES_OF_A_CHANNEL = 3
 
 OnSent = Callable[[Delivery, Outcome, str], None]
 Send = Callable[[Delivery, Mapping[str, str]], Outcome]
 
 
+class Clock:
+    """The clock of the server, for which now is None, and sleep."""
+
+    def now(self) -> datetime | None:
+        """The instant as of which to claim and settle."""
+        return None
+
+    def sleep(self, wait: timedelta) -> None:
+        """Let that time pass."""
+        time.sleep(wait.total_seconds())
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many attempts ended how; `lost` are those whose lease another worker had taken over meanwhile."""
+    """How many messages ended how; `lost` are those whose lease another worker had taken over meanwhile.
+
+    `retried` are to be tried again, `untried` are those that this run left as they were.
+    """
 
     delivered: int = 0
     retried: int = 0
     dead: int = 0
     lost: int = 0
+    untried: int = 0
 
 
 @dataclass(slots=True)
 class _Run:
-    """What one run has learned: the channels that take nothing now, and the deliveries it has met."""
+    """What one run has learned: the channels that take nothing now, failures in a row, and what became of messages."""
 
-    closed: dict[tuple[UUID, str], Retry] = field(default_factory=dict)
-    met: set[int] = field(default_factory=set)
-    states: dict[str, int] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
+    states: dict[int, str] = field(default_factory=dict)
+
+    def learn(self, delivery: Delivery, outcome: Outcome, state: str) -> None:
+        """Note an attempt; a channel that takes nothing is left alone for the rest of the run."""
+        channel = delivery.channel_name
+        self.states[delivery.delivery_id] = state
+        scope: Scope | None = outcome.scope if isinstance(outcome, Retry) else None
+        self.failures[channel] = self.failures.get(channel, 0) + 1 if scope == "unclear" else 0
+        if scope == "channel" or self.failures[channel] >= FAILURES_OF_A_CHANNEL:
+            self.closed.add(channel)
+
+    def summary(self, untried: int) -> Summary:
+        """Count the messages by what became of them."""
+        ends = list(self.states.values())
+        return Summary(
+            delivered=ends.count("delivered"),
+            retried=ends.count("queued"),
+            dead=ends.count("dead"),
+            lost=ends.count("lost"),
+            untried=untried,
+        )
 
 
 def deliver(
     connection: psycopg.Connection,
     *,
     environ: Mapping[str, str],
-    as_of: datetime | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - it has no state
+    patience: timedelta | None = None,
     limit: int | None = None,
     on_sent: OnSent = lambda *_: None,
     send: Send = registry.send,
 ) -> Summary:
-    """Send what is due, at most `limit` deliveries, each claimed and committed before it is sent.
+    """Send what is due, each message claimed and committed before it is sent, at most `limit` attempts.
 
-    `connection` is in autocommit mode. `environ` holds the secrets that channels name. `as_of` replaces the server's
-    clock. `on_sent` gets each delivery with its outcome and the state it is in now: delivered, queued, dead or lost.
+    `connection` is in autocommit mode. `environ` holds the secrets that channels name. `on_sent` gets each delivery
+    with its outcome and the state it is in now: delivered, queued, dead or lost. A receiver that takes no more for now
+    is waited for while the others go on, `patience` in all (None: the refresh interval, at most ten minutes).
     At least once: what is interrupted is claimed again when its lease ends. Raises psycopg.Error when the database
     fails, OpsKpiError when the connection is not in autocommit mode.
     """
     if not connection.autocommit:
         raise OpsKpiError("deliveries need a connection in autocommit mode: a claim must be committed before the send")
     run = _Run()
-    while limit is None or sum(run.states.values()) < limit:
-        delivery = _claim(connection, as_of)
+    left = _patience(connection) if patience is None else patience
+    attempts = 0
+    while limit is None or attempts < limit:
+        delivery = _claim(connection, run, clock)
         if delivery is None:
-            break
-        outcome = _attempt(run, delivery, environ, send)
-        state = _settle(connection, delivery, outcome, as_of)
-        run.states[state] = run.states.get(state, 0) + 1
+            wait = _wait(connection, run, clock)
+            if wait is None or wait > left:
+                break
+            left -= wait
+            clock.sleep(wait)
+            continue
+        attempts += 1
+        outcome = send(delivery, environ)
+        state = _settle(connection, delivery, outcome, clock)
+        run.learn(delivery, outcome, state)
         on_sent(delivery, outcome, state)
-    return Summary(
-        delivered=run.states.get("delivered", 0),
-        retried=run.states.get("queued", 0),
-        dead=run.states.get("dead", 0),
-        lost=run.states.get("lost", 0),
-    )
+    return run.summary(_untried(connection, clock))
 
 
-def _attempt(run: _Run, delivery: Delivery, environ: Mapping[str, str], send: Send) -> Outcome:
-    """Send, unless this run knows that the channel takes nothing now: a dead server costs one timeout, not one each."""
-    channel = (delivery.org_id, delivery.channel_name)
-    known = run.closed.get(channel)
-    # One that comes back in the same run has waited for its turn; it is tried, or attempts would run out untried.
-    if known is not None and delivery.delivery_id not in run.met:
-        run.met.add(delivery.delivery_id)
-        return known
-    run.met.add(delivery.delivery_id)
-    outcome = send(delivery, environ)
-    if isinstance(outcome, Retry) and outcome.channel_wide:
-        run.closed[channel] = outcome
-    else:
-        run.closed.pop(channel, None)
-    return outcome
+def _patience(connection: psycopg.Connection) -> timedelta:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        # In seconds, since an interval may be of months.
+        (seconds,) = cursor.execute("select extract(epoch from ops.refresh_interval())").fetchall()
+    return min(timedelta(seconds=float(seconds)), LONGEST_PATIENCE)
 
 
-def _claim(connection: psycopg.Connection, as_of: datetime | None) -> Delivery | None:
+def _claim(connection: psycopg.Connection, run: _Run, clock: Clock) -> Delivery | None:
     with connection.cursor(row_factory=class_row(Delivery)) as cursor:
         return cursor.execute(
             "select delivery_id, attempt, org_id, channel_name, channel_kind, secret_env, settings, group_key,"
             " created_at, message from ops.claim_deliveries(max_deliveries => 1, lease => %(lease)s,"
-            " as_of => coalesce(%(as_of)s::timestamptz, now()))",
-            {"lease": LEASE, "as_of": as_of},
+            " as_of => coalesce(%(as_of)s::timestamptz, now()), except_channels => %(closed)s::text[])",
+            {"lease": LEASE, "as_of": clock.now(), "closed": list(run.closed)},
         ).fetchone()
 
 
-def _settle(connection: psycopg.Connection, delivery: Delivery, outcome: Outcome, as_of: datetime | None) -> str:
+def _wait(connection: psycopg.Connection, run: _Run, clock: Clock) -> timedelta | None:
+    """How long until a paused channel takes a message; None when there is nothing to wait for."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (wait,) = cursor.execute(
+            "select ops.wait_for_channels(as_of => coalesce(%(as_of)s::timestamptz, now()),"
+            " except_channels => %(closed)s::text[])",
+            {"as_of": clock.now(), "closed": list(run.closed)},
+        ).fetchall()
+    # Not at once: another sender may be about to take the turn.
+    return None if wait is None else max(wait, SHORTEST_WAIT)
+
+
+def _settle(connection: psycopg.Connection, delivery: Delivery, outcome: Outcome, clock: Clock) -> str:
     match outcome:
         case Sent(note):
             settled, error, retry_after = "delivered", note, None
-        case Retry(after, reason):
-            settled, error, retry_after = "retry", reason, after
+        case Retry(after, reason, scope):
+            settled, error, retry_after = "throttled" if scope == "throttled" else "retry", reason, after
         case Refused(reason):
             settled, error, retry_after = "dead", reason, None
     with connection.cursor(row_factory=scalar_row) as cursor:
@@ -118,7 +167,15 @@ def _settle(connection: psycopg.Connection, delivery: Delivery, outcome: Outcome
                 "outcome": settled,
                 "error": error,
                 "retry_after": retry_after,
-                "as_of": as_of,
+                "as_of": clock.now(),
             },
         ).fetchone()
     return str(state)
+
+
+def _untried(connection: psycopg.Connection, clock: Clock) -> int:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (untried,) = cursor.execute(
+            "select ops.untried_deliveries(as_of => coalesce(%(as_of)s::timestamptz, now()))", {"as_of": clock.now()}
+        ).fetchall()
+    return untried

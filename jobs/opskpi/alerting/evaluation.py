@@ -1,8 +1,9 @@
 """Evaluates the rules and empties the outbox, as cron does; what people ask about alerts from a terminal."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from opskpi.alerting import delivery, messages
-from opskpi.alerting.outcomes import Delivery, Outcome, Sent
+from opskpi.alerting.outcomes import Delivery, Outcome, Retry, Sent
 from opskpi.groups import Group
 from opskpi.postgres import connecting
 from opskpi.postgres.journal import journalled
@@ -69,15 +70,37 @@ def watch(connection: psycopg.Connection) -> Evaluation:
     return _evaluate(connection, ["silent_jobs"])
 
 
-def send(connection: psycopg.Connection, environ: Mapping[str, str], notify: Callable[[str], None]) -> delivery.Summary:
-    """Send what waits in the outbox; `notify` gets one line for each message that did not get through."""
+def send(
+    connection: psycopg.Connection,
+    environ: Mapping[str, str],
+    notify: Callable[[str], None],
+    *,
+    patience: timedelta | None = None,
+) -> delivery.Summary:
+    """Send what waits in the outbox, and note that something sends.
+
+    Receivers that ask for it are waited for, `patience` in all (None: as long as the next run is away); a caller with
+    urgent work after it passes less. `notify` gets one line for each message that did not get through, and one for a
+    channel that puts messages off.
+    """
+    slow: set[str] = set()
 
     def tell(attempted: Delivery, outcome: Outcome, state: str) -> None:
-        if not isinstance(outcome, Sent):
+        if isinstance(outcome, Retry) and outcome.scope == "throttled" and state == "queued":
+            if attempted.channel_name not in slow:
+                notify(f"{attempted.channel_name}: {outcome.reason}; it is sent to more slowly")
+            slow.add(attempted.channel_name)
+        elif not isinstance(outcome, Sent):
             notify(f"{attempted.channel_name}: {outcome.reason} (message {attempted.delivery_id} is {state})")
 
     with journalled(connection, "deliver"):
-        return delivery.deliver(connection, environ=environ, on_sent=tell)
+        began = time.monotonic()
+        summary = delivery.deliver(connection, environ=environ, patience=patience, on_sent=tell)
+        connection.execute(
+            "select ops.record_sending(took => %s, message => %s)",
+            [timedelta(seconds=time.monotonic() - began), sent_in_words(summary)],
+        )
+        return summary
 
 
 def send_test(connection: psycopg.Connection, channel: str, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -94,7 +117,8 @@ def send_test(connection: psycopg.Connection, channel: str, environ: Mapping[str
     def note(attempted: Delivery, outcome: Outcome, _: str) -> None:
         reasons[attempted.delivery_id] = "" if isinstance(outcome, Sent) else outcome.reason
 
-    delivery.deliver(connection, environ=environ, on_sent=note)
+    # A person waits for the answer, so waits for receivers are left to the jobs.
+    delivery.deliver(connection, environ=environ, patience=timedelta(), on_sent=note)
     with connection.cursor(row_factory=scalar_row) as cursor:
         (state,) = cursor.execute(
             "select state from public.v_ops_alert_deliveries where delivery_id = %s", [delivery_id]
@@ -148,7 +172,8 @@ def in_words(evaluated: Evaluation, sent: delivery.Summary) -> str:
 
 def sent_in_words(sent: delivery.Summary) -> str:
     """How the deliveries went."""
-    return f"{sent.delivered} messages delivered, {sent.retried} to be tried again, {sent.dead} dead"
+    untried = f", {sent.untried} not tried yet" if sent.untried else ""
+    return f"{sent.delivered} messages delivered, {sent.retried} to be tried again, {sent.dead} dead{untried}"
 
 
 def _evaluate(connection: psycopg.Connection, kinds: list[str] | None) -> Evaluation:

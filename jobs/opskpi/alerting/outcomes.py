@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from opskpi.alerting.messages import Message
-from opskpi.outbound.reasons import may_pass, network_reason, phrase
+from opskpi.outbound.reasons import may_pass, phrase
+
+# Statuses about the address and its secret, whatever the message: redirects, revoked tokens, pages that are gone.
+_OF_THE_ADDRESS = {*range(300, 400), 401, 402, 403, 404, 405, 407, 410, 421}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +45,18 @@ class Sent:
     note: str | None = None
 
 
+# unclear: the message or the channel may be the cause. channel: the channel takes nothing, whatever the message.
+# throttled: the channel takes messages, and no more for now.
+Scope = Literal["unclear", "channel", "throttled"]
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The message may go through later, `after` at the earliest.
-
-    `channel_wide` says that the channel as a whole takes nothing now, whatever the message.
-    """
+    """The message may go through later, `after` at the earliest; `scope` says whom the failure concerns."""
 
     after: timedelta | None
     reason: str
-    channel_wide: bool = False
+    scope: Scope = "unclear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +70,17 @@ Outcome = Sent | Retry | Refused
 
 
 def by_status(status: int, after: timedelta | None) -> Outcome:
-    """What an HTTP status means: 2xx is sent; 408, 425, 429 and 5xx are worth a retry; all else is refused."""
+    """What an HTTP status means: 2xx is sent; a status that may pass or is about the address is worth a retry.
+
+    429 puts the message off, and so does a 503 that names a time. All else is refused.
+    """
     if 200 <= status < 300:
         return Sent()
     answer = f"answered {phrase(status)}"
+    if status == 429 or (status == 503 and after is not None):
+        return Retry(after, answer, "throttled")
     if may_pass(status):
-        return Retry(after, answer, channel_wide=status in {429, 503})
-    return Refused(f"{answer}; redirects are not followed" if 300 <= status < 400 else answer)
-
-
-def by_network(error: BaseException) -> Retry:
-    """What a failed connection means: the channel takes nothing now."""
-    return Retry(None, network_reason(error), channel_wide=True)
+        return Retry(after, answer)
+    if status in _OF_THE_ADDRESS:
+        return Retry(after, f"{answer}; redirects are not followed" if status < 400 else answer, "channel")
+    return Refused(answer)

@@ -9,10 +9,14 @@ LONGEST_WAIT = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds: `connect` for an HTTP connection, `total` for a whole HTTP request or one step of SMTP."""
+    """Limits in seconds: `connect` for an HTTP connection, `total` for a whole HTTP request or one step of SMTP.
+
+    `sending` is for the sending of one message, whatever it consists of.
+    """
 
     connect: float = 5
     total: float = 10
+    sending: float = 25
 
 
 def retry_after(header: str | None, now: datetime) -> timedelta | None:

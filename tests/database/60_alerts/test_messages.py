@@ -246,6 +246,62 @@ def test_a_silence_stops_the_repeats_of_what_fires(database, raised):
     assert notify(database, 60) == [("ops", "shop", ["slow"], [])]
 
 
+def deliver_all(connection: Connection) -> None:
+    connection.execute("update ops.alert_deliveries set state = 'delivered' where state = 'queued'")
+
+
+def queued_and_silenced(connection: Connection) -> list[tuple[str, str]]:
+    return rows(connection, "select status, state from ops.alert_deliveries order by delivery_id")
+
+
+def test_a_message_that_still_waits_is_not_sent_once_a_silence_is_made(database, raised):
+    add_channel(database)
+    raised("slow")
+    notify(database)
+    silence(database)
+    assert notify(database, 1) == []
+    assert queued_and_silenced(database) == [("firing", "silenced"), ("firing", "silenced")]
+    # It has told nobody, so it is said when the silence ends.
+    assert notify(database, 60) == [("ops", "shop", ["slow"], [])]
+
+
+def test_what_nobody_was_told_of_and_ends_in_a_silence_is_never_sent(database, raised):
+    add_channel(database)
+    raised("slow")
+    notify(database)
+    silence(database)
+    notify(database, 1)
+    end(database, "slow")
+    assert (notify(database, 30), notify(database, 90)) == ([], [])
+
+
+def test_what_was_told_before_a_silence_is_said_to_be_over_though_its_repeat_was_silenced(database, raised):
+    add_channel(database, repeat_interval="10 minutes")
+    raised("slow")
+    notify(database)
+    deliver_all(database)
+    notify(database, 11)
+    silence(database)
+    notify(database, 12)
+    assert queued_and_silenced(database)[:2] == [("firing", "delivered"), ("firing", "silenced")]
+    end(database, "slow")
+    assert notify(database, 30) == [("ops", "shop", [], ["slow"])]
+
+
+def test_a_silence_takes_back_no_message_that_says_something_else_or_is_being_sent(database, raised):
+    add_channel(database)
+    raised("slow")
+    raised("fast")
+    notify(database)
+    silence(database, "slow")
+    assert notify(database, 1) == []
+    assert queued_and_silenced(database)[0] == ("firing", "queued")
+    database.execute("update ops.alert_deliveries set state = 'sending', leased_until = now() where state = 'queued'")
+    silence(database, "fast")
+    notify(database, 2)
+    assert queued_and_silenced(database)[0] == ("firing", "sending")
+
+
 @pytest.mark.parametrize(
     ("matcher", "columns"),
     [

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from opskpi import texts
 from opskpi.alerting import messages
 from opskpi.alerting.channels.settings import Setting
-from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent, by_network
+from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Sent
 from opskpi.outbound.limits import Timeouts
+from opskpi.outbound.reasons import network_reason
 from opskpi.outbound.secrets import Misconfigured, scrub, secret
 from opskpi.outbound.tls import trusted
 
@@ -25,6 +26,9 @@ SETTINGS = (
     ),
     Setting("from", "address", "address"),
 )
+# Too many connections or mails, so that the server closes the session; a mail beyond the size that it allows.
+CLOSING = 421
+TOO_LARGE = 552
 Replies = Mapping[str, tuple[int, bytes]]
 
 
@@ -59,13 +63,17 @@ def send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> 
         return Refused("the channel has no setting `to` with at least one e-mail address")
     mail = compose(delivery, sender, recipients)
     try:
-        return _hand_in(mailbox, mail, sender, recipients, environ=environ, timeouts=timeouts)
-    except smtplib.SMTPException as error:
-        return _by_reply(error, mailbox)
-    except OSError as error:
-        return by_network(error)
+        server = _logged_in(mailbox, environ, timeouts)
+    except (smtplib.SMTPException, OSError) as error:
+        return _before_the_mail(error, mailbox)
     except UnicodeError:
         raise Misconfigured(f"environment variable {delivery.secret_env} holds an impossible host") from None
+    try:
+        return _hand_in(server, mail, sender, recipients, mailbox)
+    except (smtplib.SMTPException, OSError) as error:
+        return _about_the_mail(error, mailbox)
+    finally:
+        server.close()
 
 
 def compose(delivery: Delivery, sender: Address, recipients: Iterable[Address]) -> EmailMessage:
@@ -81,27 +89,29 @@ def compose(delivery: Delivery, sender: Address, recipients: Iterable[Address]) 
     return mail
 
 
-def _hand_in(
-    mailbox: Mailbox,
-    mail: EmailMessage,
-    sender: Address,
-    recipients: list[Address],
-    *,
-    environ: Mapping[str, str],
-    timeouts: Timeouts,
-) -> Outcome:
-    with _connected(mailbox, environ, timeouts) as server:
+def _logged_in(mailbox: Mailbox, environ: Mapping[str, str], timeouts: Timeouts) -> smtplib.SMTP:
+    """A session that is ready for a mail."""
+    server = _connected(mailbox, environ, timeouts)
+    try:
+        server.ehlo_or_helo_if_needed()
         if mailbox.user:
-            try:
-                server.login(mailbox.user, mailbox.password)
-            except smtplib.SMTPNotSupportedError:
-                return Retry(None, "the server takes no login here", channel_wide=True)
-        addresses = [recipient.addr_spec for recipient in recipients]
-        refused = server.send_message(mail, sender.addr_spec, addresses)
-        # The server has taken the mail: whatever fails from here on must not send it again.
-        with suppress(smtplib.SMTPException, OSError):
-            server.quit()
+            server.login(mailbox.user, mailbox.password)
+    except smtplib.SMTPNotSupportedError:
         server.close()
+        raise Misconfigured("the server takes no login here") from None
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _hand_in(
+    server: smtplib.SMTP, mail: EmailMessage, sender: Address, recipients: list[Address], mailbox: Mailbox
+) -> Outcome:
+    refused = server.send_message(mail, sender.addr_spec, [recipient.addr_spec for recipient in recipients])
+    # The server has taken the mail: whatever fails from here on must not send it again.
+    with suppress(smtplib.SMTPException, OSError):
+        server.quit()
     return Sent(f"not accepted for {_replies(refused, mailbox)}" if refused else None)
 
 
@@ -157,24 +167,52 @@ def _address(value: object) -> Address:
     return Address(display_name=name, addr_spec=address)
 
 
-def _by_reply(error: smtplib.SMTPException, mailbox: Mailbox) -> Outcome:
+def _before_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -> Retry:
+    """What a session that did not come about means: it knows no mail yet, so the whole channel takes nothing now."""
+    if not isinstance(error, smtplib.SMTPException):
+        return Retry(None, network_reason(error), "channel")
+    reason = _reason(error, mailbox)
+    if not isinstance(error, smtplib.SMTPResponseException):
+        return Retry(None, reason, "channel")
+    # A password that no longer holds is mended in the environment, as one that is not set.
+    is_login = isinstance(error, smtplib.SMTPAuthenticationError)
+    busy = error.smtp_code == CLOSING or (400 <= error.smtp_code < 500 and not is_login)
+    return Retry(None, reason, "throttled" if busy else "channel")
+
+
+def _about_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -> Outcome:
+    """What the end of a session means in which the mail was spoken of.
+
+    Sender and recipients are the channel's: a temporary refusal of them is its pace, as limits of providers are told.
+    """
+    if not isinstance(error, smtplib.SMTPException):
+        return Retry(None, network_reason(error))
+    reason = _reason(error, mailbox)
     if isinstance(error, smtplib.SMTPRecipientsRefused):
-        reason = f"not accepted for {_replies(error.recipients, mailbox)}"
         temporary = any(code < 500 for code, _ in error.recipients.values())
-        return Retry(None, reason) if temporary else Refused(reason)
+        return Retry(None, reason, "throttled") if temporary else Refused(reason)
     if isinstance(error, smtplib.SMTPResponseException):
-        reason = f"answered {_reply(error.smtp_code, error.smtp_error, mailbox)}"
-        # A password that no longer holds is mended in the environment, as one that is not set.
-        if isinstance(error, smtplib.SMTPAuthenticationError):
-            return Retry(None, reason, channel_wide=True)
+        if error.smtp_code == CLOSING:
+            return Retry(None, reason, "throttled")
+        if isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code != TOO_LARGE:
+            return Retry(None, reason, "throttled" if error.smtp_code < 500 else "channel")
         return Refused(reason) if 500 <= error.smtp_code < 600 else Retry(None, reason)
+    return Refused(reason) if isinstance(error, smtplib.SMTPNotSupportedError) else Retry(None, reason)
+
+
+def _reason(error: smtplib.SMTPException, mailbox: Mailbox) -> str:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return f"not accepted for {_replies(error.recipients, mailbox)}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"answered {_reply(error.smtp_code, error.smtp_error, mailbox)}"
     if isinstance(error, smtplib.SMTPServerDisconnected):
         # A timeout is told apart only by what it was raised from.
-        late = isinstance(error.__context__, TimeoutError)
-        return Retry(None, "no answer in time" if late else "the server closed the connection", channel_wide=True)
+        return (
+            "no answer in time" if isinstance(error.__context__, TimeoutError) else "the server closed the connection"
+        )
     if isinstance(error, smtplib.SMTPNotSupportedError):
-        return Refused("the server takes no addresses with letters beyond ASCII")
-    return Retry(None, f"the mail was not sent: {type(error).__name__}")
+        return "the server takes no addresses with letters beyond ASCII"
+    return f"the mail was not sent: {type(error).__name__}"
 
 
 def _replies(refused: Replies, mailbox: Mailbox) -> str:

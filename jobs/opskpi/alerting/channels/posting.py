@@ -13,6 +13,9 @@ from opskpi.outbound.requests import FAILURES, exchange, http_url, reason_of
 from opskpi.outbound.secrets import secret
 from opskpi.outbound.tls import trusted
 
+# No connection came about, so the message has nothing to do with it: refused, unknown name, untrusted certificate.
+_BEFORE_THE_MESSAGE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
 
 def post(
     delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts, body: bytes, headers: Mapping[str, str]
@@ -25,7 +28,7 @@ def post(
     try:
         answer = asyncio.run(request)
     except FAILURES as error:
-        return Retry(None, reason_of(error), channel_wide=isinstance(error, httpx.TransportError | OSError))
+        return Retry(None, reason_of(error), "channel" if isinstance(error, _BEFORE_THE_MESSAGE) else "unclear")
     now = _date(answer.headers.get("date")) or datetime.now(UTC)
     return by_status(answer.status, retry_after(answer.headers.get("retry-after"), now))
 

@@ -2,10 +2,12 @@
 
 import importlib
 import logging
+import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -57,30 +59,75 @@ def kind_of(name: str) -> Kind:
 
 
 def send(delivery: Delivery, environ: Mapping[str, str], *, timeouts: Timeouts = Timeouts()) -> Outcome:  # noqa: B008
-    """Send one delivery, with the secrets of `environ`.
+    """Send one delivery, with the secrets of `environ`, within `timeouts.sending` seconds.
 
     Gives Sent, Retry (later, `after` at the earliest) or Refused (never as it is); raises nothing but what ends the
     process. What is missing or wrong in the environment is worth a retry, since the operator can mend it.
     """
     if delivery.channel_kind not in KINDS:
         return Refused("this version of opskpi does not know the kind of this channel")
+    outcome = _within(timeouts.sending, lambda: _send(delivery, environ, timeouts))
+    return Retry(None, "no answer in time") if outcome is None else outcome
+
+
+def _send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) -> Outcome:
     try:
-        with _silent_logs():
+        with _SILENCE.kept():
             return kind_of(delivery.channel_kind).send(delivery, environ, timeouts)
     except Misconfigured as error:
-        return Retry(None, str(error), channel_wide=True)
+        return Retry(None, str(error), "channel")
     except Exception as error:  # noqa: BLE001 - one delivery must not stop the others
         # The text of an unknown error may quote a secret; its place does not.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Retry(None, f"unexpected {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}")
 
 
-@contextmanager
-def _silent_logs() -> Iterator[None]:
-    """Nothing is logged meanwhile: httpx, urllib3 and apprise write addresses into their logs, tokens included."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+def _within(seconds: float, call: Callable[[], Outcome]) -> Outcome | None:
+    """What a call gives, None when it takes longer.
+
+    A thread, because name look-ups, the steps of SMTP and the library apprise know no limit for all of it together.
+    A late message may still arrive, as after a crash; the thread does not keep the process from ending.
+    """
+    result: Future[Outcome] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="opskpi send").start()
     try:
-        yield
-    finally:
-        logging.disable(before)
+        return result.result(timeout=seconds)
+    except TimeoutError:
+        if result.done():
+            raise
+        return None
+
+
+@dataclass(slots=True)
+class _Silence:
+    """Nothing is logged while a channel sends: httpx, urllib3 and apprise log addresses, tokens included."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    holders: int = 0
+    before: int = logging.NOTSET
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep silent until the last sender, late ones included, has ended."""
+        with self.lock:
+            if self.holders == 0:
+                self.before = logging.root.manager.disable
+                logging.disable(logging.CRITICAL)
+            self.holders += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.holders -= 1
+                if self.holders == 0:
+                    logging.disable(self.before)
+
+
+_SILENCE = _Silence()
