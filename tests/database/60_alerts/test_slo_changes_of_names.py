@@ -43,6 +43,8 @@ def naming(connection: Connection, name: str) -> set[tuple[str, str]]:
 def test_a_new_name_is_taken_everywhere_and_nothing_but_messages_keeps_the_old_one(paged: Connection) -> None:
     add_rule(paged, "deploys/own", "budget_exhausted", slo_name="deploys")
     run_jobs(paged, datetime.now(UTC) + timedelta(seconds=1))
+    # What still waits would be taken back by the silences below.
+    paged.execute("update ops.alert_deliveries set state = 'delivered', settled_at = now()")
     paged.execute("select ops.enable_slos('{deploys}', false)")
     paged.execute("select ops.enable_slos('{deploys}', true)")
     exclude = "select ops.exclude_from_slo('deploys', '2026-03-10', '2026-03-11', 'moved', 'anna')"
