@@ -199,3 +199,35 @@ begin atomic
     and rule.kind = 'silent_jobs';
 end;
 comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still; a job that never ran is not missed.';
+
+create function ops.jobs_fail()
+returns boolean
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    exists (
+      select
+      from (values ('refresh'), ('alerts')) as job (name)
+      cross join lateral (
+        select run.outcome
+        from ops.job_runs as run
+        where run.job = job.name
+        order by run.started_at desc
+        limit 1
+      ) as newest
+      where newest.outcome = 'failure'
+    )
+    -- An attempt that lost its server or its caller leaves no row.
+    or exists (
+      select
+      from ops.refresh_attempts as begun
+      join ops.cursors as ended
+        on ended.name = 'telemetry_events'
+        and ended.attempts < begun.last_value
+      where begun.is_called
+    );
+end;
+comment on function ops.jobs_fail() is
+  'Whether the newest run of counting or of the alerts failed or was cut off; false as well when nobody has started one for long.';

@@ -164,6 +164,20 @@ end;
 comment on function ops.expired_months(timestamptz) is
   'One row a month that has events older than their rules allow, and of which kinds; is_whole: of all, so that its partition can be dropped.';
 
+create function ops.can_drop_month(as_of timestamptz default now())
+returns boolean
+language sql
+stable
+set search_path = ''
+return ops.owns_events() and exists (
+  select
+  from ops.expired_months(can_drop_month.as_of) as month
+  where month.is_whole
+    and not ops.has_uncounted_events(month.relation, month.month_start, month.month_end)
+);
+comment on function ops.can_drop_month(timestamptz) is
+  'Whether there is a month that is older than its rules allow and counted whole, so that its partition can be dropped.';
+
 create function ops.events_left(event_types text[], month_start timestamptz, month_end timestamptz)
 returns bigint
 language plpgsql
