@@ -86,7 +86,11 @@ begin
     order by month
   ) as wanted;
   delete from ops.job_runs as run
-  where run.started_at < as_of - coalesce(ops.setting('job_runs_kept'), '30 days')::interval;
+  where run.started_at < as_of - coalesce(ops.setting('job_runs_kept'), '30 days')::interval
+    -- The last success of each job tells for how long it has failed.
+    and run.job_run_id not in (
+      select max(last.job_run_id) from ops.job_runs as last where last.outcome = 'success' group by last.job
+    );
   perform ops.forget_requests(as_of);
   perform ops.forget_uncountable();
   if made > 0 then
@@ -164,7 +168,7 @@ $$;
 comment on function ops.drop_months_ahead(timestamptz) is
   'Drops the empty partitions of months to come, for the room that their indexes take on a full disk; returns how many. maintain makes them again.';
 
-create function ops.vacuumed_tables(with_events boolean)
+create function ops.vacuumed_tables(with_events boolean, larger_than bigint default 131072)
 returns table (schema_name text, table_name text)
 language sql
 stable
@@ -179,8 +183,8 @@ begin atomic
     )
     and (vacuumed_tables.with_events or not class.relispartition)
     -- A first vacuum needs up to four pages itself, which a small table does not give back.
-    and pg_relation_size(class.oid) > 131072
+    and pg_relation_size(class.oid) > vacuumed_tables.larger_than
   order by pg_relation_size(class.oid) desc;
 end;
-comment on function ops.vacuumed_tables(boolean) is
-  'The tables that a vacuum may give room back from on a full disk, the largest first; with_events: those of the events as well.';
+comment on function ops.vacuumed_tables(boolean, bigint) is
+  'The tables that a vacuum may give room back from on a full disk, the largest first; with_events: those of the events as well; larger_than: in bytes.';

@@ -122,7 +122,7 @@ def test_a_step_that_costs_the_connection_costs_the_others_nothing(due, target, 
 
 
 @pytest.fixture
-def failing(due: Connection, environ: dict[str, str], cli: Cli) -> Connection:
+def failing_counts(due: Connection, environ: dict[str, str], cli: Cli) -> Connection:
     """Let counting have failed for an hour, as far as the journal tells."""
     assert cli("run", env=environ).returncode == 0
     due.execute("update ops.alert_channels set severities = '{page}'")
@@ -135,10 +135,10 @@ def failing(due: Connection, environ: dict[str, str], cli: Cli) -> Connection:
     return due
 
 
-def test_counting_that_fails_for_good_is_told_before_it_is_tried_again(failing, target, environ, cli):
+def test_counting_that_fails_for_good_is_told_before_it_is_tried_again(failing_counts, target, environ, cli):
     target.requests.clear()
     # What the message found of the outbox when counting began.
-    failing.execute(
+    failing_counts.execute(
         "create or replace function ops.break_step() returns trigger language plpgsql as $$ begin"
         " raise 'delivered: %', (select count(*) from ops.alert_deliveries where status = 'firing' and state = 'delivered');"
         " end $$"
@@ -150,10 +150,10 @@ def test_counting_that_fails_for_good_is_told_before_it_is_tried_again(failing, 
     assert (alert["rule"], alert["subject"]) == ("silent_jobs", "refresh")
 
 
-def test_jobs_that_nobody_started_for_a_day_are_not_told_of_once_they_run(failing, target, environ, cli):
-    failing.execute("drop trigger broken on ops.rollups")
+def test_jobs_that_nobody_started_for_a_day_are_not_told_of_once_they_run(failing_counts, target, environ, cli):
+    failing_counts.execute("drop trigger broken on ops.rollups")
     assert cli("run", env=environ).returncode == 0
-    failing.execute(
+    failing_counts.execute(
         "update ops.job_runs set started_at = started_at - interval '1 day', finished_at = finished_at - interval '1 day'"
     )
     target.requests.clear()
@@ -161,10 +161,10 @@ def test_jobs_that_nobody_started_for_a_day_are_not_told_of_once_they_run(failin
     assert target.requests == []
 
 
-def test_a_pass_that_was_cut_off_without_a_trace_is_told_of(failing, target, environ, cli):
-    failing.execute("delete from ops.job_runs where outcome = 'failure'")
-    assert scalar(failing, "select ops.jobs_fail()") is False
-    failing.execute("select ops.begin_attempt()")
+def test_a_pass_that_was_cut_off_without_a_trace_is_told_of(failing_counts, target, environ, cli):
+    failing_counts.execute("delete from ops.job_runs where outcome = 'failure'")
+    assert scalar(failing_counts, "select ops.jobs_fail()") is False
+    failing_counts.execute("select ops.begin_attempt()")
     target.requests.clear()
     assert cli("run", env=environ).returncode == 1
     assert [json.loads(body)["status"] for _, body in target.requests] == ["firing"]
@@ -179,3 +179,27 @@ def test_run_from_sql_counts_on_nothing_and_does_the_rest(due):
         scalar(due, "select message from ops.job_runs where job = 'refresh' and outcome = 'failure'")
         == "broken_for_a_test"
     )
+
+
+@pytest.fixture
+def full_once(due: Connection) -> Connection:
+    """Let the first pass find the disk full, and no later one."""
+    due.execute(
+        "create sequence ops.passes; create or replace function ops.break_step() returns trigger language plpgsql as $$"
+        " begin if nextval('ops.passes') = 1 then raise 'no room' using errcode = 'disk_full'; end if; return null; end $$"
+    )
+    due.execute(BROKEN["counting"][0])
+    return due
+
+
+def test_a_pass_that_finds_the_disk_full_is_followed_by_smaller_ones(full_once, environ, cli):
+    answer = cli("run", "--json", env=environ)
+    assert (answer.returncode, json.loads(answer.stdout)["events"], answer.stderr) == (0, 10, "")
+    assert scalar(full_once, "select ops.is_disk_full()") is True
+    # And what was given back for the time being is there again.
+    assert scalar(full_once, "select count(*) from ops.event_months() where month_start > now()") == 3
+
+
+def test_run_from_sql_counts_less_at_a_time_on_a_full_disk(full_once):
+    assert rows(full_once, "select state, events from ops.run()") == [("done", 10)]
+    assert scalar(full_once, "select ops.is_disk_full()") is True

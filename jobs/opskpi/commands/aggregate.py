@@ -39,7 +39,9 @@ def aggregate(options: Options, period: str) -> None:
         console.show(refresh.in_words(totals, shown))
 
 
-def count(connection: psycopg.Connection, *, quiet: bool, on_full: Callable[[], None] = lambda: None) -> refresh.Totals:
+def count(
+    connection: psycopg.Connection, *, quiet: bool, on_full: Callable[[], bool] = lambda: False
+) -> refresh.Totals:
     """Count what is new, behind a progress bar; `on_full` is called while the disk is full."""
     with console.progress("counting events", None, quiet=quiet) as bar:
         return refresh.refresh(connection, lambda done, left: bar.update(done, done + left), on_full)

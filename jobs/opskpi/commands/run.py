@@ -31,10 +31,13 @@ def run(options: Options) -> None:
     steps.take("watchdog", lambda connection: evaluation.warn(connection, os.environ, console.notice))
     made_room = retention.Outcome()
 
+    def make_room(connection: psycopg.Connection) -> bool:
+        dropped = retention.drop_counted(connection)
+        made_room.freed += dropped.freed
+        return dropped.has_dropped()
+
     def count_new(connection: psycopg.Connection) -> refresh.Totals:
-        return count(
-            connection, quiet=options.as_json, on_full=lambda: made_room.add(retention.drop_counted(connection))
-        )
+        return count(connection, quiet=options.as_json, on_full=lambda: make_room(connection))
 
     totals = steps.take("counting", count_new)
     alerts = steps.take("alerts", evaluation.evaluate)

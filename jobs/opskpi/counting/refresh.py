@@ -12,8 +12,8 @@ from opskpi.postgres import room
 from opskpi.postgres.journal import journalled
 
 MAX_WAIT = timedelta(seconds=5)
-# Events of a pass. A pass that the disk has no room for is followed by smaller ones, which write less at a time.
-PASSES = (200_000, 2_000, 200)
+# Events of a pass. The first one ever is small, and a pass that the disk has no room for is followed by smaller ones.
+LARGE_PASS, SMALL_PASS, LEAST_PASS = 200_000, 2_000, 200
 # A batch of 200,000 events is halved down to one by the 18th cancelled pass, which is then tried three more times.
 MOST_CANCELLED = 25
 
@@ -54,25 +54,26 @@ class Totals:
 def refresh(
     connection: psycopg.Connection,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-    on_full: Callable[[], None] = lambda: None,
+    on_full: Callable[[], bool] = lambda: False,
 ) -> Totals:
     """Count every committed event that is not counted yet, a transaction a batch.
 
     `on_progress` gets the events counted so far and the ids still ahead, after each batch. A failure is written to the
     journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted. After a statement timeout
     the next pass takes half as many events, down to one, which the database sets aside. After one that found the disk
-    full, what it left is given back to the disk and the next passes are smaller; `on_full` is called after each of
-    these, to remove what is counted by then.
+    full, what it left is given back to the disk and the next passes are as small as can be; `on_full` is called after
+    each of these, to remove what is counted by then, and says whether that made room.
     """
     totals = Totals("more", 0, {"hour": 0, "day": 0, "week": 0, "month": 0}, None)
-    cancelled, smaller = 0, int(room.is_short(connection))
+    cancelled, is_full, is_prepared = 0, room.is_short(connection), room.is_prepared(connection)
+    most = LEAST_PASS if is_full else LARGE_PASS if is_prepared else SMALL_PASS
     while totals.state == "more":
         try:
-            report = _refresh_once(connection, PASSES[smaller])
+            report = _refresh_once(connection, most)
         except OpsKpiError as failure:
-            if isinstance(failure.__cause__, psycopg.errors.DiskFull) and smaller + 1 < len(PASSES):
-                room.give_back(connection, with_events=smaller < 2)
-                smaller += 1
+            if isinstance(failure.__cause__, psycopg.errors.DiskFull) and most > LEAST_PASS:
+                room.give_back(connection, with_events=not is_full)
+                most, is_full = LEAST_PASS, True
                 continue
             cancelled += 1
             if not isinstance(failure.__cause__, psycopg.errors.QueryCanceled) or cancelled >= MOST_CANCELLED:
@@ -84,8 +85,11 @@ def refresh(
         for period in totals.rows:
             totals.rows[period] += getattr(report, f"{period}_rows") or 0
         on_progress(totals.events, report.behind or 0)
-        if smaller:
-            on_full()
+        if is_full and on_full():
+            most = SMALL_PASS
+        elif not is_full and not is_prepared and totals.state == "more":
+            room.prepare(connection)
+            is_prepared, most = True, LARGE_PASS
     return totals
 
 

@@ -32,7 +32,8 @@ class Kpi:
 class Slo:
     """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate.
 
-    `counted_since` is the first instant with all its events, None if none is missing.
+    `counted_since` is the first instant with all its events, None if none is missing. `freshness` is fresh or stale,
+    `stale_since` when the jobs last counted, None while that is fresh or if they never did.
     """
 
     org_id: UUID
@@ -53,6 +54,8 @@ class Slo:
     events_needed: int
     window_start: datetime
     counted_since: datetime | None
+    freshness: str = "fresh"
+    stale_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since from public.v_ops_slo_status"
+            " counted_since, freshness, stale_since from public.v_ops_slo_status"
         ).fetchall()
 
 

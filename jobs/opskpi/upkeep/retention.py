@@ -88,10 +88,6 @@ class Outcome:
         """Whether a month is gone from the disk."""
         return any(removal.action == "drop" for removal in self.freed)
 
-    def add(self, other: "Outcome") -> None:
-        """Add what another run freed; its obstacles are for a later one to meet."""
-        self.freed += other.freed
-
 
 def rules(connection: psycopg.Connection) -> list[Rule]:
     """The rules there are; what has none is kept for ever."""
