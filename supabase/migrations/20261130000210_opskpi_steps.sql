@@ -292,6 +292,7 @@ begin
   return report;
 end;
 $$;
+comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, upkeep, then at most ten steps of retention; each by itself, a failure is noted in the journal and ends no other. Messages wait in the outbox for opskpi alert deliver.';
 
 create or replace function ops.counts_are_stale(as_of timestamptz)
 returns boolean

@@ -7,7 +7,7 @@ import pytest
 from opskpi.alerting import summaries
 from opskpi.grafana import overview, slos
 from opskpi.hub import metrics
-from support.events import Connection, add_events, rows, scalar
+from support.events import Connection, add_events, rows, scalar, wait_for_a_writer
 from support.fixtures import Cli
 
 pytestmark = [pytest.mark.database, pytest.mark.own_database]
@@ -91,3 +91,12 @@ def test_no_alert_resolves_because_the_jobs_stopped(stopped: Connection, cli: Cl
     assert after == before | {("silent_jobs", "refresh")}
     assert cli("alert", "deliver").returncode == 0
     assert set(rows(stopped, "select rule_name, subject from v_ops_alerts where state = 'firing'")) == after
+
+
+def test_a_page_tells_jobs_that_wait_from_jobs_that_do_not_run(stopped: Connection, cli: Cli):
+    assert "too long ago. Run <code>opskpi run</code> from cron" in cli("report", "--out", "-").stdout
+    since, now = rows(stopped, "select now() - interval '2 hours', now()")[0]
+    wait_for_a_writer(stopped, since=since, until=now)
+    page = cli("report", "--out", "-").stdout
+    assert "too long ago" not in page
+    assert "and have counted nothing new since" in page
