@@ -181,6 +181,13 @@ def test_run_from_sql_counts_on_nothing_and_does_the_rest(due):
     )
 
 
+def test_what_waits_is_sent_although_the_watchdog_fails(due, target, environ, cli):
+    due.execute("drop function ops.job_conditions")
+    answer = cli("alert", "deliver", env=environ)
+    assert (answer.returncode, len(target.requests)) == (78, 1)
+    assert answer.stderr.startswith("opskpi: watchdog: function ops.job_conditions")
+
+
 @pytest.fixture
 def full_once(due: Connection) -> Connection:
     """Let the first pass find the disk full, and no later one."""
