@@ -101,26 +101,24 @@ begin atomic
   select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
     'telemetry_events and kpi_aggregations exist'
   union all
-  select 'audits', exists (select from public.slsa_audit_metrics),
+  select 'audits', true,
     case when exists (select from public.slsa_audit_metrics) then 'slsa_audit_metrics has rows'
-      else 'slsa_audit_metrics is empty: no audit has been recorded yet' end
+      else 'slsa_audit_metrics is empty: nobody has recorded an audit' end
   union all
   select 'views', count(broken.view_name) = 0,
     coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
   from ops.broken_views() as broken
   union all
-  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
-    coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
-      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
-        else '; run opskpi run from cron every ' || ops.refresh_interval() end
-  from ops.job_runs as run
-  where run.job = 'refresh'
-    and run.outcome <> 'failure'
+  select 'jobs', counted.freshness = 'fresh',
+    coalesce('last refresh ' || to_char(counted.last_run_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
+      || case when counted.freshness = 'fresh' then '' else '; ' || ops.counting_advice() end
+  from ops.counting_freshness(doctor.as_of) as counted
   union all
-  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
-    case when not watched.has_channel then 'no channel: nobody is told'
-      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
-    end
+  select 'alerts', coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), not watched.has_channel),
+    coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated')
+      || case when watched.has_channel then '' else '; no channel: nobody is told' end
+      || case when coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), not watched.has_channel) then ''
+        else '; ' || coalesce(ops.failure_in_words('alerts'), 'run opskpi run from cron every ' || ops.refresh_interval()) end
   from (
     select
       exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
@@ -131,7 +129,10 @@ begin atomic
   from ops.delivery_checks(doctor.as_of) as outbox
   union all
   select 'partitions', next_month.partition is not null,
-    case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
+    case
+      when next_month.partition is not null then next_month.name || ' is there'
+      else 'ops.' || next_month.name || ' is missing; ' || coalesce(ops.failure_in_words('maintain'), 'run opskpi run' || ops.as_owner_of_events())
+    end
   from (
     select named.name, to_regclass('ops.' || named.name) as partition
     from (
@@ -142,12 +143,22 @@ begin atomic
   select 'retention', count(*) = 0,
     case
       when count(*) > 0 then format(
-        'what is due since more than two days is still there: %s; run opskpi retention run', string_agg(overdue.name, ', ' order by overdue.month_start)
+        'what is due since more than two days is still there: %s; %s',
+        string_agg(overdue.name || coalesce(' (' || overdue.obstacle || ')', ''), ', ' order by overdue.month_start),
+        -- Of the obstacles this is the one whose remedy is not said with it.
+        case
+          when bool_and(overdue.obstacle = 'it has events that are not counted yet') then ops.counting_advice()
+          when bool_and(overdue.obstacle is not null) then 'mend that'
+          else coalesce(ops.failure_in_words('retention'), 'run opskpi retention run')
+        end
       )
       when not exists (select from ops.retention_rules as rule where rule.age is not null) then 'everything is kept for ever'
       else 'nothing is overdue'
     end
-  from ops.expired_months(doctor.as_of - interval '2 days') as overdue
+  from (
+    select month.name, month.month_start, ops.month_obstacle(month.relation, month.month_start, month.month_end, month.is_whole, month.expired) as obstacle
+    from ops.expired_months(doctor.as_of - interval '2 days') as month
+  ) as overdue
   union all
   select 'row level security', count(*) = 0,
     coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
@@ -179,7 +190,7 @@ begin atomic
   union all
   select 'cursor', count(*) = 0,
     case when count(*) = 0 then 'no event waits'
-      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run' end
+      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; ' || ops.counting_advice() end
   from public.telemetry_events as event
   where event.id > ops.cursor_id()
     and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
@@ -199,26 +210,24 @@ begin atomic
   select 'counts', count(difference.day_start) = 0,
     case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'
       else format(
-        '%s day(s) do not add up, the first has %s events and %s counted; run opskpi rebuild --since %s --until %s',
+        '%s day(s) do not add up, the first has %s events and %s counted; %s',
         count(difference.day_start),
         (array_agg(difference.events order by difference.day_start))[1],
         (array_agg(difference.counted order by difference.day_start))[1],
-        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        ops.rebuild_advice(min(difference.day_start), max(difference.day_start) + interval '24 hours')
       ) end
   from ops.count_differences(doctor.as_of - interval '7 days') as difference
   union all
   select 'counts of objectives', count(difference.day_start) = 0,
     case when count(difference.day_start) = 0 then 'good and total of the last 7 days add up to their events'
       else format(
-        '%s day(s) do not add up, the first has good %s of %s and %s of %s counted where they differ; run opskpi rebuild --since %s --until %s',
+        '%s day(s) do not add up, the first has good %s of %s and %s of %s counted where they differ; %s',
         count(difference.day_start),
         (array_agg(difference.good order by difference.day_start))[1],
         (array_agg(difference.total order by difference.day_start))[1],
         (array_agg(difference.counted_good order by difference.day_start))[1],
         (array_agg(difference.counted_total order by difference.day_start))[1],
-        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        ops.rebuild_advice(min(difference.day_start), max(difference.day_start) + interval '24 hours')
       ) end
   from ops.sli_differences(doctor.as_of - interval '7 days') as difference;
 end;

@@ -232,7 +232,7 @@ grant execute on function
   ops.last_counts,
   ops.slo_status,
   ops.status_rank,
-  ops.last_refresh_at,
+  ops.counting_freshness,
   ops.sum_slos,
   ops.evaluate_slos,
   ops.daily_slos,

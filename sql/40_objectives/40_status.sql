@@ -69,46 +69,71 @@ create function ops.slo_status(
   total numeric,
   target numeric,
   is_burning boolean,
-  is_silent boolean,
-  last_refresh_at timestamptz,
-  stale_before timestamptz
+  is_silent boolean
 )
 returns text
 language sql
 immutable
 set search_path = ''
 return case
-  when last_refresh_at is null and total = 0 then 'no_data'
-  when last_refresh_at is null or last_refresh_at < stale_before then 'stale'
   when total = 0 or is_silent then 'no_data'
   when ops.is_overspent(good, total, target) then 'breached'
   when total < ops.events_to_judge(target) then 'insufficient'
   when ops.budget_left(good, total, target) < 0.25 or is_burning then 'at_risk'
   else 'ok'
 end;
-comment on function ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz) is
-  'The status of an objective in a word: ok, at_risk, breached, insufficient, no_data or stale. Stale is what was counted last before stale_before.';
+comment on function ops.slo_status(numeric, numeric, numeric, boolean, boolean) is
+  'The status of an objective in a word: ok, at_risk, breached, insufficient or no_data, whether or not its counts are fresh.';
 
 create function ops.status_rank(status text)
 returns integer
 language sql
 immutable
 set search_path = ''
-return array_position(array['breached', 'at_risk', 'stale', 'insufficient', 'no_data', 'ok'], status_rank.status);
-comment on function ops.status_rank(text) is 'The place of a status where the worst come first: 1 is breached, 6 is ok; null for another word.';
+return array_position(array['breached', 'at_risk', 'insufficient', 'no_data', 'ok'], status_rank.status);
+comment on function ops.status_rank(text) is 'The place of a status where the worst come first: 1 is breached, 5 is ok; null for another word.';
 
-create function ops.last_refresh_at()
-returns timestamptz
+create function ops.counting_freshness(as_of timestamptz)
+returns table (last_run_at timestamptz, counted_at timestamptz, freshness text, stale_since timestamptz)
 language sql
 stable
 set search_path = ''
-return (
-  select max(run.finished_at)
-  from ops.job_runs as run
-  where run.job = 'refresh'
-    and run.outcome in ('success', 'waiting')
-);
-comment on function ops.last_refresh_at() is 'When a refresh last counted all that it could; null: never.';
+begin atomic
+  select
+    refreshed.last_run_at,
+    refreshed.counted_at,
+    case when judged.is_fresh then 'fresh' else 'stale' end,
+    case when not judged.is_fresh then refreshed.counted_at end
+  from (
+    select
+      done.last_run_at,
+      -- While refreshes wait for a writer, what counts is when the cursor last moved.
+      case
+        when done.last_run_at > coalesce(done.last_whole_at, '-infinity')
+          then greatest(done.last_whole_at, cursor.moved_at)
+        else done.last_whole_at
+      end as counted_at
+    from (
+      select
+        max(run.finished_at) as last_run_at,
+        max(run.finished_at) filter (where run.outcome = 'success') as last_whole_at
+      from ops.job_runs as run
+      where run.job = 'refresh'
+        and run.outcome in ('success', 'waiting')
+    ) as done
+    left join ops.cursors as cursor
+      on cursor.name = 'telemetry_events'
+  ) as refreshed
+  cross join lateral (
+    select coalesce(
+      refreshed.last_run_at >= counting_freshness.as_of - 2 * ops.refresh_interval()
+        and refreshed.counted_at >= counting_freshness.as_of - 3 * ops.refresh_interval(),
+      false
+    ) as is_fresh
+  ) as judged;
+end;
+comment on function ops.counting_freshness(timestamptz) is
+  'One row: when a refresh last ran, when one last counted something new or found nothing new, and whether that is fresh. It is stale when no refresh has run for twice its interval, or when refreshes have waited for more than three; stale_since is then counted_at (null: nothing was ever counted).';
 
 create function ops.orgs_with_objectives(fresh ops.sli_delta[] default '{}')
 returns setof uuid
@@ -156,7 +181,9 @@ returns table (
   good_unadjusted bigint,
   total_unadjusted bigint,
   budget_left_unadjusted numeric,
-  slo_group jsonb
+  slo_group jsonb,
+  freshness text,
+  stale_since timestamptz
 )
 language sql
 stable
@@ -204,7 +231,7 @@ begin atomic
     cross join lateral ops.last_counts(evaluate_slos.as_of, counted.org_ids, counted.sli_ids, fresh.deltas) as found
   ),
   jobs as materialized (
-    select ops.last_refresh_at() as last_refresh_at, evaluate_slos.as_of - 2 * ops.refresh_interval() as stale_before
+    select found.freshness, found.stale_since from ops.counting_freshness(evaluate_slos.as_of) as found
   )
   select
     measured.org_id,
@@ -217,10 +244,9 @@ begin atomic
       promised.target,
       ops.is_burning(measured.burn_1h, measured.burn_5m, ops.alert_factor(0.02, promised.window_length, interval '1 hour'))
         or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, promised.window_length, interval '6 hours')),
-      -- From the start of its five minutes, so that two intervals are never exceeded.
-      newest.last_counted_at < evaluate_slos.as_of - promised.silent_after,
-      jobs.last_refresh_at,
-      jobs.stale_before
+      -- From the start of its five minutes, so that two intervals are never exceeded. Of stale counts as of them: nobody
+      -- can tell the silence of the input from that of the jobs.
+      newest.last_counted_at < coalesce(jobs.stale_since, evaluate_slos.as_of) - promised.silent_after
     ),
     promised.target,
     measured.good::numeric / nullif(measured.total, 0),
@@ -242,7 +268,9 @@ begin atomic
     measured.good_unadjusted,
     measured.total_unadjusted,
     ops.budget_left(measured.good_unadjusted, measured.total_unadjusted, promised.target),
-    measured.slo_group
+    measured.slo_group,
+    jobs.freshness,
+    jobs.stale_since
   from measured
   cross join jobs
   join promised
@@ -255,4 +283,4 @@ begin atomic
   ) as budget;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
-  'One row an org and objective, or group of it, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all.';
+  'One row an org and objective, or group of it, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data), counts of its window, budget and burn rates, and whether its counts are fresh or stale and since when; with_fresh adds the events behind the cursor; slo_names null: all.';

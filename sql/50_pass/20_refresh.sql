@@ -12,7 +12,7 @@ create type ops.refresh_report as (
   message text
 );
 comment on type ops.refresh_report is
-  'done: all that could be counted is; more: call again; waiting: a writer stayed open; busy: another refresh runs. behind is in ids, rows are KPI rows.';
+  'done: all that could be counted is; more: call again; waiting: a writer stayed open; busy: another refresh runs; failed (of run alone): the message says why. behind is in ids, rows are KPI rows.';
 
 create function ops.require_refreshable(max_ids bigint)
 returns void

@@ -1,5 +1,36 @@
 -- Entry points of schedulers that can only call SQL, and pg_cron where it is installed.
 
+create function ops.count_or_say()
+returns ops.refresh_report
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  report ops.refresh_report;
+  most_events bigint;
+begin
+  -- A pass that the disk has no room for is followed by smaller ones; what they count may then be dropped.
+  foreach most_events in array case when ops.is_disk_full() then array[2000, 200] else array[200000, 2000, 200] end loop
+    begin
+      return ops.refresh(max_ids => most_events);
+    exception
+      -- Alerts, upkeep and retention must go on whatever keeps the counting from its work.
+      when others then
+        report.state := 'failed';
+        report.message := sqlerrm;
+        exit when sqlstate <> '53100';
+        perform ops.note_full_disk();
+    end;
+  end loop;
+  perform ops.record_job_failure('refresh', report.message);
+  raise warning 'counting failed: %', report.message;
+  return report;
+end;
+$$;
+comment on function ops.count_or_say() is
+  'A refresh whose failure ends no other step: it is noted in the journal, and the report says failed; only run calls it.';
+
 create function ops.run()
 returns ops.refresh_report
 language plpgsql
@@ -7,11 +38,12 @@ volatile
 set search_path = ''
 as $$
 declare
-  report ops.refresh_report := ops.refresh();
+  report ops.refresh_report;
   started_at constant timestamptz := clock_timestamp();
   step record;
   blocked text[] := '{}'::text[];
 begin
+  report := ops.count_or_say();
   begin
     perform ops.evaluate_alerts();
   exception
@@ -44,7 +76,7 @@ begin
   return report;
 end;
 $$;
-comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, upkeep, then at most ten steps of retention. Messages wait in the outbox for opskpi alert deliver.';
+comment on function ops.run() is 'Everything that is due, for schedulers that can only call SQL: one refresh, the alerts, upkeep, then at most ten steps of retention; each by itself, a failure is noted in the journal and ends no other. Messages wait in the outbox for opskpi alert deliver.';
 
 create function ops.schedule(every text default '* * * * *')
 returns text

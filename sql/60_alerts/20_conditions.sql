@@ -37,14 +37,6 @@ returns boolean
 language sql
 stable
 set search_path = ''
-return coalesce(
-  (
-    select max(run.finished_at) < counts_are_stale.as_of - 2 * ops.refresh_interval()
-    from ops.job_runs as run
-    where run.job = 'refresh'
-      and run.outcome in ('success', 'waiting')
-  ),
-  true
-);
+return (select counted.freshness <> 'fresh' from ops.counting_freshness(counts_are_stale.as_of) as counted);
 comment on function ops.counts_are_stale(timestamptz) is
-  'Whether no refresh has finished for twice its interval before an instant, so that events may have happened that are not counted.';
+  'Whether events may have happened before an instant that are not counted, because no refresh has run or all have waited for too long.';

@@ -45,8 +45,8 @@ begin
     status.last_counted_at,
     2 * ops.in_hours(coalesce(version.expected_interval, ops.setting('expected_interval')::interval)),
     -- Half a history shows too much failure, or too long a silence.
-    sli.filled_until = 'infinity' and status.status <> 'stale',
-    sli.filled_until = 'infinity' and status.status not in ('no_data', 'stale', 'insufficient'),
+    sli.filled_until = 'infinity' and status.freshness = 'fresh',
+    sli.filled_until = 'infinity' and status.freshness = 'fresh' and status.status not in ('no_data', 'insufficient'),
     jsonb_strip_nulls(jsonb_build_object(
       'status', status.status,
       'sli', ops.readable(status.sli),

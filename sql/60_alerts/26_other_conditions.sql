@@ -183,23 +183,57 @@ begin atomic
     job.name,
     null::text,
     null::integer,
-    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false),
+    coalesce(
+      job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval()))
+        or job.counted_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 3 * ops.refresh_interval())),
+      false
+    ),
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
-    ),
+    ) || case when job.counted_at < job.last_run_at then jsonb_build_object('waiting_since', job.counted_at) else '{}' end,
     jsonb '{}'
   from ops.alert_rules as rule
   cross join (
-    select 'refresh' as name, max(run.finished_at) as last_run_at
-    from ops.job_runs as run
-    where run.job = 'refresh'
-      and run.outcome in ('success', 'waiting')
+    select 'refresh' as name, counted.last_run_at, counted.counted_at
+    from ops.counting_freshness(job_conditions.as_of) as counted
     union all
-    select 'alerts', max(evaluation.evaluated_at)
+    select 'alerts', max(evaluation.evaluated_at), null
     from ops.alert_evaluations as evaluation
   ) as job
   where rule.is_enabled
     and rule.kind = 'silent_jobs';
 end;
-comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still; a job that never ran is not missed.';
+comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still, or have waited for too long; a job that never ran is not missed.';
+
+create function ops.jobs_fail()
+returns boolean
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    exists (
+      select
+      from (values ('refresh'), ('alerts')) as job (name)
+      cross join lateral (
+        select run.outcome
+        from ops.job_runs as run
+        where run.job = job.name
+        order by run.started_at desc
+        limit 1
+      ) as newest
+      where newest.outcome = 'failure'
+    )
+    -- An attempt that lost its server or its caller leaves no row.
+    or exists (
+      select
+      from ops.refresh_attempts as begun
+      join ops.cursors as ended
+        on ended.name = 'telemetry_events'
+        and ended.attempts < begun.last_value
+      where begun.is_called
+    );
+end;
+comment on function ops.jobs_fail() is
+  'Whether the newest run of counting or of the alerts failed or was cut off; false as well when nobody has started one for long.';

@@ -86,7 +86,11 @@ begin
     order by month
   ) as wanted;
   delete from ops.job_runs as run
-  where run.started_at < as_of - coalesce(ops.setting('job_runs_kept'), '30 days')::interval;
+  where run.started_at < as_of - coalesce(ops.setting('job_runs_kept'), '30 days')::interval
+    -- The last success of each job tells for how long it has failed.
+    and run.job_run_id not in (
+      select max(last.job_run_id) from ops.job_runs as last where last.outcome = 'success' group by last.job
+    );
   perform ops.forget_requests(as_of);
   perform ops.forget_uncountable();
   if made > 0 then
@@ -98,3 +102,89 @@ end;
 $$;
 comment on function ops.maintain(timestamptz) is
   'Makes the partitions of this and the next three months and of at most twelve months that have events to keep in the default partition, and forgets old job runs; returns how many partitions were made.';
+
+-- A sequence, because what it notes needs no page and survives the transaction that failed.
+create sequence ops.full_disks as bigint no cycle;
+comment on sequence ops.full_disks is 'When the disk was last found full, in seconds since 1970.';
+
+create function ops.note_full_disk()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform setval('ops.full_disks'::regclass, extract(epoch from clock_timestamp())::bigint);
+end;
+$$;
+comment on function ops.note_full_disk() is 'Notes that the disk is full, so that less is written at a time for an hour.';
+
+create function ops.is_disk_full()
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return (
+    select noted.is_called and to_timestamp(noted.last_value) > clock_timestamp() - interval '1 hour'
+    from ops.full_disks as noted
+  );
+end;
+$$;
+comment on function ops.is_disk_full() is 'Whether the disk was found full within the last hour.';
+
+create function ops.drop_months_ahead(as_of timestamptz default now())
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+set lock_timeout = '1s'
+as $$
+declare
+  name text;
+  is_used boolean;
+  dropped integer := 0;
+begin
+  if not ops.owns_events() then
+    return 0;
+  end if;
+  lock table only public.telemetry_events in access exclusive mode;
+  for name in
+    select month.name from ops.event_months() as month where not month.is_default and month.month_start > as_of
+  loop
+    execute format('select exists (select from ops.%I)', name) into is_used;
+    if not is_used then
+      execute format('drop table ops.%I', name);
+      dropped := dropped + 1;
+    end if;
+  end loop;
+  return dropped;
+exception
+  when lock_not_available or deadlock_detected then
+    return 0;
+end;
+$$;
+comment on function ops.drop_months_ahead(timestamptz) is
+  'Drops the empty partitions of months to come, for the room that their indexes take on a full disk; returns how many. maintain makes them again.';
+
+create function ops.vacuumed_tables(with_events boolean, larger_than bigint default 131072)
+returns table (schema_name text, table_name text)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select class.relnamespace::regnamespace::text, class.relname::text
+  from pg_catalog.pg_class as class
+  where class.relkind = 'r'
+    and (
+      class.relnamespace = 'ops'::regnamespace
+      or class.oid in ('public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
+    )
+    and (vacuumed_tables.with_events or not class.relispartition)
+    -- A first vacuum needs up to four pages itself, which a small table does not give back.
+    and pg_relation_size(class.oid) > vacuumed_tables.larger_than
+  order by pg_relation_size(class.oid) desc;
+end;
+comment on function ops.vacuumed_tables(boolean, bigint) is
+  'The tables that a vacuum may give room back from on a full disk, the largest first; with_events: those of the events as well; larger_than: in bytes.';

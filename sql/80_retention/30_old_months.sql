@@ -164,6 +164,59 @@ end;
 comment on function ops.expired_months(timestamptz) is
   'One row a month that has events older than their rules allow, and of which kinds; is_whole: of all, so that its partition can be dropped.';
 
+create function ops.as_owner_of_events()
+returns text
+language sql
+stable
+set search_path = ''
+return case
+  when ops.owns_events() then ''
+  else ' as ' || (select class.relowner::regrole::text from pg_catalog.pg_class as class where class.oid = 'public.telemetry_events'::regclass) || ', which owns the events'
+end;
+comment on function ops.as_owner_of_events() is 'As whom a remedy has to be run where the caller does not own the events; empty when the caller does.';
+
+create function ops.month_obstacle(relation regclass, month_start timestamptz, month_end timestamptz, is_whole boolean, expired text[])
+returns text
+language sql
+stable
+set search_path = ''
+return case
+  when is_whole and not ops.owns_events() then 'run opskpi retention run' || ops.as_owner_of_events()
+  when is_whole and ops.has_uncounted_events(relation, month_start, month_end) then 'it has events that are not counted yet'
+  when is_whole then (
+    select format('drop what depends on it: %s', string_agg(distinct rule.ev_class::regclass::text, ', '))
+    from pg_catalog.pg_depend as dependence
+    join pg_catalog.pg_rewrite as rule
+      on rule.oid = dependence.objid
+    where dependence.classid = 'pg_catalog.pg_rewrite'::regclass
+      and dependence.refclassid = 'pg_catalog.pg_class'::regclass
+      and dependence.refobjid = month_obstacle.relation
+      and rule.ev_class <> month_obstacle.relation
+    having count(*) > 0
+  )
+  when not exists (
+    select
+    from unnest(expired) as kind (event_type)
+    where not ops.has_uncounted_events(relation, month_start, month_end, kind.event_type)
+  ) then 'it has events that are not counted yet'
+end;
+comment on function ops.month_obstacle(regclass, timestamptz, timestamptz, boolean, text[]) is
+  'Why a month that is too old stays when retention runs, or what has to be done first; null when nothing is in the way.';
+
+create function ops.can_drop_month(as_of timestamptz default now())
+returns boolean
+language sql
+stable
+set search_path = ''
+return ops.owns_events() and exists (
+  select
+  from ops.expired_months(can_drop_month.as_of) as month
+  where month.is_whole
+    and not ops.has_uncounted_events(month.relation, month.month_start, month.month_end)
+);
+comment on function ops.can_drop_month(timestamptz) is
+  'Whether there is a month that is older than its rules allow and counted whole, so that its partition can be dropped.';
+
 create function ops.events_left(event_types text[], month_start timestamptz, month_end timestamptz)
 returns bigint
 language plpgsql

@@ -29,7 +29,9 @@ select
   evaluated.total_unadjusted,
   evaluated.budget_left_unadjusted,
   nullif(sli.counted_since, '-infinity') as counted_since,
-  evaluated.slo_group
+  evaluated.slo_group,
+  evaluated.freshness,
+  evaluated.stale_since
 from ops.evaluate_slos(now(), true, null) as evaluated
 join ops.slo_versions as version
   on version.slo_name = evaluated.slo_name
@@ -42,7 +44,7 @@ comment on view public.v_ops_slo_status is
 comment on column public.v_ops_slo_status.slo_name is 'The objective.';
 comment on column public.v_ops_slo_status.service is 'The service that promises.';
 comment on column public.v_ops_slo_status.objective is 'availability, latency, error_rate, events or measured.';
-comment on column public.v_ops_slo_status.status is 'ok, at_risk (a quarter of the budget or less is left, or it burns fast), breached, insufficient (too few events to judge), no_data or stale (the jobs stopped).';
+comment on column public.v_ops_slo_status.status is 'ok, at_risk (a quarter of the budget or less is left, or it burns fast), breached, insufficient (too few events to judge) or no_data, whether or not its counts are fresh.';
 comment on column public.v_ops_slo_status.target is 'The share promised (ratio).';
 comment on column public.v_ops_slo_status.sli is 'The share measured (ratio); null without events.';
 comment on column public.v_ops_slo_status.good is 'Good ones in the window (count).';
@@ -67,6 +69,8 @@ comment on column public.v_ops_slo_status.counted_since is
   'First instant with all its events: retention had removed older ones before the objective was made; null: none is missing.';
 comment on column public.v_ops_slo_status.slo_group is
   'The group: {"workflow": "release"}, null where its events have no such label; {"overflow": true}: all beyond the first 1,000 groups; {} of an objective without groups.';
+comment on column public.v_ops_slo_status.freshness is 'fresh, or stale: the jobs stopped, or they wait for a transaction.';
+comment on column public.v_ops_slo_status.stale_since is 'When the jobs last counted; null: the counts are fresh, or there are none.';
 
 create view public.v_ops_slo_history
 with (security_invoker = true)

@@ -115,6 +115,7 @@ begin atomic
       select coalesce(jsonb_object_agg(counted.status, counted.objectives), '{}')
       from (select evaluated.status, count(*) as objectives from evaluated group by evaluated.status) as counted
     ),
+    'stale', (select count(*) from evaluated where evaluated.freshness = 'stale'),
     'list', (
       select coalesce(
         jsonb_agg(

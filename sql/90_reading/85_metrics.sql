@@ -140,7 +140,9 @@ begin atomic
           '6h', slo.burn_rate_6h,
           '1d', slo.burn_rate_1d,
           '3d', slo.burn_rate_3d
-        )
+        ),
+        'freshness', slo.freshness,
+        'stale_since', extract(epoch from slo.stale_since)
       )
       order by slo.slo_name, slo.slo_group
     ),

@@ -164,15 +164,16 @@ returns table (
   events_waiting bigint,
   newest_event_at timestamptz,
   alerts_evaluated_at timestamptz,
-  events_set_aside bigint
+  events_set_aside bigint,
+  stale_since timestamptz
 )
 language sql
 stable
 set search_path = ''
 begin atomic
   select
-    jobs.last_refresh_at,
-    coalesce(jobs.last_refresh_at < now() - 2 * ops.refresh_interval(), true),
+    jobs.last_run_at,
+    jobs.freshness <> 'fresh',
     (
       select count(*)
       from public.telemetry_events as event
@@ -181,17 +182,13 @@ begin atomic
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
-    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id)
+    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id),
+    jobs.stale_since
   from (select ops.caller_org(freshness.org_id) as org_id offset 0) as caller
-  cross join (
-    select max(run.finished_at) as last_refresh_at
-    from ops.job_runs as run
-    where run.job = 'refresh'
-      and run.outcome in ('success', 'waiting')
-  ) as jobs;
+  cross join ops.counting_freshness(now()) as jobs;
 end;
 comment on function ops.freshness(uuid) is
-  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, and how many of its events could not be counted.';
+  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, and how many of its events could not be counted, and since when nothing new was counted, where that is too long ago.';
 
 create function ops.change_marker(org_id uuid default null)
 returns text

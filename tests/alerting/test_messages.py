@@ -224,6 +224,11 @@ def test_a_subject_says_what_is_wrong_and_how_much_more():
     assert messages.title(message(resolved=[SILENT])) == "[RESOLVED] the job refresh does not run"
 
 
+def test_a_refresh_that_runs_and_only_waits_is_not_said_to_stand_still():
+    waits = SILENT | {"detail": {"waiting_since": "2026-11-21T10:00:00+00:00"}}
+    assert messages.title(message(waits)) == "[FIRING:1] the job refresh waits"
+
+
 @pytest.mark.parametrize("text", ["a\r\nBcc: x@example.com", "a\u0085Bcc: x@example.com", "a\u2028Bcc: x@example.com"])
 def test_a_title_is_one_line_whatever_its_parts_hold(text):
     spoiled = message(BURN | {"kind": None, "subject": text}, group=text)

@@ -70,6 +70,18 @@ def watch(connection: psycopg.Connection) -> Evaluation:
     return _evaluate(connection, ["silent_jobs"])
 
 
+def warn(connection: psycopg.Connection, environ: Mapping[str, str], notify: Callable[[str], None]) -> None:
+    """Say at once, before the jobs run, that they stand still where the last ones failed or were cut off.
+
+    After jobs that nobody started there is nothing to say, because they run now.
+    """
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        (failing,) = cursor.execute("select ops.jobs_fail()").fetchall()
+    if failing and watch(connection).queued:
+        # The jobs come next, so nobody is waited for.
+        send(connection, environ, notify, patience=timedelta())
+
+
 def send(
     connection: psycopg.Connection,
     environ: Mapping[str, str],
@@ -161,13 +173,16 @@ def retry(connection: psycopg.Connection, channel: str | None) -> int:
     return queued
 
 
-def in_words(evaluated: Evaluation, sent: delivery.Summary) -> str:
-    """Both in one line."""
+def in_words(evaluated: Evaluation | None, sent: delivery.Summary | None) -> str:
+    """Both in one line; None is a step that failed."""
+    said = [_found_in_words(evaluated)] if evaluated else []
+    return f"alerts: {'; '.join([*said, *([sent_in_words(sent)] if sent else [])])}"
+
+
+def _found_in_words(evaluated: Evaluation) -> str:
     if evaluated.state != "done":
-        found = "another evaluation is running" if evaluated.state == "busy" else "a later instant has been evaluated"
-    else:
-        found = f"{evaluated.found} conditions hold, {evaluated.fired} fired, {evaluated.resolved} resolved"
-    return f"alerts: {found}; {sent_in_words(sent)}"
+        return "another evaluation is running" if evaluated.state == "busy" else "a later instant has been evaluated"
+    return f"{evaluated.found} conditions hold, {evaluated.fired} fired, {evaluated.resolved} resolved"
 
 
 def sent_in_words(sent: delivery.Summary) -> str:

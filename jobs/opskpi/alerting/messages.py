@@ -196,7 +196,7 @@ def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
         "kpi_threshold": f"{subject} is {_limit(detail) or 'beyond its threshold'}",
         "silent_input": f"no events arrive for {subject}",
         "silent_agents": f"nothing arrives from the agent {subject}",
-        "silent_jobs": f"the job {subject} does not run",
+        "silent_jobs": f"the job {subject} {'waits' if detail.get('waiting_since') else 'does not run'}",
     }
     return known.get(str(alert.get("kind")), subject)
 

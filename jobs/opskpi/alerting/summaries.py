@@ -46,7 +46,10 @@ def parts(message: Facts, alerts: list[str]) -> list[Part]:
     known = [(label, fact) for name, label in HOOKS.items() if (fact := _facts(hooks.get(name)))]
     all_fired = int(wording.decimal(fired.get("fired")) or 0)
     found = (
-        Part(f"Objectives: {_told(objectives.get('by_status'), STATUSES) or 'none'}", tuple(_objectives(objectives))),
+        Part(
+            f"Objectives: {_told(objectives.get('by_status'), STATUSES) or 'none'}{_stale(objectives)}",
+            tuple(_objectives(objectives)),
+        ),
         Part("Git hooks", tuple(_kpi(label, fact) for label, fact in known)),
         Part("KPIs", tuple(_kpis(message))),
         Part(
@@ -59,6 +62,12 @@ def parts(message: Facts, alerts: list[str]) -> list[Part]:
     )
     told = [part for part in found if part.lines or part.heading not in ("Git hooks", "KPIs")]
     return [Part(span, ()), *told] if (span := _span(message)) else told
+
+
+def _stale(objectives: Facts) -> str:
+    """How many have counts that are old; nothing where none has."""
+    number = wording.decimal(objectives.get("stale")) or 0
+    return f"; the counts of {int(number):,} are stale" if number else ""
 
 
 def _span(message: Facts) -> str | None:

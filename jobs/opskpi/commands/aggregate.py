@@ -1,6 +1,9 @@
 """`opskpi aggregate`: counting."""
 
+from collections.abc import Callable
+
 import click
+import psycopg
 
 from opskpi import console
 from opskpi.commands.options import PERIODS, Options, add_options
@@ -25,7 +28,8 @@ def aggregate(options: Options, period: str) -> None:
     Example:
       opskpi aggregate --period hour
     """
-    totals = count(options)
+    with options.connect() as connection:
+        totals = count(connection, quiet=options.as_json)
     shown = {name: rows for name, rows in totals.rows.items() if period in {name, "all"}}
     if options.as_json:
         console.show_json(
@@ -35,10 +39,9 @@ def aggregate(options: Options, period: str) -> None:
         console.show(refresh.in_words(totals, shown))
 
 
-def count(options: Options) -> refresh.Totals:
-    """Count what is new, behind a progress bar."""
-    with (
-        options.connect() as connection,
-        console.progress("counting events", None, quiet=options.as_json) as bar,
-    ):
-        return refresh.refresh(connection, lambda done, left: bar.update(done, done + left))
+def count(
+    connection: psycopg.Connection, *, quiet: bool, on_full: Callable[[], bool] = lambda: False
+) -> refresh.Totals:
+    """Count what is new, behind a progress bar; `on_full` is called while the disk is full."""
+    with console.progress("counting events", None, quiet=quiet) as bar:
+        return refresh.refresh(connection, lambda done, left: bar.update(done, done + left), on_full)

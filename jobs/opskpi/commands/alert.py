@@ -14,6 +14,7 @@ from opskpi.commands.options import Options, add_options, author_option, command
 from opskpi.commands.types import INSTANT
 from opskpi.errors import OpsKpiError
 from opskpi.groups import COLUMN
+from opskpi.upkeep.steps import Steps
 
 
 @click.group(name="alert", invoke_without_command=True)
@@ -59,13 +60,14 @@ def deliver(options: Options) -> None:
     Example:
       opskpi alert deliver
     """
-    with options.connect() as connection:
-        evaluation.watch(connection)
-        sent = evaluation.send(connection, os.environ, console.notice)
+    steps = Steps(options.connect(), options.connect, console.notice)
+    steps.take("watchdog", evaluation.watch)
+    sent = steps.take("sending", lambda connection: evaluation.send(connection, os.environ, console.notice))
     if options.as_json:
         console.show_json(sent)
-    else:
+    elif sent:
         console.show(evaluation.sent_in_words(sent))
+    steps.end()
 
 
 @command(alert, name="test")

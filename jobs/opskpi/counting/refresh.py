@@ -8,9 +8,12 @@ import psycopg
 from psycopg.rows import class_row, scalar_row
 
 from opskpi.errors import OpsKpiError
+from opskpi.postgres import room
 from opskpi.postgres.journal import journalled
 
 MAX_WAIT = timedelta(seconds=5)
+# Events of a pass. The first one ever is small, and a pass that the disk has no room for is followed by smaller ones.
+LARGE_PASS, SMALL_PASS, LEAST_PASS = 200_000, 2_000, 200
 # A batch of 200,000 events is halved down to one by the 18th cancelled pass, which is then tried three more times.
 MOST_CANCELLED = 25
 
@@ -48,19 +51,30 @@ class Totals:
     message: str | None
 
 
-def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], None] = lambda *_: None) -> Totals:
+def refresh(
+    connection: psycopg.Connection,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_full: Callable[[], bool] = lambda: False,
+) -> Totals:
     """Count every committed event that is not counted yet, a transaction a batch.
 
     `on_progress` gets the events counted so far and the ids still ahead, after each batch. A failure is written to the
     journal of the jobs and raised as OpsKpiError; what earlier batches counted stays counted. After a statement timeout
-    the next pass takes half as many events, down to one, which the database sets aside.
+    the next pass takes half as many events, down to one, which the database sets aside. After one that found the disk
+    full, what it left is given back to the disk and the next passes are as small as can be; `on_full` is called after
+    each of these, to remove what is counted by then, and says whether that made room.
     """
     totals = Totals("more", 0, {"hour": 0, "day": 0, "week": 0, "month": 0}, None)
-    cancelled = 0
+    cancelled, is_full, is_prepared = 0, room.is_short(connection), room.is_prepared(connection)
+    most = LEAST_PASS if is_full else LARGE_PASS if is_prepared else SMALL_PASS
     while totals.state == "more":
         try:
-            report = _refresh_once(connection)
+            report = _refresh_once(connection, most)
         except OpsKpiError as failure:
+            if isinstance(failure.__cause__, psycopg.errors.DiskFull) and most > LEAST_PASS:
+                room.give_back(connection, with_events=not is_full)
+                most, is_full = LEAST_PASS, True
+                continue
             cancelled += 1
             if not isinstance(failure.__cause__, psycopg.errors.QueryCanceled) or cancelled >= MOST_CANCELLED:
                 raise
@@ -71,6 +85,11 @@ def refresh(connection: psycopg.Connection, on_progress: Callable[[int, int], No
         for period in totals.rows:
             totals.rows[period] += getattr(report, f"{period}_rows") or 0
         on_progress(totals.events, report.behind or 0)
+        if is_full and on_full():
+            most = SMALL_PASS
+        elif not is_full and not is_prepared and totals.state == "more":
+            room.prepare(connection)
+            is_prepared, most = True, LARGE_PASS
     return totals
 
 
@@ -134,12 +153,12 @@ def in_words(totals: Totals, rows: dict[str, int]) -> str:
     )
 
 
-def _refresh_once(connection: psycopg.Connection) -> Report:
+def _refresh_once(connection: psycopg.Connection, max_ids: int) -> Report:
     with journalled(connection, "refresh"), connection.cursor(row_factory=class_row(Report)) as cursor:
         report = cursor.execute(
             "select state, events, cursor_id, behind, hour_rows, day_rows, week_rows, month_rows, message"
-            " from ops.refresh(max_wait => %s)",
-            [MAX_WAIT],
+            " from ops.refresh(max_wait => %s, max_ids => %s)",
+            [MAX_WAIT, max_ids],
         ).fetchone()
     if report is None:
         raise OpsKpiError("the refresh gave no report")

@@ -12,14 +12,15 @@ PANELS = (
         kind="stat",
         sql="select count(*) filter (where status = 'breached') as breached,"
         " count(*) filter (where status = 'at_risk') as at_risk,"
-        " count(*) filter (where status in ('insufficient', 'no_data', 'stale')) as cannot_tell,"
-        " count(*) filter (where status = 'ok') as ok"
+        " count(*) filter (where status in ('insufficient', 'no_data')) as cannot_tell,"
+        " count(*) filter (where status = 'ok') as ok, count(*) filter (where freshness = 'stale') as stale"
         " from v_ops_slo_status where org_id = nullif('$org', '')::uuid",
-        says="How many objectives have which status now; cannot_tell: too few events, none, or the jobs stopped.",
+        says="How many objectives have which status now; cannot_tell: too few events, or none;"
+        " stale: those among them whose counts are old, because the jobs stopped.",
         unit="objectives (count)",
         window="each objective's own, events of this moment included",
         samples="the dashboard of SLOs has those of each objective",
-        colors={"breached": "red", "at_risk": "orange", "cannot_tell": "blue", "ok": "green"},
+        colors={"breached": "red", "at_risk": "orange", "cannot_tell": "blue", "ok": "green", "stale": "purple"},
         width=12,
         height=5,
     ),

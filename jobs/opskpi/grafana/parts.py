@@ -19,6 +19,7 @@ STATUS_COLORS = {
     "breached": "red",
     "insufficient": "blue",
     "no_data": "#808080",
+    "fresh": "green",
     "stale": "purple",
 }
 # Shares of an error budget: from a quarter down an objective is at risk, below nothing it is breached.

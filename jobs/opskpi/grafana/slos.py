@@ -11,17 +11,18 @@ PANELS = (
         title="Objectives",
         kind="table",
         sql='select slo_name as slo, ops.group_name(slo_group) as "group", service, objective, status,'
-        " sli, target, budget_left, good, total, events_needed,"
+        " freshness, stale_since, sli, target, budget_left, good, total, events_needed,"
         " extract(epoch from time_to_exhaustion) as exhausted_in, window_start as since from v_ops_slo_status"
         " where org_id = nullif('$org', '')::uuid and ('*' in ($slo) or slo_name in ($slo))"
         " and ('*' in ($group) or coalesce(ops.group_name(slo_group), '') in ($group)) order by 1, 2",
         says="How each objective stands. insufficient: too few events to judge, events_needed says how many more;"
-        " exhausted_in: how long the budget lasts at the burn rate of the last day.",
+        " stale: the jobs have counted nothing since stale_since; exhausted_in: how long the budget lasts at the burn"
+        " rate of the last day.",
         unit="shares (0 to 1 shown as percent), counts, and seconds",
         window=WINDOW,
         samples="columns good and total (count of events, or of time slices)",
         units={"sli": "percentunit", "target": "percentunit", "budget_left": "percentunit", "exhausted_in": "s"},
-        statuses=("status",),
+        statuses=("status", "freshness"),
         width=24,
         height=10,
     ),

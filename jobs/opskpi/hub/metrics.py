@@ -21,7 +21,7 @@ from opskpi.hub.schemas import problems as described
 SCRAPE = "select answer::text from ops.scrape() as answer"
 SHARED_S = 3
 OPENMETRICS = "application/openmetrics-text"
-STATUSES = ("ok", "at_risk", "breached", "insufficient", "no_data", "stale")
+STATUSES = ("ok", "at_risk", "breached", "insufficient", "no_data")
 
 Json = Mapping[str, Any]
 # Label values and the value; without a value there is no sample.
@@ -148,9 +148,26 @@ def _slos(slos: Sequence[Json]) -> Iterator[Metric]:
     told = [((slo["slo"], slo["service"], slo["objective"], slo["group"] or ""), slo) for slo in slos]
     yield _gauge(
         "opskpi_slo_status",
-        "1 for the status that an objective has now, 0 for each other.",
+        "1 for the status that an objective has now, 0 for each other; stale: 1 beside it while its counts are stale.",
         (*labels, "status"),
-        (((*values, status), float(status == slo["status"])) for values, slo in told for status in STATUSES),
+        [
+            *(((*values, status), float(status == slo["status"])) for values, slo in told for status in STATUSES),
+            # Rules of before there was a gauge for freshness ask for it here.
+            *(((*values, "stale"), float(slo["freshness"] == "stale")) for values, slo in told),
+        ],
+    )
+    yield _gauge(
+        "opskpi_slo_fresh",
+        "1 if the counts of an objective are fresh, 0 if they are stale.",
+        labels,
+        [(values, float(slo["freshness"] == "fresh")) for values, slo in told],
+    )
+    yield _gauge(
+        "opskpi_slo_stale_since_timestamp_seconds",
+        "When the jobs last counted for an objective whose counts are stale (seconds since 1970).",
+        labels,
+        [(values, slo["stale_since"]) for values, slo in told],
+        "seconds",
     )
     for field, name, text in (
         ("sli", "sli", "Share measured over the objective's window (ratio)."),

@@ -35,7 +35,8 @@ class Slo:
     """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate.
 
     `counted_since` is the first instant with all its events, None if none is missing. `slo_group` has the values of its
-    labels by key, {} where the objective is not grouped.
+    labels by key, {} where the objective is not grouped. `freshness` is fresh or stale, `stale_since` when the jobs
+    last counted, None while that is fresh or if they never did.
     """
 
     org_id: UUID
@@ -57,6 +58,8 @@ class Slo:
     window_start: datetime
     counted_since: datetime | None
     slo_group: Group
+    freshness: str = "fresh"
+    stale_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since, slo_group from public.v_ops_slo_status"
+            " counted_since, slo_group, freshness, stale_since from public.v_ops_slo_status"
         ).fetchall()
 
 

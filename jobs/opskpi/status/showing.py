@@ -16,6 +16,7 @@ STATUS_STYLES = {
     "breached": "bold red",
     "insufficient": "cyan",
     "no_data": "dim",
+    "fresh": "green",
     "stale": "magenta",
 }
 
@@ -49,11 +50,14 @@ def show_slos(slos: Sequence[Slo]) -> None:
     """A table of objectives with status, budget and burn rates, in the order given."""
     org, orgs = _orgs(slos)
     is_grouped = any(slo.slo_group for slo in slos)
+    # All are as fresh as the jobs; of fresh counts there is nothing to say.
+    is_stale = any(slo.freshness != "fresh" for slo in slos)
     columns = [
         *org,
         Column("SLO", is_key=True),
         *([Column("group", is_key=True)] if is_grouped else []),
         Column("status", stays=True),
+        *([Column("freshness", stays=True)] if is_stale else []),
         Column("target", right=True, dispensable=1),
         Column("SLI", stays=True, right=True),
         Column("good", right=True, dispensable=3),
@@ -69,7 +73,8 @@ def show_slos(slos: Sequence[Slo]) -> None:
             *whose,
             console.safe(slo.slo_name),
             *([console.safe(name_of(slo.slo_group))] if is_grouped else []),
-            f"[{STATUS_STYLES.get(slo.status, '')}]{slo.status}[/]",
+            _styled(slo.status, slo.status),
+            *([_styled(slo.freshness, _freshness(slo))] if is_stale else []),
             _percent(slo.target),
             _percent(slo.sli),
             f"{slo.good:,}",
@@ -100,6 +105,14 @@ def show_checks(checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
         console.show_marked(f"{mark} {console.safe(check.check_name)}: {console.safe(check.detail)}")
+
+
+def _styled(style: str, text: str) -> str:
+    return f"[{STATUS_STYLES.get(style, '')}]{text}[/]"
+
+
+def _freshness(slo: Slo) -> str:
+    return slo.freshness + (f" since {slo.stale_since:%Y-%m-%d %H:%M}" if slo.stale_since else "")
 
 
 def _percent(ratio: Decimal | None, digits: int = 3) -> str:

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import LiteralString
 
 import psycopg
 from psycopg.rows import class_row, scalar_row
 
 from opskpi.errors import ExitCode, OpsKpiError
+from opskpi.postgres import room
 from opskpi.postgres.journal import journalled
 
 KINDS = ("events", "hours", "kpis", "alerts")
@@ -81,6 +84,10 @@ class Outcome:
     freed: list[Removal] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
 
+    def has_dropped(self) -> bool:
+        """Whether a month is gone from the disk."""
+        return any(removal.action == "drop" for removal in self.freed)
+
 
 def rules(connection: psycopg.Connection) -> list[Rule]:
     """The rules there are; what has none is kept for ever."""
@@ -107,10 +114,14 @@ def set_rule(connection: psycopg.Connection, kept: str, age: str, event_type: st
     if age == DEFAULT:
         connection.execute("select ops.unset_retention(kept => %s, event_type => %s)", [kept, event_type])
         return
-    connection.execute(
-        "select ops.set_retention(kept => %s, age => %s::interval, event_type => %s)",
-        [kept, parsed_age(age), event_type],
-    )
+    rule = [kept, parsed_age(age), event_type]
+    setting: LiteralString = "select ops.set_retention(kept => %s, age => %s::interval, event_type => %s)"
+    try:
+        connection.execute(setting, rule)
+    except psycopg.errors.DiskFull:
+        # The way out of a full disk begins with a rule.
+        room.give_back(connection, with_events=True)
+        connection.execute(setting, rule)
 
 
 def parsed_age(text: str) -> str | None:
@@ -161,6 +172,17 @@ def run(
                 if step.message:
                     outcome.obstacles.append(step.message)
                 return outcome
+
+
+def drop_counted(connection: psycopg.Connection) -> Outcome:
+    """On a full disk: remove what is too old as soon as there is a month whose partition can be dropped.
+
+    A failure is left to the step that removes what is too old in any case.
+    """
+    with suppress(OpsKpiError, psycopg.errors.DiskFull), connection.cursor(row_factory=scalar_row) as cursor:
+        if cursor.execute("select ops.can_drop_month()").fetchone():
+            return run(connection)
+    return Outcome()
 
 
 def in_words(removal: Removal) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from support.events import Connection, add_event, add_events, instant, refresh, rows, scalar
+from support.events import Connection, add_event, add_events, instant, refresh, rows, scalar, wait_for_a_writer
 from support.oracle import nearest_rank
 
 pytestmark = pytest.mark.database
@@ -96,18 +96,60 @@ def test_a_fast_burn_that_goes_on_puts_the_objective_at_risk(database, status_af
 
 
 @pytest.mark.parametrize(
-    ("ran_at", "status"), [("2026-03-10T11:50:00Z", "ok"), ("2026-03-10T11:49:59Z", "stale"), (AS_OF, "ok")]
+    ("ran_at", "since"),
+    [("2026-03-10T11:50:00Z", None), ("2026-03-10T11:49:59Z", "2026-03-10T11:49:59Z"), (AS_OF, None)],
 )
-def test_without_a_run_for_two_intervals_the_status_is_stale(database, status_after_refresh, ran_at, status):
-    add_events(database, 100, RELEASE, "2026-03-10T10:00Z", outcome="success")
-    assert status_after_refresh("error_rate", "status", ran_at=ran_at) == (status,)
+@pytest.mark.parametrize(("outcome", "status"), [("success", "ok"), ("failure", "breached")])
+def test_without_a_run_for_two_intervals_the_counts_are_stale_and_the_status_stays(
+    database, status_after_refresh, ran_at, since, outcome, status
+):
+    add_events(database, 100, RELEASE, "2026-03-10T10:00Z", outcome=outcome)
+    told = status_after_refresh("error_rate", "status", "freshness", "stale_since", ran_at=ran_at)
+    assert told[:2] == (status, "stale" if since else "fresh")
+    assert (told[2] and instant(told[2])) == (since and instant(since))
 
 
-def test_before_the_first_run_there_is_no_data_and_then_it_is_stale(database):
-    query = "select distinct status from ops.evaluate_slos(%s) where service = 'provenance_generation'"
-    assert rows(database, query, AS_OF) == [("no_data",)]
+@pytest.mark.parametrize("as_of", ["2026-03-10T13:00Z", "2026-03-31T12:00Z"])
+@pytest.mark.parametrize(("outcome", "status"), [("success", "ok"), ("failure", "breached")])
+def test_however_long_the_jobs_stand_still_the_health_is_told(database, status_after_refresh, as_of, outcome, status):
+    database.execute("update ops.settings set value = '1 hour' where name = 'expected_interval'")
+    add_events(database, 100, RELEASE, "2026-03-10T11:00Z", outcome=outcome)
+    told = status_after_refresh("error_rate", "status", "freshness", as_of=as_of, ran_at=AS_OF)
+    assert told == (status, "stale")
+
+
+@pytest.mark.parametrize(
+    ("waited_until", "freshness"), [("2026-03-10T12:15:00Z", "fresh"), ("2026-03-10T12:15:01Z", "stale")]
+)
+def test_a_refresh_that_waits_for_more_than_three_intervals_is_stale(
+    database, status_after_refresh, waited_until, freshness
+):
+    add_events(database, 100, RELEASE, "2026-03-10T10:00Z", outcome="failure")
+    status_after_refresh("error_rate", "status")
+    wait_for_a_writer(database, since=AS_OF, until=waited_until)
+    query = (
+        "select status, freshness, stale_since from ops.evaluate_slos(%s)"
+        " where slo_name = 'provenance_generation_error_rate'"
+    )
+    since = instant(AS_OF) if freshness == "stale" else None
+    assert rows(database, query, waited_until) == [("breached", freshness, since)]
+
+
+def test_a_refresh_that_waits_and_still_gets_on_is_fresh(database, status_after_refresh):
+    status_after_refresh("error_rate", "status")
+    wait_for_a_writer(database, since=AS_OF, until="2026-03-10T14:00Z")
+    database.execute("update ops.cursors set moved_at = '2026-03-10T13:50Z'")
+    assert scalar(database, "select freshness from ops.counting_freshness('2026-03-10T14:00Z')") == "fresh"
+
+
+def test_before_the_first_run_nothing_is_fresh(database):
+    query = (
+        "select distinct status, freshness, stale_since from ops.evaluate_slos(%s)"
+        " where service = 'provenance_generation'"
+    )
+    assert rows(database, query, AS_OF) == [("no_data", "stale", None)]
     add_events(database, 2000, RELEASE, "2026-03-10T10:00Z", outcome="success", duration_ms=1)
-    assert rows(database, query, AS_OF) == [("stale",)]
+    assert rows(database, query, AS_OF) == [("ok", "stale", None)]
 
 
 def test_a_retry_that_succeeds_makes_the_release_good(database):

@@ -344,17 +344,17 @@ def test_an_input_silent_for_twice_the_expected_interval_is_no_data(database, se
     )
 
 
-def test_a_breach_does_not_hide_that_the_input_stopped_nor_that_the_jobs_did(database):
+def test_a_breach_does_not_hide_that_the_input_stopped_nor_do_the_jobs(database):
     add_slo(database, expected_interval="1 hour")
     add_events(database, 100, "deploy", "2026-03-10T10:00:00Z", outcome="failure")
     refresh(database)
     assert evaluate(database, "deploys", "status", as_of="2026-03-10T11:00Z") == ("breached",)
     assert evaluate(database, "deploys", "status", as_of="2026-03-10T13:00Z") == ("no_data",)
-    query = "select status from ops.evaluate_slos(%s, slo_names => '{deploys}')"
-    assert scalar(database, query, "2026-03-10T13:10:01Z") == "stale"
+    query = "select status, freshness from ops.evaluate_slos(%s, slo_names => '{deploys}')"
+    assert rows(database, query, "2026-03-10T13:10:01Z") == [("no_data", "stale")]
 
 
-def test_a_window_without_events_is_no_data_until_the_jobs_stop(database):
+def test_a_window_without_events_is_no_data_also_when_the_jobs_stop(database):
     add_slo(database)
     add_event(database, "build", "2026-03-10T10:00:00Z", outcome="success")
     refresh(database)
@@ -365,8 +365,8 @@ def test_a_window_without_events_is_no_data_until_the_jobs_stop(database):
         0,
         None,
     )
-    query = "select status from ops.evaluate_slos(%s, slo_names => '{deploys}')"
-    assert scalar(database, query, "2026-03-10T12:13:01Z") == "stale"
+    query = "select status, freshness from ops.evaluate_slos(%s, slo_names => '{deploys}')"
+    assert rows(database, query, "2026-03-10T12:13:01Z") == [("no_data", "stale")]
 
 
 def scans(connection: Connection) -> int:

@@ -14,10 +14,12 @@ from support.events import (
     alerts,
     at,
     evaluate_alerts,
+    instant,
     rows,
     run_jobs,
     scalar,
     told,
+    wait_for_a_writer,
 )
 
 pytestmark = pytest.mark.database
@@ -137,11 +139,46 @@ def test_when_the_jobs_stop_what_fires_is_frozen(hourly_shop):
         False,
     )
     evaluate_alerts(hourly_shop, at("12:10:01"))
-    assert status(hourly_shop, at("12:10:01")) == "stale"
+    assert status(hourly_shop, at("12:10:01")) == "breached"
     assert rows(hourly_shop, "select rule_name, subject, state, is_frozen from ops.alerts order by 1") == [
         ("burn", "deploys", "firing", True),
         ("silent_jobs", "refresh", "firing", False),
     ]
+
+
+@pytest.mark.parametrize("silence", ["2 hours", "20 days", "40 days"])
+def test_however_long_the_jobs_stand_still_no_alert_resolves_because_of_it(hourly_shop, silence):
+    add_rule(hourly_shop, "spent", "budget_exhausted")
+    add_rule(
+        hourly_shop, "many", "kpi_threshold", metric_name="error_rate", comparison="gt", threshold=1, lasting="1 hour"
+    )
+    add_event(hourly_shop, "slsa_provenance", "2026-03-10T11:58Z", outcome="failure")
+    run_jobs(hourly_shop, at("12:05"))
+    fired = {(rule, subject) for rule, subject, state in alerts(hourly_shop) if state == "firing"}
+    assert {rule for rule, _ in fired} == {"burn", "spent", "many"}
+    later = scalar(hourly_shop, "select %s::timestamptz + %s::interval", NOON, silence)
+    evaluate_alerts(hourly_shop, later)
+    still = {(rule, subject) for rule, subject, state in alerts(hourly_shop) if state == "firing"}
+    assert still == fired | {("silent_jobs", "refresh")}
+
+
+def test_counting_that_fails_for_months_is_not_forgotten_with_the_journal(hourly_shop):
+    evaluate_alerts(hourly_shop, at("12:30"))
+    hourly_shop.execute("select ops.maintain('2026-06-10T12:00Z')")
+    evaluate_alerts(hourly_shop, "2026-06-10T12:00Z")
+    assert ("silent_jobs", "refresh", "firing") in alerts(hourly_shop)
+
+
+@pytest.mark.parametrize(("as_of", "found"), [("12:15", []), ("12:15:01", ["firing"])])
+def test_the_watchdog_says_that_a_refresh_waits_for_more_than_three_intervals(hourly_shop, as_of, found):
+    wait_for_a_writer(hourly_shop, since=NOON, until=at(as_of))
+    evaluate_alerts(hourly_shop, at(as_of), ["silent_jobs"])
+    assert [
+        state for rule, subject, state in alerts(hourly_shop) if (rule, subject) == ("silent_jobs", "refresh")
+    ] == found
+    if found:
+        detail = scalar(hourly_shop, "select detail from ops.alerts where subject = 'refresh'")
+        assert instant(detail["waiting_since"]) == instant(NOON)
 
 
 def test_a_watchdog_queues_one_page_when_the_jobs_stop(hourly_shop):
