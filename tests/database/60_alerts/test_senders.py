@@ -13,7 +13,7 @@ NOON = instant("2026-03-10T12:00:00Z")
 HOUR = timedelta(hours=1)
 
 
-def check(connection: Connection, name: str, later: timedelta = timedelta()) -> tuple[bool, str]:
+def sender_check(connection: Connection, name: str, later: timedelta = timedelta()) -> tuple[bool, str]:
     """Return whether a check of doctor passed, and what it says."""
     query = "select passed, detail from ops.doctor(%s) where check_name = %s"
     [found] = rows(connection, query, NOON + later, name)
@@ -31,14 +31,14 @@ def test_messages_that_wait_for_longer_than_an_hour_fail_the_check(database):
     add_channel(database, "ops")
     queue_message(database, at=NOON)
     queue_message(database, group="search", at=NOON + HOUR)
-    assert check(database, "messages", HOUR) == (True, "none is dead, and none waits for longer than an hour")
-    passed, detail = check(database, "messages", HOUR + timedelta(seconds=1))
+    assert sender_check(database, "messages", HOUR) == (True, "none is dead, and none waits for longer than an hour")
+    passed, detail = sender_check(database, "messages", HOUR + timedelta(seconds=1))
     assert (passed, detail) == (
         False,
         "1 waiting for longer than an hour, the oldest for ops since 2026-03-10 12:00:00 UTC: not tried yet",
     )
     database.execute("update ops.alert_deliveries set last_error = 'answered 429 Too Many Requests', attempts = 3")
-    assert "answered 429 Too Many Requests" in check(database, "messages", 2 * HOUR)[1]
+    assert "answered 429 Too Many Requests" in sender_check(database, "messages", 2 * HOUR)[1]
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_what_nobody_waits_for_fails_no_check(database, over):
     add_channel(database, "ops")
     queue_message(database, at=NOON)
     database.execute(over)
-    assert check(database, "messages", 2 * HOUR)[0]
+    assert sender_check(database, "messages", 2 * HOUR)[0]
 
 
 def test_a_message_that_a_sender_holds_for_hours_waits_as_well(database):
     add_channel(database, "ops")
     queue_message(database, at=NOON)
     database.execute("select ops.claim_deliveries(1, '30 seconds', %s)", [NOON])
-    assert not check(database, "messages", 2 * HOUR)[0]
+    assert not sender_check(database, "messages", 2 * HOUR)[0]
 
 
 def test_dead_messages_are_named_beside_those_that_wait(database):
@@ -71,41 +71,41 @@ def test_dead_messages_are_named_beside_those_that_wait(database):
     database.execute(
         "update ops.alert_deliveries set state = 'dead', last_error = 'answered 400' where delivery_id = 1"
     )
-    passed, detail = check(database, "messages", 2 * HOUR)
+    passed, detail = sender_check(database, "messages", 2 * HOUR)
     assert not passed
     assert detail.startswith("1 dead for ops: answered 400; mend it and run opskpi alert retry; 1 waiting for longer")
 
 
 def test_a_channel_needs_something_that_sends(database):
-    assert check(database, "senders") == (True, "no channel: nothing is to be sent")
+    assert sender_check(database, "senders") == (True, "no channel: nothing is to be sent")
     add_channel(database, "ops")
     add_channel(database, "mail")
-    passed, detail = check(database, "senders")
+    passed, detail = sender_check(database, "senders")
     assert not passed
     assert detail.startswith(
         "nothing sends to mail, ops: no sender has run yet; run opskpi run or opskpi alert deliver"
     )
     send_at(database, 0)
-    assert check(database, "senders", HOUR) == (True, "the outbox was last emptied at 2026-03-10 12:00:00 UTC")
-    passed, detail = check(database, "senders", HOUR + timedelta(seconds=1))
+    assert sender_check(database, "senders", HOUR) == (True, "the outbox was last emptied at 2026-03-10 12:00:00 UTC")
+    passed, detail = sender_check(database, "senders", HOUR + timedelta(seconds=1))
     assert not passed
     assert "the last sender ran at 2026-03-10 12:00:00 UTC" in detail
     database.execute("update ops.alert_channels set is_enabled = false")
-    assert check(database, "senders", 2 * HOUR)[0]
+    assert sender_check(database, "senders", 2 * HOUR)[0]
 
 
 def test_a_sender_that_runs_as_rarely_as_the_jobs_are_meant_to_is_enough(database):
     add_channel(database, "ops")
     send_at(database, 0)
     database.execute("update ops.settings set value = '1 day' where name = 'refresh_interval'")
-    assert check(database, "senders", 48 * HOUR)[0]
-    assert not check(database, "senders", 49 * HOUR)[0]
+    assert sender_check(database, "senders", 48 * HOUR)[0]
+    assert not sender_check(database, "senders", 49 * HOUR)[0]
 
 
 def test_a_sender_that_failed_has_sent_nothing(database):
     add_channel(database, "ops")
     database.execute("select ops.record_job_failure('deliver', 'no')")
-    assert not check(database, "senders")[0]
+    assert not sender_check(database, "senders")[0]
 
 
 def test_sql_alone_counts_and_evaluates_and_sends_nothing(database):
