@@ -31,7 +31,8 @@ begin atomic
         select event.event_type, date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
         from ops.countable_events as event
         where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
-          and event.id <= ops.cursor_id()
+          and event.id <= (select ops.cursor_id())
+          and not event.id <@ (select ops.missing_ids())
         group by 1, 2
       ) as hourly
       offset 0

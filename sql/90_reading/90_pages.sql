@@ -176,7 +176,7 @@ begin atomic
     (
       select count(*)
       from public.telemetry_events as event
-      where event.id > (select ops.cursor_id())
+      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
         and event.org_id = caller.org_id
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
@@ -207,7 +207,7 @@ return (
       -- Their number, too: one that commits late may have begun earlier.
       select max(event.created_at) || '/' || count(*)
       from public.telemetry_events as event
-      where event.id > (select ops.cursor_id())
+      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
         and event.org_id = caller.org_id
     ),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
