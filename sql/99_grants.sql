@@ -181,6 +181,7 @@ grant execute on function
   ops.fresh_ids,
   ops.counted_ids,
   ops.awaited_in_words,
+  ops.writers_in_words,
   ops.histogram_deltas,
   ops.merged_histograms,
   ops.merge_histogram,

@@ -46,7 +46,7 @@ begin atomic
   ) as own on true;
 end;
 comment on function ops.open_writers() is
-  'The transactions, prepared ones included, that have drawn ids of events or may and have not ended, each as pg_locks names it and, of one that is not prepared, as it would once it is: -1/ and its id (none yet: -1/ alone). An insert takes its lock before it draws an id.';
+  'The transactions, prepared ones included, that have drawn ids of events or may and have not ended: each as pg_locks names it, and as it would name it when prepared and brought back by a restart of the server (-1/ and its id; -1/ alone while it has no id). An insert takes its lock before it draws an id.';
 
 create function ops.still_open(writers text[], open_writers text[])
 returns text[]
@@ -55,27 +55,32 @@ immutable
 set search_path = ''
 begin atomic
   with now_open as (
-    select split_part(listed.writer, ' ', 1) as name from unnest(still_open.open_writers) as listed (writer)
+    select split_part(listed.writer, ' ', 1) as name, split_part(listed.writer, ' ', 2) as restarted
+    from unnest(still_open.open_writers) as listed (writer)
+  ),
+  noted as (
+    select listed.writer, split_part(listed.writer, ' ', 1) as name, split_part(listed.writer, ' ', 2) as restarted
+    from unnest(still_open.writers) as listed (writer)
   )
   select array(
-    select distinct going_on.name
-    from unnest(still_open.writers) as noted (writer)
-    cross join lateral (
-      select noted.writer as name
-      where split_part(noted.writer, ' ', 1) in (select now_open.name from now_open)
-      union all
-      -- A transaction that was prepared since goes on under its other name; one that had no id may be any that is prepared.
-      select now_open.name
-      from now_open
-      where split_part(noted.writer, ' ', 1) not in (select same.name from now_open as same)
-        and now_open.name like '-1/%'
-        and (now_open.name = split_part(noted.writer, ' ', 2) or split_part(noted.writer, ' ', 2) = '-1/')
-    ) as going_on
+    select noted.writer
+    from noted
+    where exists (
+      -- After a restart the name may be that of another, and the id is not.
+      select from now_open where now_open.name = noted.name and noted.restarted in (now_open.restarted, '-1/')
+    )
+    union
+    select now_open.name
+    from noted
+    join now_open
+      on now_open.name = noted.restarted
+      -- One that had no id when it was noted may be any of those that a restart brought back.
+      or (noted.restarted = '-1/' and now_open.name like '-1/%')
     order by 1
   );
 end;
 comment on function ops.still_open(text[], text[]) is
-  'Those of some writers that are among the open ones, by the names they have now.';
+  'Those of some writers that are among the open ones, by the names they have now; both as ops.open_writers names them.';
 
 create function ops.quiet_writers()
 returns text[]
@@ -87,24 +92,24 @@ begin
   -- What pg_stat_activity says is remembered to the end of the transaction, unless it is asked anew.
   perform pg_stat_clear_snapshot();
   return array(
-    select writer.name || coalesce(' ' || extract(epoch from session.state_change), '')
-    from (select split_part(listed.writer, ' ', 1) as name from unnest(ops.open_writers()) as listed (writer)) as writer
+    select listed.writer || ' ' || coalesce(extract(epoch from session.state_change)::text, 'prepared')
+    from unnest(ops.open_writers()) as listed (writer)
     left join (select distinct lock.virtualtransaction, lock.pid from pg_catalog.pg_locks as lock where lock.pid is not null) as held
-      on held.virtualtransaction = writer.name
+      on held.virtualtransaction = split_part(listed.writer, ' ', 1)
     left join pg_catalog.pg_stat_activity as session
       on session.pid = held.pid
       and session.state in ('idle in transaction', 'idle in transaction (aborted)')
-    where writer.name like '-1/%'
+    where held.pid is null
       or session.state_change is not null
   );
 end;
 $$;
 comment on function ops.quiet_writers() is
-  'The open writers that run no statement, with since when: one that is listed twice in the same words has drawn no id in between. Sessions of others are left out where the caller may not see them.';
+  'The open writers that run no statement, with since when: one that is listed twice in the same words has drawn no id in between. Sessions that the caller may not see are left out.';
 
-create type ops.fence as (drawn_id bigint, writers text[], open_writers text[]);
+create type ops.fence as (drawn_id bigint, writers text[], open_writers text[], has_gaps boolean);
 comment on type ops.fence is
-  'The newest id that was drawn, the open writers that may have drawn ids between the cursor and it, and all open writers. What has not appeared of the ids in a snapshot that is taken later, and is of none of the writers, never will.';
+  'The newest id that was drawn, the open writers that may have drawn ids between the cursor and it, all open writers, and whether there are gaps behind the cursor. What has not appeared of the ids in a snapshot that is taken later, and is of none of the writers, never will.';
 
 create function ops.take_fence(max_wait interval)
 returns ops.fence
@@ -117,9 +122,9 @@ declare
   fence ops.fence;
   known text[];
   quiet text[];
-  has_gaps constant boolean := exists (select from ops.event_gaps);
   deadline timestamptz := clock_timestamp() + max_wait;
 begin
+  fence.has_gaps := exists (select from ops.event_gaps);
   select * into strict kept from ops.cursors where cursors.name = 'telemetry_events' for update;
 
   if (select sequence.seqcache from pg_catalog.pg_sequence as sequence where sequence.seqrelid = 'public.telemetry_events_id_seq'::regclass) <> 1 then
@@ -127,7 +132,7 @@ begin
       using errcode = 'OP003', hint = 'Run: alter sequence public.telemetry_events_id_seq cache 1; then opskpi doctor.';
   end if;
 
-  if has_gaps then
+  if fence.has_gaps then
     quiet := ops.quiet_writers();
   end if;
   -- The order is what makes it exact: first the id, then who may still commit one up to it, then what can be seen of them.
@@ -149,7 +154,7 @@ begin
   end loop;
 
   -- A transaction that has not run a statement since before the cursor passed has drawn nothing beyond it.
-  if has_gaps and kept.last_id >= kept.quiet_id and cardinality(fence.writers) > 0 then
+  if fence.has_gaps and kept.last_id >= kept.quiet_id and cardinality(fence.writers) > 0 then
     fence.writers := array(
       select listed.writer
       from unnest(fence.writers) as listed (writer)
@@ -160,9 +165,9 @@ begin
       )
     );
   end if;
-  if has_gaps and (kept.quiet_id is null or kept.last_id >= kept.quiet_id) then
+  if fence.has_gaps and (kept.quiet_id is null or kept.last_id >= kept.quiet_id) then
     update ops.cursors set quiet_id = fence.drawn_id, quiet_writers = quiet where cursors.name = 'telemetry_events';
-  elsif not has_gaps and kept.quiet_id is not null then
+  elsif not fence.has_gaps and kept.quiet_id is not null then
     update ops.cursors set quiet_id = null, quiet_writers = '{}' where cursors.name = 'telemetry_events';
   end if;
   return fence;

@@ -73,7 +73,9 @@ declare
   room bigint;
   gaps int8range[];
 begin
-  late := ops.late_ids();
+  if fence.has_gaps then
+    late := ops.late_ids();
+  end if;
   ids := ops.first_events(row(after_id, fence.drawn_id, '{}', late)::ops.event_ids, max_ids);
   is_held := false;
   if cardinality(fence.writers) > 0 and ids.until_id > after_id then
@@ -111,9 +113,6 @@ declare
   stored constant ops.event_gaps[] := array(select gap from ops.event_gaps as gap order by gap.until_id);
   gaps ops.event_gaps[];
 begin
-  if cardinality(stored) = 0 and isempty(counted.missing) then
-    return;
-  end if;
   gaps := array(
     select row(max(kept.until_id), range_agg(kept.ids), kept.writers, min(kept.noted_at))::ops.event_gaps
     from (
@@ -141,29 +140,8 @@ $$;
 comment on function ops.settle_gaps(ops.fence, bigint[], ops.event_ids) is
   'After a pass: forgets the gaps whose events were counted, and those of transactions that had ended before the pass looked, and notes the new ones. late are all ids of gaps that have appeared, counted is what the pass counted. Only refresh calls it.';
 
-create function ops.note_awaited_writers(is_held boolean, open_writers text[])
-returns void
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  waiting_since constant timestamptz := coalesce((select min(writer.waiting_since) from ops.awaited_writers as writer), clock_timestamp());
-begin
-  if not is_held and not exists (select from ops.awaited_writers) then
-    return;
-  end if;
-  delete from ops.awaited_writers as writer where writer.name is not null;
-  insert into ops.awaited_writers (name, pid, gid, login, application, since, waiting_since)
-  select described.*, note_awaited_writers.waiting_since
-  from ops.described_writers(open_writers) as described
-  where is_held;
-end;
-$$;
-comment on function ops.note_awaited_writers(boolean, text[]) is 'Notes for whom the cursor waits, or that it waits for nobody; only refresh calls it.';
-
 create function ops.described_writers(open_writers text[])
-returns table (name text, pid integer, gid text, login text, application text, since timestamptz)
+returns setof ops.awaited_writers
 language sql
 volatile
 set search_path = ''
@@ -174,15 +152,18 @@ begin atomic
     prepared.gid,
     coalesce(prepared.owner, session.usename)::text,
     nullif(session.application_name, ''),
-    coalesce(prepared.prepared, session.xact_start, kept.noted_at)
+    coalesce(prepared.prepared, session.xact_start, kept.noted_at),
+    kept.noted_at
   from (
     select split_part(going_on.writer, ' ', 1) as name, min(gap.noted_at) as noted_at
     from ops.event_gaps as gap
     cross join lateral unnest(ops.still_open(gap.writers, described_writers.open_writers)) as going_on (writer)
     group by 1
   ) as kept
+  join unnest(described_writers.open_writers) as now_open (writer)
+    on split_part(now_open.writer, ' ', 1) = kept.name
   left join pg_catalog.pg_prepared_xacts as prepared
-    on '-1/' || prepared.transaction = kept.name
+    on '-1/' || prepared.transaction = any (string_to_array(now_open.writer, ' '))
     and prepared.database = current_database()
   left join (select distinct lock.virtualtransaction, lock.pid from pg_catalog.pg_locks as lock where lock.pid is not null) as held
     on held.virtualtransaction = kept.name
@@ -191,27 +172,64 @@ begin atomic
   where (prepared.gid is null) <> (session.pid is null);
 end;
 comment on function ops.described_writers(text[]) is
-  'The open writers for which gaps are kept: session or prepared transaction, user, application, and since when it is open. What the caller may not see of others is null, or since the gap was noted.';
+  'The open writers for which gaps are kept, waiting_since the oldest of those. Of a session of others a caller without pg_read_all_stats sees no start, so since is when the gap was noted.';
+
+create function ops.note_awaited_writers(is_held boolean, open_writers text[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  first_waited_at constant timestamptz := coalesce((select min(writer.waiting_since) from ops.awaited_writers as writer), clock_timestamp());
+begin
+  delete from ops.awaited_writers as writer where writer.name is not null;
+  insert into ops.awaited_writers (name, pid, gid, login, application, since, waiting_since)
+  select described.name, described.pid, described.gid, described.login, described.application, described.since, first_waited_at
+  from ops.described_writers(open_writers) as described
+  where is_held;
+end;
+$$;
+comment on function ops.note_awaited_writers(boolean, text[]) is 'Notes for whom the cursor waits, or that it waits for nobody; only refresh calls it.';
+
+create function ops.writers_in_words(writers ops.awaited_writers[])
+returns text
+language sql
+immutable
+set search_path = ''
+begin atomic
+  select string_agg(
+    case
+      when writer.gid is not null then format(
+        'prepared transaction %s%s, since %s UTC: rollback prepared %s',
+        writer.gid,
+        coalesce(' (user ' || writer.login || ')', ''),
+        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+        quote_literal(writer.gid)
+      )
+      else format(
+        'pid %s%s, since %s UTC: select pg_terminate_backend(%1$s)',
+        writer.pid,
+        coalesce(
+          ' (' || nullif(concat_ws(', ', 'user ' || writer.login, 'application ' || writer.application), '') || ')',
+          ''
+        ),
+        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+      )
+    end,
+    '; ' order by writer.since, writer.name
+  )
+  from (
+    select listed.* from unnest(writers_in_words.writers) as listed order by listed.since, listed.name limit 3
+  ) as writer;
+end;
+comment on function ops.writers_in_words(ops.awaited_writers[]) is
+  'Open transactions, the three oldest, each with its user and application as far as they may be seen, since when it is open, and the statement that ends it; null: there is none.';
 
 create function ops.awaited_in_words()
 returns text
 language sql
 stable
 set search_path = ''
-begin atomic
-  select string_agg(
-    case when writer.gid is not null
-      then format('prepared transaction %s%s since %s UTC: rollback prepared %s', writer.gid, coalesce(' of ' || writer.login, ''),
-        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'), quote_literal(writer.gid))
-      else format('pid %s%s, open since %s UTC: select pg_terminate_backend(%1$s)', writer.pid,
-        coalesce(' (' || nullif(concat_ws(', ', 'user ' || writer.login, 'application ' || writer.application), '') || ')', ''),
-        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'))
-    end,
-    '; ' order by writer.since, writer.name
-  )
-  from (
-    select awaited.* from ops.awaited_writers as awaited order by awaited.since, awaited.name limit 3
-  ) as writer;
-end;
-comment on function ops.awaited_in_words() is
-  'For whom the counting waits, the three that are open longest, each with the statement that ends it; null: for nobody, or the caller may not see it.';
+return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+comment on function ops.awaited_in_words() is 'For whom the counting waits, as writers_in_words says it; null: for nobody, or the caller may not see it.';

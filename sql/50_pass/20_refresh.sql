@@ -139,8 +139,10 @@ begin
   else
     counted := ops.count_range(asked.ids, as_of);
   end if;
-  perform ops.settle_gaps(fence, asked.late, counted.ids);
-  perform ops.note_awaited_writers(asked.is_held, fence.open_writers);
+  if fence.has_gaps or asked.is_held or not isempty((counted.ids).missing) then
+    perform ops.settle_gaps(fence, asked.late, counted.ids);
+    perform ops.note_awaited_writers(asked.is_held, fence.open_writers);
+  end if;
 
   report := ops.report_refresh(
     counted,

@@ -180,22 +180,29 @@ begin atomic
     job.name,
     null::text,
     null::integer,
-    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false),
+    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false)
+      or coalesce(job.waiting_since < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 3 * ops.refresh_interval())), false),
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
-    )
+    ) || case
+      when job.waiting_since is not null then jsonb_build_object('waiting_since', job.waiting_since, 'waits_for', ops.awaited_in_words())
+      else '{}'
+    end
   from ops.alert_rules as rule
   cross join (
-    select 'refresh' as name, max(run.finished_at) as last_run_at
+    select
+      'refresh' as name,
+      max(run.finished_at) as last_run_at,
+      (select min(writer.waiting_since) from ops.awaited_writers as writer) as waiting_since
     from ops.job_runs as run
     where run.job = 'refresh'
       and run.outcome in ('success', 'waiting')
     union all
-    select 'alerts', max(evaluation.evaluated_at)
+    select 'alerts', max(evaluation.evaluated_at), null
     from ops.alert_evaluations as evaluation
   ) as job
   where rule.is_enabled
     and rule.kind = 'silent_jobs';
 end;
-comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still; a job that never ran is not missed.';
+comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still, or have waited for transactions that stay open; a job that never ran is not missed.';

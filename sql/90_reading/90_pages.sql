@@ -164,7 +164,9 @@ returns table (
   events_waiting bigint,
   newest_event_at timestamptz,
   alerts_evaluated_at timestamptz,
-  events_set_aside bigint
+  events_set_aside bigint,
+  is_waiting boolean,
+  waits_for text
 )
 language sql
 stable
@@ -181,7 +183,19 @@ begin atomic
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
-    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id)
+    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id),
+    coalesce(
+      (
+        select run.outcome = 'waiting'
+        from ops.job_runs as run
+        where run.job = 'refresh'
+          and run.outcome in ('success', 'waiting')
+        order by run.started_at desc
+        limit 1
+      ),
+      false
+    ),
+    ops.awaited_in_words()
   from (select ops.caller_org(freshness.org_id) as org_id offset 0) as caller
   cross join (
     select max(run.finished_at) as last_refresh_at
@@ -191,7 +205,7 @@ begin atomic
   ) as jobs;
 end;
 comment on function ops.freshness(uuid) is
-  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, and how many of its events could not be counted.';
+  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, how many of its events could not be counted, whether counting waits for transactions that stay open, and for which (null: for none, or the caller is a tenant without the scope admin).';
 
 create function ops.change_marker(org_id uuid default null)
 returns text

@@ -1,6 +1,7 @@
 -- A transaction that stays open delays its own events only: what has appeared up to the newest id is counted, and the ids that had not are kept
 -- as gaps until their transactions have ended.
 
+drop function ops.freshness;
 drop function ops.scrape;
 drop function ops.slo_gauges;
 drop function ops.summary_objectives;
@@ -780,7 +781,7 @@ begin atomic
   ) as own on true;
 end;
 comment on function ops.open_writers() is
-  'The transactions, prepared ones included, that have drawn ids of events or may and have not ended, each as pg_locks names it and, of one that is not prepared, as it would once it is: -1/ and its id (none yet: -1/ alone). An insert takes its lock before it draws an id.';
+  'The transactions, prepared ones included, that have drawn ids of events or may and have not ended: each as pg_locks names it, and as it would name it when prepared and brought back by a restart of the server (-1/ and its id; -1/ alone while it has no id). An insert takes its lock before it draws an id.';
 
 create function ops.still_open(writers text[], open_writers text[])
 returns text[]
@@ -789,27 +790,32 @@ immutable
 set search_path = ''
 begin atomic
   with now_open as (
-    select split_part(listed.writer, ' ', 1) as name from unnest(still_open.open_writers) as listed (writer)
+    select split_part(listed.writer, ' ', 1) as name, split_part(listed.writer, ' ', 2) as restarted
+    from unnest(still_open.open_writers) as listed (writer)
+  ),
+  noted as (
+    select listed.writer, split_part(listed.writer, ' ', 1) as name, split_part(listed.writer, ' ', 2) as restarted
+    from unnest(still_open.writers) as listed (writer)
   )
   select array(
-    select distinct going_on.name
-    from unnest(still_open.writers) as noted (writer)
-    cross join lateral (
-      select noted.writer as name
-      where split_part(noted.writer, ' ', 1) in (select now_open.name from now_open)
-      union all
-      -- A transaction that was prepared since goes on under its other name; one that had no id may be any that is prepared.
-      select now_open.name
-      from now_open
-      where split_part(noted.writer, ' ', 1) not in (select same.name from now_open as same)
-        and now_open.name like '-1/%'
-        and (now_open.name = split_part(noted.writer, ' ', 2) or split_part(noted.writer, ' ', 2) = '-1/')
-    ) as going_on
+    select noted.writer
+    from noted
+    where exists (
+      -- After a restart the name may be that of another, and the id is not.
+      select from now_open where now_open.name = noted.name and noted.restarted in (now_open.restarted, '-1/')
+    )
+    union
+    select now_open.name
+    from noted
+    join now_open
+      on now_open.name = noted.restarted
+      -- One that had no id when it was noted may be any of those that a restart brought back.
+      or (noted.restarted = '-1/' and now_open.name like '-1/%')
     order by 1
   );
 end;
 comment on function ops.still_open(text[], text[]) is
-  'Those of some writers that are among the open ones, by the names they have now.';
+  'Those of some writers that are among the open ones, by the names they have now; both as ops.open_writers names them.';
 
 create function ops.quiet_writers()
 returns text[]
@@ -821,24 +827,24 @@ begin
   -- What pg_stat_activity says is remembered to the end of the transaction, unless it is asked anew.
   perform pg_stat_clear_snapshot();
   return array(
-    select writer.name || coalesce(' ' || extract(epoch from session.state_change), '')
-    from (select split_part(listed.writer, ' ', 1) as name from unnest(ops.open_writers()) as listed (writer)) as writer
+    select listed.writer || ' ' || coalesce(extract(epoch from session.state_change)::text, 'prepared')
+    from unnest(ops.open_writers()) as listed (writer)
     left join (select distinct lock.virtualtransaction, lock.pid from pg_catalog.pg_locks as lock where lock.pid is not null) as held
-      on held.virtualtransaction = writer.name
+      on held.virtualtransaction = split_part(listed.writer, ' ', 1)
     left join pg_catalog.pg_stat_activity as session
       on session.pid = held.pid
       and session.state in ('idle in transaction', 'idle in transaction (aborted)')
-    where writer.name like '-1/%'
+    where held.pid is null
       or session.state_change is not null
   );
 end;
 $$;
 comment on function ops.quiet_writers() is
-  'The open writers that run no statement, with since when: one that is listed twice in the same words has drawn no id in between. Sessions of others are left out where the caller may not see them.';
+  'The open writers that run no statement, with since when: one that is listed twice in the same words has drawn no id in between. Sessions that the caller may not see are left out.';
 
-create type ops.fence as (drawn_id bigint, writers text[], open_writers text[]);
+create type ops.fence as (drawn_id bigint, writers text[], open_writers text[], has_gaps boolean);
 comment on type ops.fence is
-  'The newest id that was drawn, the open writers that may have drawn ids between the cursor and it, and all open writers. What has not appeared of the ids in a snapshot that is taken later, and is of none of the writers, never will.';
+  'The newest id that was drawn, the open writers that may have drawn ids between the cursor and it, all open writers, and whether there are gaps behind the cursor. What has not appeared of the ids in a snapshot that is taken later, and is of none of the writers, never will.';
 
 create function ops.take_fence(max_wait interval)
 returns ops.fence
@@ -851,9 +857,9 @@ declare
   fence ops.fence;
   known text[];
   quiet text[];
-  has_gaps constant boolean := exists (select from ops.event_gaps);
   deadline timestamptz := clock_timestamp() + max_wait;
 begin
+  fence.has_gaps := exists (select from ops.event_gaps);
   select * into strict kept from ops.cursors where cursors.name = 'telemetry_events' for update;
 
   if (select sequence.seqcache from pg_catalog.pg_sequence as sequence where sequence.seqrelid = 'public.telemetry_events_id_seq'::regclass) <> 1 then
@@ -861,7 +867,7 @@ begin
       using errcode = 'OP003', hint = 'Run: alter sequence public.telemetry_events_id_seq cache 1; then opskpi doctor.';
   end if;
 
-  if has_gaps then
+  if fence.has_gaps then
     quiet := ops.quiet_writers();
   end if;
   -- The order is what makes it exact: first the id, then who may still commit one up to it, then what can be seen of them.
@@ -883,7 +889,7 @@ begin
   end loop;
 
   -- A transaction that has not run a statement since before the cursor passed has drawn nothing beyond it.
-  if has_gaps and kept.last_id >= kept.quiet_id and cardinality(fence.writers) > 0 then
+  if fence.has_gaps and kept.last_id >= kept.quiet_id and cardinality(fence.writers) > 0 then
     fence.writers := array(
       select listed.writer
       from unnest(fence.writers) as listed (writer)
@@ -894,9 +900,9 @@ begin
       )
     );
   end if;
-  if has_gaps and (kept.quiet_id is null or kept.last_id >= kept.quiet_id) then
+  if fence.has_gaps and (kept.quiet_id is null or kept.last_id >= kept.quiet_id) then
     update ops.cursors set quiet_id = fence.drawn_id, quiet_writers = quiet where cursors.name = 'telemetry_events';
-  elsif not has_gaps and kept.quiet_id is not null then
+  elsif not fence.has_gaps and kept.quiet_id is not null then
     update ops.cursors set quiet_id = null, quiet_writers = '{}' where cursors.name = 'telemetry_events';
   end if;
   return fence;
@@ -978,7 +984,9 @@ declare
   room bigint;
   gaps int8range[];
 begin
-  late := ops.late_ids();
+  if fence.has_gaps then
+    late := ops.late_ids();
+  end if;
   ids := ops.first_events(row(after_id, fence.drawn_id, '{}', late)::ops.event_ids, max_ids);
   is_held := false;
   if cardinality(fence.writers) > 0 and ids.until_id > after_id then
@@ -1016,9 +1024,6 @@ declare
   stored constant ops.event_gaps[] := array(select gap from ops.event_gaps as gap order by gap.until_id);
   gaps ops.event_gaps[];
 begin
-  if cardinality(stored) = 0 and isempty(counted.missing) then
-    return;
-  end if;
   gaps := array(
     select row(max(kept.until_id), range_agg(kept.ids), kept.writers, min(kept.noted_at))::ops.event_gaps
     from (
@@ -1046,29 +1051,8 @@ $$;
 comment on function ops.settle_gaps(ops.fence, bigint[], ops.event_ids) is
   'After a pass: forgets the gaps whose events were counted, and those of transactions that had ended before the pass looked, and notes the new ones. late are all ids of gaps that have appeared, counted is what the pass counted. Only refresh calls it.';
 
-create function ops.note_awaited_writers(is_held boolean, open_writers text[])
-returns void
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  waiting_since constant timestamptz := coalesce((select min(writer.waiting_since) from ops.awaited_writers as writer), clock_timestamp());
-begin
-  if not is_held and not exists (select from ops.awaited_writers) then
-    return;
-  end if;
-  delete from ops.awaited_writers as writer where writer.name is not null;
-  insert into ops.awaited_writers (name, pid, gid, login, application, since, waiting_since)
-  select described.*, note_awaited_writers.waiting_since
-  from ops.described_writers(open_writers) as described
-  where is_held;
-end;
-$$;
-comment on function ops.note_awaited_writers(boolean, text[]) is 'Notes for whom the cursor waits, or that it waits for nobody; only refresh calls it.';
-
 create function ops.described_writers(open_writers text[])
-returns table (name text, pid integer, gid text, login text, application text, since timestamptz)
+returns setof ops.awaited_writers
 language sql
 volatile
 set search_path = ''
@@ -1079,15 +1063,18 @@ begin atomic
     prepared.gid,
     coalesce(prepared.owner, session.usename)::text,
     nullif(session.application_name, ''),
-    coalesce(prepared.prepared, session.xact_start, kept.noted_at)
+    coalesce(prepared.prepared, session.xact_start, kept.noted_at),
+    kept.noted_at
   from (
     select split_part(going_on.writer, ' ', 1) as name, min(gap.noted_at) as noted_at
     from ops.event_gaps as gap
     cross join lateral unnest(ops.still_open(gap.writers, described_writers.open_writers)) as going_on (writer)
     group by 1
   ) as kept
+  join unnest(described_writers.open_writers) as now_open (writer)
+    on split_part(now_open.writer, ' ', 1) = kept.name
   left join pg_catalog.pg_prepared_xacts as prepared
-    on '-1/' || prepared.transaction = kept.name
+    on '-1/' || prepared.transaction = any (string_to_array(now_open.writer, ' '))
     and prepared.database = current_database()
   left join (select distinct lock.virtualtransaction, lock.pid from pg_catalog.pg_locks as lock where lock.pid is not null) as held
     on held.virtualtransaction = kept.name
@@ -1096,30 +1083,67 @@ begin atomic
   where (prepared.gid is null) <> (session.pid is null);
 end;
 comment on function ops.described_writers(text[]) is
-  'The open writers for which gaps are kept: session or prepared transaction, user, application, and since when it is open. What the caller may not see of others is null, or since the gap was noted.';
+  'The open writers for which gaps are kept, waiting_since the oldest of those. Of a session of others a caller without pg_read_all_stats sees no start, so since is when the gap was noted.';
+
+create function ops.note_awaited_writers(is_held boolean, open_writers text[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  first_waited_at constant timestamptz := coalesce((select min(writer.waiting_since) from ops.awaited_writers as writer), clock_timestamp());
+begin
+  delete from ops.awaited_writers as writer where writer.name is not null;
+  insert into ops.awaited_writers (name, pid, gid, login, application, since, waiting_since)
+  select described.name, described.pid, described.gid, described.login, described.application, described.since, first_waited_at
+  from ops.described_writers(open_writers) as described
+  where is_held;
+end;
+$$;
+comment on function ops.note_awaited_writers(boolean, text[]) is 'Notes for whom the cursor waits, or that it waits for nobody; only refresh calls it.';
+
+create function ops.writers_in_words(writers ops.awaited_writers[])
+returns text
+language sql
+immutable
+set search_path = ''
+begin atomic
+  select string_agg(
+    case
+      when writer.gid is not null then format(
+        'prepared transaction %s%s, since %s UTC: rollback prepared %s',
+        writer.gid,
+        coalesce(' (user ' || writer.login || ')', ''),
+        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+        quote_literal(writer.gid)
+      )
+      else format(
+        'pid %s%s, since %s UTC: select pg_terminate_backend(%1$s)',
+        writer.pid,
+        coalesce(
+          ' (' || nullif(concat_ws(', ', 'user ' || writer.login, 'application ' || writer.application), '') || ')',
+          ''
+        ),
+        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+      )
+    end,
+    '; ' order by writer.since, writer.name
+  )
+  from (
+    select listed.* from unnest(writers_in_words.writers) as listed order by listed.since, listed.name limit 3
+  ) as writer;
+end;
+comment on function ops.writers_in_words(ops.awaited_writers[]) is
+  'Open transactions, the three oldest, each with its user and application as far as they may be seen, since when it is open, and the statement that ends it; null: there is none.';
 
 create function ops.awaited_in_words()
 returns text
 language sql
 stable
 set search_path = ''
-begin atomic
-  select string_agg(
-    case when writer.gid is not null
-      then format('prepared transaction %s%s since %s UTC: rollback prepared %s', writer.gid, coalesce(' of ' || writer.login, ''),
-        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'), quote_literal(writer.gid))
-      else format('pid %s%s, open since %s UTC: select pg_terminate_backend(%1$s)', writer.pid,
-        coalesce(' (' || nullif(concat_ws(', ', 'user ' || writer.login, 'application ' || writer.application), '') || ')', ''),
-        to_char(writer.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'))
-    end,
-    '; ' order by writer.since, writer.name
-  )
-  from (
-    select awaited.* from ops.awaited_writers as awaited order by awaited.since, awaited.name limit 3
-  ) as writer;
-end;
-comment on function ops.awaited_in_words() is
-  'For whom the counting waits, the three that are open longest, each with the statement that ends it; null: for nobody, or the caller may not see it.';
+return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+comment on function ops.awaited_in_words() is 'For whom the counting waits, as writers_in_words says it; null: for nobody, or the caller may not see it.';
 
 create function ops.note_agents(ids ops.event_ids)
 returns void
@@ -1465,8 +1489,10 @@ begin
   else
     counted := ops.count_range(asked.ids, as_of);
   end if;
-  perform ops.settle_gaps(fence, asked.late, counted.ids);
-  perform ops.note_awaited_writers(asked.is_held, fence.open_writers);
+  if fence.has_gaps or asked.is_held or not isempty((counted.ids).missing) then
+    perform ops.settle_gaps(fence, asked.late, counted.ids);
+    perform ops.note_awaited_writers(asked.is_held, fence.open_writers);
+  end if;
 
   report := ops.report_refresh(
     counted,
@@ -1666,6 +1692,45 @@ end;
 $$;
 comment on function ops.rebuild_slis(timestamptz, timestamptz, ops.event_ids, boolean) is
   'Recounts the attempts of the range and all units of work whose events are all there from the events; only rebuild calls it.';
+
+create or replace function ops.job_conditions(as_of timestamptz)
+returns setof ops.alert_condition
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    '00000000-0000-0000-0000-000000000000'::uuid,
+    rule.rule_name,
+    job.name,
+    null::text,
+    null::integer,
+    coalesce(job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval())), false)
+      or coalesce(job.waiting_since < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 3 * ops.refresh_interval())), false),
+    jsonb_build_object(
+      'last_seen_at', job.last_run_at,
+      'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
+    ) || case
+      when job.waiting_since is not null then jsonb_build_object('waiting_since', job.waiting_since, 'waits_for', ops.awaited_in_words())
+      else '{}'
+    end
+  from ops.alert_rules as rule
+  cross join (
+    select
+      'refresh' as name,
+      max(run.finished_at) as last_run_at,
+      (select min(writer.waiting_since) from ops.awaited_writers as writer) as waiting_since
+    from ops.job_runs as run
+    where run.job = 'refresh'
+      and run.outcome in ('success', 'waiting')
+    union all
+    select 'alerts', max(evaluation.evaluated_at), null
+    from ops.alert_evaluations as evaluation
+  ) as job
+  where rule.is_enabled
+    and rule.kind = 'silent_jobs';
+end;
+comment on function ops.job_conditions(timestamptz) is 'Which jobs have stood still, or have waited for transactions that stay open; a job that never ran is not missed.';
 
 create view ops.hook_days
 with (security_invoker = true)
@@ -2261,14 +2326,16 @@ end;
 comment on function ops.scrape(timestamptz) is
   'All that GET /metrics tells of the caller''s org: kpis, slos, alerts, jobs (instants in seconds since 1970) and events_waiting.';
 
-create or replace function ops.freshness(org_id uuid default null)
+create function ops.freshness(org_id uuid default null)
 returns table (
   last_refresh_at timestamptz,
   is_stale boolean,
   events_waiting bigint,
   newest_event_at timestamptz,
   alerts_evaluated_at timestamptz,
-  events_set_aside bigint
+  events_set_aside bigint,
+  is_waiting boolean,
+  waits_for text
 )
 language sql
 stable
@@ -2285,7 +2352,19 @@ begin atomic
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
-    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id)
+    (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id),
+    coalesce(
+      (
+        select run.outcome = 'waiting'
+        from ops.job_runs as run
+        where run.job = 'refresh'
+          and run.outcome in ('success', 'waiting')
+        order by run.started_at desc
+        limit 1
+      ),
+      false
+    ),
+    ops.awaited_in_words()
   from (select ops.caller_org(freshness.org_id) as org_id offset 0) as caller
   cross join (
     select max(run.finished_at) as last_refresh_at
@@ -2294,6 +2373,8 @@ begin atomic
       and run.outcome in ('success', 'waiting')
   ) as jobs;
 end;
+comment on function ops.freshness(uuid) is
+  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, how many of its events could not be counted, whether counting waits for transactions that stay open, and for which (null: for none, or the caller is a tenant without the scope admin).';
 
 create or replace function ops.change_marker(org_id uuid default null)
 returns text
@@ -2509,10 +2590,163 @@ begin atomic
   where stored.events is distinct from counted.events;
 end;
 
+create or replace function ops.doctor(as_of timestamptz default now())
+returns table (check_name text, passed boolean, detail text)
+language sql
+stable
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+begin atomic
+  select 'events and KPI tables', to_regclass('public.telemetry_events') is not null and to_regclass('public.kpi_aggregations') is not null,
+    'telemetry_events and kpi_aggregations exist'
+  union all
+  select 'audits', exists (select from public.slsa_audit_metrics),
+    case when exists (select from public.slsa_audit_metrics) then 'slsa_audit_metrics has rows'
+      else 'slsa_audit_metrics is empty: no audit has been recorded yet' end
+  union all
+  select 'views', count(broken.view_name) = 0,
+    coalesce(string_agg(broken.view_name || ': ' || broken.reason, '; '), 'every v_ops_* view answers')
+  from ops.broken_views() as broken
+  union all
+  select 'jobs', coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    coalesce('last refresh ' || to_char(max(run.finished_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'no refresh has run yet')
+      || case when coalesce(max(run.finished_at) >= doctor.as_of - 2 * ops.refresh_interval(), false) then ''
+        else '; run opskpi run from cron every ' || ops.refresh_interval() end
+  from ops.job_runs as run
+  where run.job = 'refresh'
+    and run.outcome <> 'failure'
+  union all
+  select 'alerts', not watched.has_channel or coalesce(watched.evaluated_at >= doctor.as_of - 2 * ops.refresh_interval(), false),
+    case when not watched.has_channel then 'no channel: nobody is told'
+      else coalesce('evaluated ' || to_char(watched.evaluated_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', 'never evaluated; run opskpi run')
+    end
+  from (
+    select
+      exists (select from ops.alert_channels as channel where channel.is_enabled) as has_channel,
+      (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation) as evaluated_at
+  ) as watched
+  union all
+  select 'messages', count(*) = 0,
+    case when count(*) = 0 then 'none is dead'
+      else format('%s dead for %s: %s; mend it and run opskpi alert retry', count(*), min(delivery.channel_name), max(delivery.last_error)) end
+  from ops.alert_deliveries as delivery
+  where delivery.state = 'dead'
+  union all
+  select 'partitions', next_month.partition is not null,
+    case when next_month.partition is not null then next_month.name || ' is there' else 'ops.' || next_month.name || ' is missing; run opskpi run' end
+  from (
+    select named.name, to_regclass('ops.' || named.name) as partition
+    from (
+      select 'telemetry_events_' || to_char((doctor.as_of at time zone 'UTC') + interval '1 month', 'YYYY_MM') as name
+    ) as named
+  ) as next_month
+  union all
+  select 'retention', count(*) = 0,
+    case
+      when count(*) > 0 then format(
+        'what is due since more than two days is still there: %s; run opskpi retention run', string_agg(overdue.name, ', ' order by overdue.month_start)
+      )
+      when not exists (select from ops.retention_rules as rule where rule.age is not null) then 'everything is kept for ever'
+      else 'nothing is overdue'
+    end
+  from ops.expired_months(doctor.as_of - interval '2 days') as overdue
+  union all
+  select 'row level security', count(*) = 0,
+    coalesce('off on ' || string_agg(class.oid::regclass::text, ', '), 'on for every table')
+  from pg_catalog.pg_class as class
+  where class.relkind in ('r', 'p')
+    and not class.relrowsecurity
+    and (
+      class.relnamespace = 'ops'::regnamespace
+      or class.oid in ('public.telemetry_events'::regclass, 'public.kpi_aggregations'::regclass, 'public.slsa_audit_metrics'::regclass)
+    )
+  union all
+  select 'bound logins', count(*) = 0,
+    coalesce(string_agg(watched.fault, '; '), 'each reads its own org only')
+  from (
+    select bound.login || ': ' || ops.login_fault(bound.login) as fault
+    from ops.bound_logins as bound
+    where ops.login_fault(bound.login) is not null
+    union all
+    select format('%s.%s has no policy for them; run opskpi migrate', unguarded.relation, unguarded.column_name)
+    from ops.unguarded_columns() as unguarded
+    where exists (select from ops.bound_logins)
+    union all
+    select distinct role.rolname || ': only policies of an earlier README hold it back; run select ops.bind_login(…)'
+    from pg_catalog.pg_policy as policy
+    join pg_catalog.pg_roles as role
+      on policy.polname = (role.rolname || '_only')::name
+    where not policy.polpermissive
+  ) as watched
+  union all
+  select 'cursor', waiting.events = 0 and held.writers is null,
+    case
+      when held.writers is not null then format('%s event(s) wait for transactions that stay open: %s', waiting.events, held.writers)
+      when waiting.events > 0
+        then waiting.events || ' events wait since ' || to_char(waiting.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; run opskpi run'
+      else 'no event waits' || coalesce(' but what transactions that stay open may have written: ' || held.others, '')
+    end
+  from (
+    select count(*) as events, min(event.created_at) as since
+    from public.telemetry_events as event
+    where (event.id > ops.cursor_id() or event.id = any (array(select unnest(ops.late_ids()))))
+      and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+      and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  ) as waiting
+  cross join (
+    select
+      ops.awaited_in_words() as writers,
+      ops.writers_in_words(array(
+        select writer
+        from ops.described_writers(ops.open_writers()) as writer
+        where writer.waiting_since < doctor.as_of - 2 * ops.refresh_interval()
+      )) as others
+  ) as held
+  union all
+  select 'uncountable events', count(*) = 0,
+    case when count(*) = 0 then 'every event could be counted'
+      else format(
+        '%s could not be counted, the first is %s (%s): %s; mend the cause and run select ops.count_again(), or delete it with select ops.drop_uncountable(%2$s); ops.uncountable_events lists them',
+        count(*),
+        min(aside.id),
+        (array_agg(aside.event_type order by aside.id))[1],
+        (array_agg(aside.reason order by aside.id))[1]
+      ) end
+  from ops.uncountable_events as aside
+  union all
+  select 'counts', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has %s events and %s counted; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.events order by difference.day_start))[1],
+        (array_agg(difference.counted order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.count_differences(doctor.as_of - interval '7 days') as difference
+  union all
+  select 'counts of objectives', count(difference.day_start) = 0,
+    case when count(difference.day_start) = 0 then 'good and total of the last 7 days add up to their events'
+      else format(
+        '%s day(s) do not add up, the first has good %s of %s and %s of %s counted where they differ; run opskpi rebuild --since %s --until %s',
+        count(difference.day_start),
+        (array_agg(difference.good order by difference.day_start))[1],
+        (array_agg(difference.total order by difference.day_start))[1],
+        (array_agg(difference.counted_good order by difference.day_start))[1],
+        (array_agg(difference.counted_total order by difference.day_start))[1],
+        to_char(min(difference.day_start) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        to_char((max(difference.day_start) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+      ) end
+  from ops.sli_differences(doctor.as_of - interval '7 days') as difference;
+end;
+
 drop function ops.events_between;
 
 revoke execute on function
   ops.apply_attempts,
+  ops.writers_in_words,
   ops.awaited_in_words,
   ops.late_ids,
   ops.count_attempts,
@@ -2530,6 +2764,7 @@ revoke execute on function
   ops.evaluate_slos,
   ops.events_among,
   ops.first_events,
+  ops.freshness,
   ops.ids_to_count,
   ops.most_gaps,
   ops.new_gaps,
@@ -2562,6 +2797,7 @@ begin
     using ((select ops.caller_may('{admin}')) is not null and (select ops.bound_org_id()) is null);
   revoke execute on function
     ops.apply_attempts,
+    ops.writers_in_words,
     ops.awaited_in_words,
     ops.late_ids,
     ops.count_attempts,
@@ -2579,6 +2815,7 @@ begin
     ops.evaluate_slos,
     ops.events_among,
     ops.first_events,
+    ops.freshness,
     ops.ids_to_count,
     ops.most_gaps,
     ops.new_gaps,
@@ -2620,6 +2857,7 @@ begin
     public.v_ops_slo_status
   to authenticated, service_role;
   grant execute on function
+    ops.writers_in_words,
     ops.awaited_in_words,
     ops.late_ids,
     ops.count_attempts,
@@ -2631,6 +2869,7 @@ begin
     ops.fresh_ids,
     ops.fresh_slis,
     ops.evaluate_slos,
+    ops.freshness,
     ops.slo_gauges,
     ops.scrape
   to authenticated, service_role;

@@ -1,7 +1,5 @@
 """Counting every event exactly once while others write, refresh and die: two connections, explicit steps."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg import sql
@@ -35,13 +33,6 @@ def add_one_of_each(connection: Connection) -> None:
 
 def gaps(connection: Connection) -> list[str]:
     return [ids for (ids,) in rows(connection, "select ids::text from ops.event_gaps order by until_id")]
-
-
-@pytest.fixture
-def prepared(database: Connection) -> Iterator[Connection]:
-    yield database
-    for (name,) in rows(database, "select gid from pg_prepared_xacts where database = current_database()"):
-        database.execute(sql.SQL("rollback prepared {}").format(name))
 
 
 def test_an_event_that_commits_after_later_ones_is_counted(database, connect):
