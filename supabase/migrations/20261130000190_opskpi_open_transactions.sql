@@ -114,22 +114,40 @@ set search_path = ''
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
+declare
+  missing int8multirange;
 begin
   -- Views ask for fresh counts whether there are gaps or not.
   if not exists (select from ops.event_gaps) then
     return null;
   end if;
+  missing := ops.missing_ids();
   return (
+    with parts as (
+      select lower(part.ids) as first_id, upper(part.ids) as end_id from unnest(missing) as part (ids)
+    ),
+    -- Gaps that lie close together are read at once: 10,000 of every second id take 40 ms, one by one 200.
+    apart as (
+      select parts.*, parts.first_id - lag(parts.end_id, 1, -100) over (order by parts.first_id) >= 100 as is_apart
+      from parts
+    ),
+    numbered as (
+      select apart.*, count(*) filter (where apart.is_apart) over (order by apart.first_id) as stretch
+      from apart
+    ),
+    stretches as materialized (
+      select min(numbered.first_id) as first_id, max(numbered.end_id) as end_id from numbered group by numbered.stretch
+    )
     select array_agg(distinct found.id order by found.id)
-    from ops.event_gaps as gap
-    cross join lateral unnest(gap.ids) as part (ids)
+    from stretches
     cross join lateral (
       select event.id
       from public.telemetry_events as event
-      where event.id >= lower(part.ids)
-        and event.id < upper(part.ids)
+      where event.id >= stretches.first_id
+        and event.id < stretches.end_id
       offset 0
     ) as found
+    where found.id <@ missing
   );
 end;
 $$;

@@ -225,7 +225,7 @@ class Torture:
         elif kind < 0.7:
             # An id that is drawn by hand, before or after the first insert, and used later.
             drawn = scalar(writer, "select nextval('public.telemetry_events_id_seq')")
-            self._until(chance, 0, 0.05)
+            self._until(chance, 0, 0.4)
             if chance.random() < 0.8:
                 writer.execute(INSERT, {"count": 1, "id": drawn})
         else:
@@ -266,7 +266,7 @@ class Torture:
             for _ in range(20):
                 wait, most = (
                     chance.choice(["0", "5 milliseconds", "50 milliseconds"]),
-                    chance.choice([30, 200_000, 200_000]),
+                    chance.choice([5, 30, 200_000, 200_000]),
                 )
                 state = scalar(connection, "select state from ops.refresh(%s, %s, '2026-06-01Z')", wait, most)
                 self.done[f"refresh {state}"] += 1
