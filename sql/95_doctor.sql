@@ -190,9 +190,8 @@ begin atomic
     end
   from (
     select count(*) as events, min(event.created_at) as since
-    from public.telemetry_events as event
-    where (event.id > ops.cursor_id() or event.id = any (array(select unnest(ops.late_ids()))))
-      and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    from ops.uncounted_events as event
+    where event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
       and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
   ) as waiting
   cross join (

@@ -76,8 +76,8 @@ grant select on ops.cursors, ops.event_gaps to service_role;
 -- and without them nobody could tell which of their own events are counted.
 grant select (name, last_id, moved_at) on ops.cursors to authenticated;
 grant select (ids) on ops.event_gaps to authenticated;
--- The policy shows it to callers with the scope admin.
-grant select on ops.awaited_writers to authenticated, service_role;
+-- The policy shows the awaited writers to callers with the scope admin.
+grant select on ops.awaited_writers, ops.uncounted_events to authenticated, service_role;
 grant select on ops.key_requests to authenticated;
 -- Not the reason, which is an error of the server.
 grant select (org_id, id, event_id, event_type, event_timestamp, set_aside_at) on ops.uncountable_events to authenticated;

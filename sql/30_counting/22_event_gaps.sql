@@ -130,3 +130,16 @@ begin
 end;
 $$;
 comment on function ops.counted_ids() is 'The ids of the events that have been counted: those up to the cursor without its gaps.';
+
+create view ops.uncounted_events
+with (security_invoker = true)
+as
+select event.id, event.org_id, event.created_at
+from public.telemetry_events as event
+where event.id > (select ops.cursor_id())
+-- Two scans, because for one condition with "or" the planner reads all events.
+union all
+select event.id, event.org_id, event.created_at
+from public.telemetry_events as event
+where event.id = any (array(select unnest(ops.late_ids())));
+comment on view ops.uncounted_events is 'One row per event that no refresh has counted yet.';

@@ -228,8 +228,16 @@ comment on function ops.writers_in_words(ops.awaited_writers[]) is
 
 create function ops.awaited_in_words()
 returns text
-language sql
+language plpgsql
 stable
 set search_path = ''
-return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+as $$
+begin
+  -- Pages ask whether anybody is waited for or not, and planning the rest takes longer than finding that out.
+  if not exists (select from ops.awaited_writers) then
+    return null;
+  end if;
+  return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+end;
+$$;
 comment on function ops.awaited_in_words() is 'For whom the counting waits, as writers_in_words says it; null: for nobody, or the caller may not see it.';

@@ -177,9 +177,8 @@ begin atomic
     coalesce(jobs.last_refresh_at < now() - 2 * ops.refresh_interval(), true),
     (
       select count(*)
-      from public.telemetry_events as event
-      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
@@ -220,9 +219,8 @@ return (
     (
       -- Their number, too: one that commits late may have begun earlier.
       select max(event.created_at) || '/' || count(*)
-      from public.telemetry_events as event
-      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
     (

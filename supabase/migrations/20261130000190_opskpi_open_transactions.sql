@@ -179,6 +179,19 @@ end;
 $$;
 comment on function ops.counted_ids() is 'The ids of the events that have been counted: those up to the cursor without its gaps.';
 
+create view ops.uncounted_events
+with (security_invoker = true)
+as
+select event.id, event.org_id, event.created_at
+from public.telemetry_events as event
+where event.id > (select ops.cursor_id())
+-- Two scans, because for one condition with "or" the planner reads all events.
+union all
+select event.id, event.org_id, event.created_at
+from public.telemetry_events as event
+where event.id = any (array(select unnest(ops.late_ids())));
+comment on view ops.uncounted_events is 'One row per event that no refresh has counted yet.';
+
 create function ops.count_events(ids ops.event_ids, since timestamptz, until timestamptz)
 returns setof ops.event_delta
 language plpgsql
@@ -1159,10 +1172,18 @@ comment on function ops.writers_in_words(ops.awaited_writers[]) is
 
 create function ops.awaited_in_words()
 returns text
-language sql
+language plpgsql
 stable
 set search_path = ''
-return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+as $$
+begin
+  -- Pages ask whether anybody is waited for or not, and planning the rest takes longer than finding that out.
+  if not exists (select from ops.awaited_writers) then
+    return null;
+  end if;
+  return ops.writers_in_words(array(select writer from ops.awaited_writers as writer));
+end;
+$$;
 comment on function ops.awaited_in_words() is 'For whom the counting waits, as writers_in_words says it; null: for nobody, or the caller may not see it.';
 
 create function ops.note_agents(ids ops.event_ids)
@@ -2267,9 +2288,8 @@ stable
 set search_path = ''
 begin atomic
   select count(*)
-  from public.telemetry_events as event
-  where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
-    and event.org_id = (select ops.current_org_id());
+  from ops.uncounted_events as event
+  where event.org_id = (select ops.current_org_id());
 end;
 
 create function ops.slo_gauges(as_of timestamptz)
@@ -2366,9 +2386,8 @@ begin atomic
     coalesce(jobs.last_refresh_at < now() - 2 * ops.refresh_interval(), true),
     (
       select count(*)
-      from public.telemetry_events as event
-      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
@@ -2409,9 +2428,8 @@ return (
     (
       -- Their number, too: one that commits late may have begun earlier.
       select max(event.created_at) || '/' || count(*)
-      from public.telemetry_events as event
-      where (event.id > (select ops.cursor_id()) or event.id = any (array(select unnest(ops.late_ids()))))
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
     (
@@ -2709,9 +2727,8 @@ begin atomic
     end
   from (
     select count(*) as events, min(event.created_at) as since
-    from public.telemetry_events as event
-    where (event.id > ops.cursor_id() or event.id = any (array(select unnest(ops.late_ids()))))
-      and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+    from ops.uncounted_events as event
+    where event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
       and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
   ) as waiting
   cross join (
@@ -2766,7 +2783,6 @@ drop function ops.events_between;
 
 revoke execute on function
   ops.apply_attempts,
-  ops.writers_in_words,
   ops.awaited_in_words,
   ops.late_ids,
   ops.count_attempts,
@@ -2779,6 +2795,7 @@ revoke execute on function
   ops.counted_ids,
   ops.still_open,
   ops.described_writers,
+  ops.writers_in_words,
   ops.fresh_ids,
   ops.fresh_slis,
   ops.evaluate_slos,
@@ -2817,7 +2834,6 @@ begin
     using ((select ops.caller_may('{admin}')) is not null and (select ops.bound_org_id()) is null);
   revoke execute on function
     ops.apply_attempts,
-    ops.writers_in_words,
     ops.awaited_in_words,
     ops.late_ids,
     ops.count_attempts,
@@ -2830,6 +2846,7 @@ begin
     ops.counted_ids,
     ops.still_open,
     ops.described_writers,
+    ops.writers_in_words,
     ops.fresh_ids,
     ops.fresh_slis,
     ops.evaluate_slos,
@@ -2856,6 +2873,7 @@ begin
     ops.take_fence
   from anon, authenticated, service_role;
   revoke all on
+    ops.uncounted_events,
     ops.awaited_writers,
     ops.event_gaps,
     ops.blocked_pattern_parts,
@@ -2866,18 +2884,7 @@ begin
     public.v_ops_hook_policies,
     public.v_ops_slo_status
   from anon, authenticated, service_role;
-  grant select on
-    ops.awaited_writers,
-    ops.blocked_pattern_parts,
-    ops.histogram_parts,
-    ops.hook_days,
-    ops.rollup_parts,
-    public.v_ops_blocked_patterns,
-    public.v_ops_hook_policies,
-    public.v_ops_slo_status
-  to authenticated, service_role;
   grant execute on function
-    ops.writers_in_words,
     ops.awaited_in_words,
     ops.late_ids,
     ops.count_attempts,
@@ -2886,12 +2893,24 @@ begin
     ops.count_patterns,
     ops.count_units,
     ops.counted_ids,
+    ops.writers_in_words,
     ops.fresh_ids,
     ops.fresh_slis,
     ops.evaluate_slos,
     ops.freshness,
     ops.slo_gauges,
     ops.scrape
+  to authenticated, service_role;
+  grant select on
+    ops.uncounted_events,
+    ops.awaited_writers,
+    ops.blocked_pattern_parts,
+    ops.histogram_parts,
+    ops.hook_days,
+    ops.rollup_parts,
+    public.v_ops_blocked_patterns,
+    public.v_ops_hook_policies,
+    public.v_ops_slo_status
   to authenticated, service_role;
   grant select on ops.event_gaps to service_role;
   grant select (ids) on ops.event_gaps to authenticated;
