@@ -196,7 +196,7 @@ class Torture:
 
     @contextmanager
     def _connected(self, name: str, *, autocommit: bool = True) -> Iterator[Connection]:
-        connection = psycopg.connect(self._dsn, autocommit=autocommit, application_name=name)
+        connection = psycopg.connect(self._dsn, autocommit=autocommit, application_name=name, options="-c jit=off")
         key = f"{name} {threading.get_ident()}"
         self._victims[key] = connection.info.backend_pid
         try:
