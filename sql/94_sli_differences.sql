@@ -8,7 +8,7 @@ set search_path = ''
 as $$
 begin
   return query
-  select delta.* from ops.count_attempts(0, ops.cursor_id(), expected_slis.since, 'infinity') as delta
+  select delta.* from ops.count_attempts(ops.counted_ids(), expected_slis.since, 'infinity') as delta
   union all
   select
     unit.org_id,
@@ -18,7 +18,7 @@ begin
     count(*),
     null::bigint,
     null::jsonb
-  from ops.count_units(0, ops.cursor_id(), expected_slis.since) as unit
+  from ops.count_units(ops.counted_ids(), expected_slis.since) as unit
   -- A unit that began before is counted there.
   where not exists (
     select

@@ -31,7 +31,8 @@ begin atomic
         select event.event_type, date_trunc('hour', event.event_timestamp, ops.time_zone()) as hour_start, count(*) as events
         from ops.countable_events as event
         where event.event_timestamp >= ops.period_start('day', count_differences.since, ops.time_zone())
-          and event.id <= ops.cursor_id()
+          and event.id <= (select ops.cursor_id())
+          and not event.id <@ (select ops.missing_ids())
         group by 1, 2
       ) as hourly
       offset 0
@@ -188,13 +189,28 @@ begin atomic
     where not policy.polpermissive
   ) as watched
   union all
-  select 'cursor', count(*) = 0,
-    case when count(*) = 0 then 'no event waits'
-      else count(*) || ' events wait since ' || to_char(min(event.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; ' || ops.counting_advice() end
-  from public.telemetry_events as event
-  where event.id > ops.cursor_id()
-    and event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
-    and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  select 'cursor', waiting.events = 0 and held.writers is null,
+    case
+      when held.writers is not null then format('%s event(s) wait for transactions that stay open: %s', waiting.events, held.writers)
+      when waiting.events > 0
+        then waiting.events || ' events wait since ' || to_char(waiting.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC; ' || ops.counting_advice()
+      else 'no event waits' || coalesce(' but what transactions that stay open may have written: ' || held.others, '')
+    end
+  from (
+    select count(*) as events, min(event.created_at) as since
+    from ops.uncounted_events as event
+    where event.id <= (select sequence.last_value from public.telemetry_events_id_seq as sequence)
+      and event.created_at < doctor.as_of - 2 * ops.refresh_interval()
+  ) as waiting
+  cross join (
+    select
+      ops.awaited_in_words() as writers,
+      ops.writers_in_words(array(
+        select writer
+        from ops.described_writers(ops.open_writers()) as writer
+        where writer.waiting_since < doctor.as_of - 2 * ops.refresh_interval()
+      )) as others
+  ) as held
   union all
   select 'uncountable events', count(*) = 0,
     case when count(*) = 0 then 'every event could be counted'

@@ -72,9 +72,13 @@ grant select on
   ops.histogram_parts
 to authenticated, service_role;
 grant select on ops.request_counts to authenticated;
-grant select on ops.cursors to service_role;
--- Not who held up the cursor, nor which ids were drawn since: that is of all tenants.
+grant select on ops.cursors, ops.event_gaps to service_role;
+-- Not who holds up the cursor, nor which ids were drawn since: that is of all tenants. The ids of gaps are behind the cursor,
+-- and without them nobody could tell which of their own events are counted.
 grant select (name, last_id, moved_at) on ops.cursors to authenticated;
+grant select (ids) on ops.event_gaps to authenticated;
+-- The policy shows the awaited writers to callers with the scope admin.
+grant select on ops.awaited_writers, ops.uncounted_events to authenticated, service_role;
 grant select on ops.key_requests to authenticated;
 -- Not the reason, which is an error of the server.
 grant select (org_id, id, event_id, event_type, event_timestamp, set_aside_at) on ops.uncountable_events to authenticated;
@@ -173,6 +177,12 @@ grant execute on function
   ops.kept_spans,
   ops.rollup_deltas,
   ops.cursor_id,
+  ops.missing_ids,
+  ops.late_ids,
+  ops.fresh_ids,
+  ops.counted_ids,
+  ops.awaited_in_words,
+  ops.writers_in_words,
   ops.histogram_deltas,
   ops.merged_histograms,
   ops.merge_histogram,

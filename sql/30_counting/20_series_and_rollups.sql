@@ -63,23 +63,21 @@ create policy removed_periods_select_authenticated on ops.removed_periods for se
 create table ops.cursors (
   name text not null,
   last_id bigint not null default 0,
-  safe_id bigint not null default 0,
-  fence_id bigint,
-  fence_holders text[] not null default '{}',
   moved_at timestamptz not null default now(),
   attempts bigint not null default 0,
   most_events bigint,
+  quiet_id bigint,
+  quiet_writers text[] not null default '{}',
   constraint cursors_pkey primary key (name)
 );
 comment on table ops.cursors is 'One row: how far the events have been aggregated.';
 comment on column ops.cursors.name is 'telemetry_events.';
-comment on column ops.cursors.last_id is 'Every committed event up to this id has been counted or set aside, and none beyond it.';
-comment on column ops.cursors.safe_id is 'Every id up to this one has committed or never will.';
-comment on column ops.cursors.fence_id is 'A later id that becomes safe when the transactions of fence_holders have ended; null when there is none.';
-comment on column ops.cursors.fence_holders is 'The transactions (as pg_locks names them) that may still commit ids up to fence_id.';
+comment on column ops.cursors.last_id is 'Every committed event up to this id has been counted or set aside, those in ops.event_gaps excepted, and none beyond it.';
 comment on column ops.cursors.moved_at is 'When the cursor last moved.';
 comment on column ops.cursors.attempts is 'The number of the last attempt to count events that ended well, see ops.refresh_attempts.';
 comment on column ops.cursors.most_events is 'How many events the next attempt takes at most, since one failed; null: as many as the call allows.';
+comment on column ops.cursors.quiet_id is 'The newest id that was drawn after quiet_writers were listed; null: there were no gaps.';
+comment on column ops.cursors.quiet_writers is 'What ops.quiet_writers said then: a transaction that is still listed in the same words has drawn no id beyond quiet_id.';
 alter table ops.cursors enable row level security;
 create policy cursors_select_authenticated on ops.cursors for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 

@@ -77,7 +77,7 @@ cross join lateral (
 ) as measured;
 comment on view ops.labelled_events is 'One row an event, with its labels, its value and the bin of the value. Nothing that a plain insert may hold makes it fail.';
 
-create function ops.count_events(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
+create function ops.count_events(ids ops.event_ids, since timestamptz, until timestamptz)
 returns setof ops.event_delta
 language plpgsql
 stable
@@ -103,8 +103,10 @@ begin
       min(event.value) as value_min,
       max(event.value) as value_max
     from ops.labelled_events as event
-    where event.id > after_id
-      and event.id <= until_id
+    where (
+      (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
+      or (ids.late is not null and event.id = any (ids.late))
+    )
       and event.event_timestamp >= since
       and event.event_timestamp < until
     group by 1, 2, 3, 4, 5, 6, 7, 8
@@ -131,8 +133,8 @@ begin
     on kind.event_type = counted.event_type;
 end;
 $$;
-comment on function ops.count_events(bigint, bigint, timestamptz, timestamptz) is
-  'The events with after_id < id <= until_id and since <= event_timestamp < until, counted by series, hour and bin.';
+comment on function ops.count_events(ops.event_ids, timestamptz, timestamptz) is
+  'The events of a set with since <= event_timestamp < until, counted by series, hour and bin.';
 
 create function ops.kept_spans(hours timestamptz[])
 returns table (hour_start timestamptz, period text, period_start timestamptz)

@@ -34,7 +34,7 @@ create type ops.pattern_delta as (
 );
 comment on type ops.pattern_delta is 'What is to be added to one row of ops.blocked_patterns.';
 
-create function ops.count_patterns(after_id bigint, until_id bigint, since timestamptz, until timestamptz)
+create function ops.count_patterns(ids ops.event_ids, since timestamptz, until timestamptz)
 returns setof ops.pattern_delta
 language plpgsql
 stable
@@ -64,8 +64,10 @@ begin
       from jsonb_path_query(event.metadata, 'lax $.findings_summary.patterns[*]') with ordinality as listed (pattern, place)
       where listed.place <= 51
     ) as found
-    where event.id > after_id
-      and event.id <= until_id
+    where (
+      (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
+      or (ids.late is not null and event.id = any (ids.late))
+    )
       and event.event_timestamp >= since
       and event.event_timestamp < until
       and event.event_type = 'hook_execution'
@@ -90,7 +92,7 @@ begin
   group by 1, 2, 3, 4, 5, 7;
 end;
 $$;
-comment on function ops.count_patterns(bigint, bigint, timestamptz, timestamptz) is
+comment on function ops.count_patterns(ops.event_ids, timestamptz, timestamptz) is
   'How often each pattern blocked in the given events, per hour, day, week and month, but for those that retention removed. Patterns are findings_summary.pattern and the first 50 of .patterns; an event that lists more counts once under [further patterns].';
 
 create view ops.blocked_pattern_parts
@@ -100,7 +102,7 @@ select stored.org_id, stored.period, stored.period_start, stored.hook_type, stor
 from ops.blocked_patterns as stored
 union all
 select fresh.org_id, fresh.period, fresh.period_start, fresh.hook_type, fresh.pattern, fresh.team, fresh.blocked_count
-from ops.count_patterns(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as fresh;
+from ops.count_patterns(ops.fresh_ids(), '-infinity', 'infinity') as fresh;
 comment on view ops.blocked_pattern_parts is
   'Parts that add up to how often a pattern blocked: what is stored, and the events behind the cursor beside it.';
 

@@ -84,8 +84,7 @@ comment on function ops.sli_limits(bigint[]) is
   'The limits between which events of a kind are good for the same SLIs of a list: thresholds (ms), and the values of at_most, negative because those are inclusive; both ascending.';
 
 create function ops.count_attempts(
-  after_id bigint,
-  until_id bigint,
+  ids ops.event_ids,
   since timestamptz,
   until timestamptz,
   sli_ids bigint[] default null,
@@ -109,13 +108,14 @@ declare
 begin
   if sli_ids is null then
     -- Views ask for fresh counts whether there are any or not, and planning the rest takes longer than finding that out.
-    if not exists (select from public.telemetry_events as event where event.id > after_id and event.id <= count_attempts.until_id) then
+    if ids.late is null
+      and not exists (select from public.telemetry_events as event where event.id > ids.after_id and event.id <= ids.until_id) then
       return;
     end if;
     for stretch in select filled.* from ops.filled_slis() as filled loop
       return query
       select delta.*
-      from ops.count_attempts(after_id, until_id, since, least(count_attempts.until, stretch.filled_until), stretch.sli_ids) as delta;
+      from ops.count_attempts(ids, since, least(count_attempts.until, stretch.filled_until), stretch.sli_ids) as delta;
     end loop;
     return;
   end if;
@@ -142,8 +142,10 @@ begin
     from ops.sli_events as event
     join limits
       on limits.event_type = event.event_type
-    where event.id > after_id
-      and event.id <= until_id
+    where (
+      (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
+      or (ids.late is not null and event.id = any (ids.late))
+    )
       and event.event_timestamp >= since
       and event.event_timestamp < count_attempts.until
     group by
@@ -241,7 +243,7 @@ begin
   group by counted.org_id, placed.sli_id, counted.bucket_start, placed.of_sli_id, placed.counted_in;
 end;
 $$;
-comment on function ops.count_attempts(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+comment on function ops.count_attempts(ops.event_ids, timestamptz, timestamptz, bigint[], boolean) is
   'Good and total of the SLIs that count events, availability aside, over the given events, per five minutes: of each SLI what lies before filled_until, or of sli_ids all. Which groups are the first is decided by id, or by time where a history is filled in stretches of time, so that the length of passes and stretches changes nothing.';
 
 create function ops.add_slis(deltas ops.sli_delta[])

@@ -50,8 +50,7 @@ create type ops.unit_change as (
 comment on type ops.unit_change is 'A unit of work as it is stored (null: it is not) and as it is with new attempts.';
 
 create function ops.count_units(
-  after_id bigint,
-  until_id bigint,
+  ids ops.event_ids,
   since timestamptz default '-infinity',
   until timestamptz default 'infinity',
   sli_ids bigint[] default null,
@@ -73,13 +72,14 @@ declare
 begin
   if sli_ids is null then
     -- Views ask for fresh counts whether there are any or not, and planning the rest takes longer than finding that out.
-    if not exists (select from public.telemetry_events as event where event.id > after_id and event.id <= count_units.until_id) then
+    if ids.late is null
+      and not exists (select from public.telemetry_events as event where event.id > ids.after_id and event.id <= ids.until_id) then
       return;
     end if;
     for stretch in select filled.* from ops.filled_slis() as filled loop
       return query
       select unit.*
-      from ops.count_units(after_id, until_id, since, least(count_units.until, stretch.filled_until), stretch.sli_ids) as unit;
+      from ops.count_units(ids, since, least(count_units.until, stretch.filled_until), stretch.sli_ids) as unit;
     end loop;
     return;
   end if;
@@ -93,8 +93,10 @@ begin
       bool_or(event.outcome = 'success') as succeeded,
       min(event.id) as first_id
     from ops.sli_events as event
-    where event.id > after_id
-      and event.id <= until_id
+    where (
+      (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
+      or (ids.late is not null and event.id = any (ids.late))
+    )
       and event.event_timestamp >= since
       and event.event_timestamp < count_units.until
       and event.outcome is not null
@@ -153,7 +155,7 @@ begin
   group by attempted.org_id, attempted.unit, placed.sli_id, placed.of_sli_id, placed.counted_in;
 end;
 $$;
-comment on function ops.count_units(bigint, bigint, timestamptz, timestamptz, bigint[], boolean) is
+comment on function ops.count_units(ops.event_ids, timestamptz, timestamptz, bigint[], boolean) is
   'The units of work that the given events attempt, by availability SLI: of each SLI what lies before filled_until, or of sli_ids all; groups as in ops.count_attempts.';
 
 create function ops.changed_units(units ops.unit_delta[])
@@ -295,7 +297,7 @@ set search_path = ''
 set jit = off
 as $$
 declare
-  last_id bigint;
+  counted_ids ops.event_ids;
   stretch record;
   changes ops.unit_change[];
 begin
@@ -304,7 +306,7 @@ begin
       using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
-  last_id := ops.cursor_id();
+  counted_ids := ops.counted_ids();
   for stretch in
     select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
     from ops.slis as sli
@@ -312,12 +314,12 @@ begin
     group by 1
   loop
     perform ops.add_slis(array(
-      select delta from ops.count_attempts(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as delta
+      select delta from ops.count_attempts(counted_ids, stretch.since, fill_slis.until, stretch.sli_ids, true) as delta
     ));
     changes := array(
       select changed
       from ops.changed_units(array(
-        select attempted from ops.count_units(0, last_id, stretch.since, fill_slis.until, stretch.sli_ids, true) as attempted
+        select attempted from ops.count_units(counted_ids, stretch.since, fill_slis.until, stretch.sli_ids, true) as attempted
       )) as changed
     );
     perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));

@@ -7,13 +7,13 @@ stable
 set search_path = ''
 begin atomic
   select delta.*
-  from ops.count_attempts(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as delta
+  from ops.count_attempts(ops.fresh_ids(), '-infinity', 'infinity') as delta
   union all
   select delta.*
   from ops.unit_slis(array(
     select changed
     from ops.changed_units(array(
-      select attempted from ops.count_units(ops.cursor_id(), 9223372036854775807) as attempted
+      select attempted from ops.count_units(ops.fresh_ids()) as attempted
     )) as changed
   )) as delta;
 end;

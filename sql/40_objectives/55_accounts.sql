@@ -176,6 +176,7 @@ as $$
 declare
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
+  missing constant int8multirange := ops.missing_ids();
 begin
   if account.objective <> 'availability' then
     return query
@@ -185,6 +186,7 @@ begin
       from ops.sli_events as event
       where event.event_type = account.event_type
         and event.id <= counted_until
+        and not event.id <@ missing
         and event.event_timestamp < account.filled_until
         and event.event_timestamp >= account.since
         and event.event_timestamp < account.until

@@ -1,16 +1,20 @@
 -- The steps of a pass over counted events, and the KPIs of the events behind the cursor.
 
-create function ops.note_agents(after_id bigint, until_id bigint)
+create function ops.note_agents(ids ops.event_ids)
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = ''
-begin atomic
+set plan_cache_mode = force_custom_plan
+as $$
+begin
   insert into ops.agents as agent (org_id, agent_id, last_event_at)
   select event.org_id, event.agent_id, max(event.event_timestamp)
   from ops.countable_events as event
-  where event.id > note_agents.after_id
-    and event.id <= note_agents.until_id
+  where (
+    (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
+    or (ids.late is not null and event.id = any (ids.late))
+  )
     and event.agent_id is not null
   group by 1, 2
   on conflict on constraint agents_pkey do update set
@@ -19,7 +23,8 @@ begin atomic
     -- Nobody waits to hear of the erased.
     and agent.agent_id <> ops.erased_agent_id(agent.org_id, agent.team);
 end;
-comment on function ops.note_agents(bigint, bigint) is 'Notes when the agents of new events were last heard of; only refresh calls it.';
+$$;
+comment on function ops.note_agents(ops.event_ids) is 'Notes when the agents of new events were last heard of; only refresh calls it.';
 
 create function ops.take_audit_changes()
 returns setof ops.event_delta
@@ -72,7 +77,7 @@ $$;
 comment on function ops.apply_events(ops.event_delta[], timestamptz) is
   'Rewrites the KPIs that counted events change and adds the events to the states; returns the KPI rows written by period.';
 
-create function ops.apply_attempts(after_id bigint, until_id bigint)
+create function ops.apply_attempts(ids ops.event_ids)
 returns void
 language plpgsql
 volatile
@@ -81,23 +86,23 @@ as $$
 declare
   changes ops.unit_change[] := array(
     select changed
-    from ops.changed_units(array(select attempted from ops.count_units(after_id, until_id) as attempted)) as changed
+    from ops.changed_units(array(select attempted from ops.count_units(ids) as attempted)) as changed
   );
 begin
   perform ops.add_slis(array(
-    select delta from ops.count_attempts(after_id, until_id, '-infinity', 'infinity') as delta
+    select delta from ops.count_attempts(ids, '-infinity', 'infinity') as delta
     union all
     select delta from ops.unit_slis(changes) as delta
   ));
   perform ops.write_units(changes);
 end;
 $$;
-comment on function ops.apply_attempts(bigint, bigint) is 'Adds the attempts among new events to the SLI counts and the units of work.';
+comment on function ops.apply_attempts(ops.event_ids) is 'Adds the attempts among new events to the SLI counts and the units of work.';
 
-create type ops.counted_range as (events bigint, kpi_rows jsonb, until_id bigint, message text);
-comment on type ops.counted_range is 'Events counted, KPI rows written by period, the id up to which that was done, and what a person should know of it.';
+create type ops.counted_range as (events bigint, kpi_rows jsonb, ids ops.event_ids, message text);
+comment on type ops.counted_range is 'Events counted, KPI rows written by period, the ids of the events, and what a person should know of it.';
 
-create function ops.count_range(after_id bigint, until_id bigint, as_of timestamptz)
+create function ops.count_range(ids ops.event_ids, as_of timestamptz)
 returns ops.counted_range
 language plpgsql
 volatile
@@ -107,9 +112,11 @@ declare
   counted ops.counted_range;
   events ops.event_delta[] := '{}'::ops.event_delta[];
   audits ops.event_delta[];
+  has_ids constant boolean := ids.until_id > ids.after_id or ids.late is not null;
 begin
-  if until_id > after_id then
-    events := array(select event from ops.count_events(after_id, until_id, '-infinity', 'infinity') as event);
+  counted.ids := ids;
+  if has_ids then
+    events := array(select event from ops.count_events(ids, '-infinity', 'infinity') as event);
   end if;
   counted.events := coalesce((select sum(event.event_count) from unnest(events) as event), 0);
   audits := array(select audit from ops.take_audit_changes() as audit);
@@ -119,16 +126,16 @@ begin
   if cardinality(events) > 0 then
     counted.kpi_rows := ops.apply_events(events, as_of);
   end if;
-  if until_id > after_id then
-    perform ops.add_patterns(array(select delta from ops.count_patterns(after_id, until_id, '-infinity', 'infinity') as delta));
-    perform ops.apply_attempts(after_id, until_id);
-    perform ops.note_agents(after_id, until_id);
+  if has_ids then
+    perform ops.add_patterns(array(select delta from ops.count_patterns(ids, '-infinity', 'infinity') as delta));
+    perform ops.apply_attempts(ids);
+    perform ops.note_agents(ids);
   end if;
   return counted;
 end;
 $$;
-comment on function ops.count_range(bigint, bigint, timestamptz) is
-  'Counts the events with after_id < id <= until_id, and the audits that changed, everywhere they count: rollups, histograms, KPIs, blocked patterns, SLIs, units of work, agents. Once per event; the cursor is the caller''s.';
+comment on function ops.count_range(ops.event_ids, timestamptz) is
+  'Counts the events of a set of ids, and the audits that changed, everywhere they count: rollups, histograms, KPIs, blocked patterns, SLIs, units of work, agents. Once per event; the cursor is the caller''s.';
 
 create function ops.fresh_kpis()
 returns setof ops.kpi_value
@@ -140,7 +147,7 @@ set jit = off
 as $$
 declare
   events ops.event_delta[] := array(
-    select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+    select event from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as event
     union all
     select event from ops.count_audit_changes() as event
   );

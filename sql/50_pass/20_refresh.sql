@@ -12,7 +12,7 @@ create type ops.refresh_report as (
   message text
 );
 comment on type ops.refresh_report is
-  'done: all that could be counted is; more: call again; waiting: a writer stayed open; busy: another refresh runs; failed (of run alone): the message says why. behind is in ids, rows are KPI rows.';
+  'done: all that has appeared is counted; more: call again; waiting: so many gaps are kept for writers that stay open that the cursor waits for them; busy: another refresh runs; failed (of run alone): the message says why. behind is in ids, rows are KPI rows.';
 
 create function ops.require_refreshable(max_ids bigint)
 returns void
@@ -34,15 +34,15 @@ $$;
 comment on function ops.require_refreshable(bigint) is
   'Refuses a refresh of no ids, and one in a transaction whose statements do not see what others commit meanwhile.';
 
-create function ops.pass_end(after_id bigint, safe_id bigint, max_ids bigint)
+create function ops.pass_end(after_id bigint, last_id bigint, max_ids bigint)
 returns bigint
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-  if safe_id - after_id <= max_ids then
-    return safe_id;
+  if last_id - after_id <= max_ids then
+    return last_id;
   end if;
   -- By events and not by ids, since a restored sequence may have a gap of millions.
   return coalesce(
@@ -50,19 +50,19 @@ begin
       select event.id
       from public.telemetry_events as event
       where event.id > after_id
-        and event.id <= safe_id
+        and event.id <= last_id
       order by event.id
       offset max_ids - 1
       limit 1
     ),
-    safe_id
+    last_id
   );
 end;
 $$;
 comment on function ops.pass_end(bigint, bigint, bigint) is
-  'The id up to which one pass counts: the safe one, or the id of the last of max_ids events after the cursor.';
+  'The id up to which one pass counts: last_id, or the id of the last of max_ids events after the cursor.';
 
-create function ops.report_refresh(counted ops.counted_range, safe_id bigint)
+create function ops.report_refresh(counted ops.counted_range, is_waiting boolean, is_all boolean)
 returns ops.refresh_report
 language plpgsql
 stable
@@ -72,16 +72,16 @@ declare
   report ops.refresh_report;
 begin
   report.events := counted.events;
-  report.cursor_id := counted.until_id;
+  report.cursor_id := (counted.ids).until_id;
   report.behind := (select case when sequence.is_called then sequence.last_value else 0 end from public.telemetry_events_id_seq as sequence)
-    - counted.until_id;
+    - report.cursor_id;
   report.hour_rows := coalesce((counted.kpi_rows ->> 'hour')::bigint, 0);
   report.day_rows := coalesce((counted.kpi_rows ->> 'day')::bigint, 0);
   report.week_rows := coalesce((counted.kpi_rows ->> 'week')::bigint, 0);
   report.month_rows := coalesce((counted.kpi_rows ->> 'month')::bigint, 0);
   report.state := case
-    when counted.until_id < safe_id then 'more'
-    when exists (select from ops.cursors where cursors.name = 'telemetry_events' and cursors.fence_id is not null) then 'waiting'
+    when not is_all then 'more'
+    when is_waiting then 'waiting'
     else 'done'
   end;
   report.message := concat_ws(
@@ -89,15 +89,15 @@ begin
     counted.message,
     case
       when report.state = 'waiting'
-        then 'a transaction that writes events stayed open; what it and later ones wrote is counted by a later run'
+        then 'counting waits for transactions that write events and stay open: ' || coalesce(ops.awaited_in_words(), 'they end just now')
     end
   );
   report.message := nullif(report.message, '');
   return report;
 end;
 $$;
-comment on function ops.report_refresh(ops.counted_range, bigint) is
-  'The report of a pass: events, KPI rows by period, and whether safe ids are left to count.';
+comment on function ops.report_refresh(ops.counted_range, boolean, boolean) is
+  'The report of a pass: events, KPI rows by period, and whether that is all that it could have counted, or it waits.';
 
 create function ops.refresh(max_wait interval default '5 seconds', max_ids bigint default 200000, as_of timestamptz default now())
 returns ops.refresh_report
@@ -113,7 +113,8 @@ declare
   report ops.refresh_report;
   started_at timestamptz := clock_timestamp();
   after_id bigint;
-  safe_id bigint;
+  fence ops.fence;
+  asked record;
   counted ops.counted_range;
 begin
   perform ops.require_refreshable(max_ids);
@@ -126,20 +127,29 @@ begin
   insert into ops.cursors (name)
   select 'telemetry_events'
   where not exists (select from ops.cursors where cursors.name = 'telemetry_events');
-  safe_id := ops.take_fence(max_wait);
+  fence := ops.take_fence(max_wait);
   select cursors.last_id into strict after_id from ops.cursors where cursors.name = 'telemetry_events';
   -- Deltas are exact only against counts that hold everything before them.
   perform ops.fill_slis();
   -- Before the attempt, so that what is lost there was lost in counting.
   perform ops.close_periods(as_of);
-  if safe_id > after_id then
-    counted := ops.count_or_set_aside(after_id, safe_id, max_ids, as_of);
+  asked := ops.ids_to_count(after_id, fence, max_ids);
+  if (asked.ids).until_id > after_id or (asked.ids).late is not null then
+    counted := ops.count_or_set_aside(asked.ids, max_ids, as_of);
   else
-    counted := ops.count_range(after_id, after_id, as_of);
-    counted.until_id := after_id;
+    counted := ops.count_range(asked.ids, as_of);
+  end if;
+  if fence.has_gaps or asked.is_held or not isempty((counted.ids).missing) then
+    perform ops.settle_gaps(fence, asked.late, counted.ids);
+    perform ops.note_awaited_writers(asked.is_held, fence.open_writers);
   end if;
 
-  report := ops.report_refresh(counted, safe_id);
+  report := ops.report_refresh(
+    counted,
+    asked.is_held,
+    (counted.ids).until_id >= case when asked.is_held then (asked.ids).until_id else fence.drawn_id end
+      and coalesce(cardinality((counted.ids).late), 0) >= coalesce(cardinality(asked.late), 0)
+  );
   insert into ops.job_runs (job, started_at, finished_at, outcome, events, kpi_rows, message)
   values (
     'refresh',

@@ -21,7 +21,7 @@ begin
   loop
     begin
       delete from ops.uncountable_events as stored where stored.org_id = aside.org_id and stored.id = aside.id;
-      counted := counted + (ops.count_range(aside.id - 1, aside.id, as_of)).events;
+      counted := counted + (ops.count_range(row(aside.id - 1, aside.id, '{}', null)::ops.event_ids, as_of)).events;
     exception
       when others then
         if not ops.is_fault_of_events(sqlstate) then

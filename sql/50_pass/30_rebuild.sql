@@ -111,7 +111,7 @@ set jit = off
 as $$
 declare
   started_at timestamptz := clock_timestamp();
-  last_id bigint;
+  counted_ids ops.event_ids;
   scanned_until timestamptz;
   scan_end timestamptz;
   chunk record;
@@ -123,7 +123,7 @@ begin
   -- Audits change, so they must stand still between their last refresh and their recount.
   lock table public.slsa_audit_metrics in share mode;
   perform ops.refresh(interval '0', as_of => as_of);
-  last_id := ops.cursor_id();
+  counted_ids := ops.counted_ids();
 
   perform ops.forget_span(since, until);
   select min(span.span_start), max(span.span_end)
@@ -132,11 +132,11 @@ begin
   loop
     select * into chunk from ops.next_chunk(scanned_until, scan_end);
     exit when not found;
-    counted := counted + ops.recount_chunk(chunk.chunk_start, chunk.chunk_end, last_id, since, until);
+    counted := counted + ops.recount_chunk(chunk.chunk_start, chunk.chunk_end, counted_ids, since, until);
     scanned_until := chunk.chunk_end;
   end loop;
   perform ops.rebuild_kpis(since, until, as_of);
-  perform ops.rebuild_slis(since, until, last_id, recount_units);
+  perform ops.rebuild_slis(since, until, counted_ids, recount_units);
   insert into ops.job_runs (job, started_at, finished_at, outcome, events, message)
   values ('rebuild', started_at, clock_timestamp(), 'success', counted, format('%s to %s', since, until));
   return counted;

@@ -49,7 +49,7 @@ comment on function ops.next_chunk(timestamptz, timestamptz) is
 create function ops.recount_chunk(
   chunk_start timestamptz,
   chunk_end timestamptz,
-  last_id bigint,
+  counted_ids ops.event_ids,
   since timestamptz,
   until timestamptz
 )
@@ -60,7 +60,7 @@ set search_path = ''
 as $$
 declare
   events constant ops.event_delta[] := array(
-    select event from ops.count_events(0, last_id, chunk_start, chunk_end) as event
+    select event from ops.count_events(counted_ids, chunk_start, chunk_end) as event
     union all
     select event from ops.count_audits_between(chunk_start, chunk_end) as event
   );
@@ -86,7 +86,7 @@ begin
   ));
   perform ops.add_patterns(array(
     select delta
-    from ops.count_patterns(0, last_id, chunk_start, chunk_end) as delta
+    from ops.count_patterns(counted_ids, chunk_start, chunk_end) as delta
     join ops.rebuild_spans(since, until) as span
       on span.period = delta.period
       and delta.period_start >= span.span_start
@@ -95,8 +95,8 @@ begin
   return coalesce((select sum(event.event_count) from unnest(events) as event), 0);
 end;
 $$;
-comment on function ops.recount_chunk(timestamptz, timestamptz, bigint, timestamptz, timestamptz) is
-  'Adds the events and audits of a chunk, up to last_id, to the periods that the range from since to until touches; returns how many it read. Only rebuild calls it.';
+comment on function ops.recount_chunk(timestamptz, timestamptz, ops.event_ids, timestamptz, timestamptz) is
+  'Adds the counted events and the audits of a chunk to the periods that the range from since to until touches; returns how many it read. Only rebuild calls it.';
 
 create function ops.forget_span(since timestamptz, until timestamptz)
 returns void
@@ -158,7 +158,7 @@ begin atomic
 end;
 comment on function ops.rebuild_kpis(timestamptz, timestamptz, timestamptz) is 'Rewrites the KPIs of the periods that a range touches from the states; only rebuild calls it.';
 
-create function ops.rebuild_slis(since timestamptz, until timestamptz, last_id bigint, recount_units boolean)
+create function ops.rebuild_slis(since timestamptz, until timestamptz, counted_ids ops.event_ids, recount_units boolean)
 returns void
 language plpgsql
 volatile
@@ -173,7 +173,7 @@ begin
   where stored.bucket_start >= bucket_since
     and stored.bucket_start < bucket_until
     and stored.sli_id not in (select sli.counted_as from ops.counted_slis as sli where sli.objective = 'availability');
-  perform ops.add_slis(array(select delta from ops.count_attempts(0, last_id, bucket_since, bucket_until) as delta));
+  perform ops.add_slis(array(select delta from ops.count_attempts(counted_ids, bucket_since, bucket_until) as delta));
 
   if recount_units then
     -- A unit of work may begin before the range and succeed in it, so units are counted whole; of one that began before
@@ -191,7 +191,7 @@ begin
     );
     perform ops.write_units(array(
       select changed
-      from ops.changed_units(array(select attempted from ops.count_units(0, last_id) as attempted)) as changed
+      from ops.changed_units(array(select attempted from ops.count_units(counted_ids) as attempted)) as changed
     ));
     perform ops.recount_units();
     -- Their counts have changed at any time.
@@ -201,5 +201,5 @@ begin
   perform ops.recount_sli_days(bucket_since, bucket_until);
 end;
 $$;
-comment on function ops.rebuild_slis(timestamptz, timestamptz, bigint, boolean) is
+comment on function ops.rebuild_slis(timestamptz, timestamptz, ops.event_ids, boolean) is
   'Recounts the attempts of the range and all units of work whose events are all there from the events; only rebuild calls it.';

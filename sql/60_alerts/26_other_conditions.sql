@@ -185,20 +185,28 @@ begin atomic
     null::integer,
     coalesce(
       job.last_run_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 2 * ops.refresh_interval()))
-        or job.counted_at < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 3 * ops.refresh_interval())),
+        or least(job.counted_at, job.waiting_since) < job_conditions.as_of - ops.in_hours(coalesce(rule.silent_for, 3 * ops.refresh_interval())),
       false
     ),
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
-    ) || case when job.counted_at < job.last_run_at then jsonb_build_object('waiting_since', job.counted_at) else '{}' end,
+    ) || case
+      when job.counted_at < job.last_run_at or job.waiting_since is not null
+        then jsonb_build_object('waiting_since', least(job.counted_at, job.waiting_since), 'waits_for', ops.awaited_in_words())
+      else '{}'
+    end,
     jsonb '{}'
   from ops.alert_rules as rule
   cross join (
-    select 'refresh' as name, counted.last_run_at, counted.counted_at
+    select
+      'refresh' as name,
+      counted.last_run_at,
+      counted.counted_at,
+      (select min(writer.waiting_since) from ops.awaited_writers as writer) as waiting_since
     from ops.counting_freshness(job_conditions.as_of) as counted
     union all
-    select 'alerts', max(evaluation.evaluated_at), null
+    select 'alerts', max(evaluation.evaluated_at), null, null
     from ops.alert_evaluations as evaluation
   ) as job
   where rule.is_enabled

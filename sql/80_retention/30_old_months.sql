@@ -102,12 +102,12 @@ begin
     'select exists (
        select
        from %s as event
-       where event.id > $1 and event.event_timestamp >= $2 and event.event_timestamp < $3 and ($4 is null or event.event_type = $4)
+       where (event.id > $1 or event.id = any ($5)) and event.event_timestamp >= $2 and event.event_timestamp < $3 and ($4 is null or event.event_type = $4)
      )',
     relation
   )
   into answer
-  using ops.cursor_id(), since, until, event_type;
+  using ops.cursor_id(), since, until, event_type, coalesce(ops.late_ids(), '{}');
   return answer;
 end;
 $$;

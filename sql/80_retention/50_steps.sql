@@ -112,11 +112,12 @@ begin
          and expired.event_timestamp >= $2
          and expired.event_timestamp < $3
          and expired.id <= $4
+         and not expired.id <@ $6
        limit $5
      ))',
     relation
   )
-  using month.event_type, month.since, month.until, ops.cursor_id(), max_rows;
+  using month.event_type, month.since, month.until, ops.cursor_id(), max_rows, ops.missing_ids();
   get diagnostics month.removed = row_count;
   if month.removed = 0 then
     month.message := 'it has events that are not counted yet';

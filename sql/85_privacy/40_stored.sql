@@ -160,6 +160,7 @@ declare
   rules ops.anonymisation_rules[] := array(select rule from ops.anonymisation_rules as rule where rule.is_enabled);
   pseudonyms ops.pseudonym[];
   events ops.anonymisable[];
+  missing int8multirange;
 begin
   if (before between timestamptz '1970-01-01 00:00+00' and timestamptz '2200-01-01 00:00+00' and max_events >= 1) is not true then
     raise exception 'what to anonymise is not said: before %, max_events %', before, max_events
@@ -173,6 +174,7 @@ begin
     report.state := 'busy';
     return report;
   end if;
+  missing := ops.missing_ids();
   report.last_id := ops.last_to_anonymise(after_id, ops.cursor_id(), before, max_events);
   report.state := case when report.last_id is null then 'done' else 'more' end;
   events := array(
@@ -182,6 +184,7 @@ begin
     from public.telemetry_events as event
     where event.id > after_id
       and event.id <= coalesce(report.last_id, ops.cursor_id())
+      and not event.id <@ missing
       and event.event_timestamp < before
       and (only_org_id is null or event.org_id = only_org_id)
       and (only_event_type is null or event.event_type = only_event_type)

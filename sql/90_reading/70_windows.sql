@@ -27,7 +27,7 @@ select
   delta.value_count,
   delta.value_sum
 from ops.rollup_deltas(array(
-  select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+  select event from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as event
 )) as delta;
 comment on view ops.rollup_parts is
   'Parts that add up to the events of a series and period: what is stored, and the events behind the cursor beside it.';
@@ -56,7 +56,7 @@ select
   bin.bin,
   bin.value_count
 from ops.histogram_deltas(array(
-  select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+  select event from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as event
 )) as delta
 cross join lateral unnest(delta.bins, delta.counts) as bin (bin, value_count);
 comment on view ops.histogram_parts is

@@ -42,7 +42,7 @@ declare
   fresh constant ops.rollup_delta[] := array(
     select delta
     from ops.rollup_deltas(array(
-      select event from ops.count_events(ops.cursor_id(), 9223372036854775807, '-infinity', 'infinity') as event
+      select event from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as event
     )) as delta
     where delta.org_id = filtered_sums.org_id
   );

@@ -111,9 +111,8 @@ stable
 set search_path = ''
 begin atomic
   select count(*)
-  from public.telemetry_events as event
-  where event.id > (select ops.cursor_id())
-    and event.org_id = (select ops.current_org_id());
+  from ops.uncounted_events as event
+  where event.org_id = (select ops.current_org_id());
 end;
 comment on function ops.events_waiting() is 'Events of the caller''s org that no refresh has counted yet (count).';
 

@@ -165,7 +165,9 @@ returns table (
   newest_event_at timestamptz,
   alerts_evaluated_at timestamptz,
   events_set_aside bigint,
-  stale_since timestamptz
+  stale_since timestamptz,
+  is_waiting boolean,
+  waits_for text
 )
 language sql
 stable
@@ -176,19 +178,30 @@ begin atomic
     jobs.freshness <> 'fresh',
     (
       select count(*)
-      from public.telemetry_events as event
-      where event.id > (select ops.cursor_id())
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(event.event_timestamp) from public.telemetry_events as event where event.org_id = caller.org_id),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
     (select count(*) from ops.uncountable_events as aside where aside.org_id = caller.org_id),
-    jobs.stale_since
+    jobs.stale_since,
+    coalesce(
+      (
+        select run.outcome = 'waiting'
+        from ops.job_runs as run
+        where run.job = 'refresh'
+          and run.outcome in ('success', 'waiting')
+        order by run.started_at desc
+        limit 1
+      ),
+      false
+    ),
+    ops.awaited_in_words()
   from (select ops.caller_org(freshness.org_id) as org_id offset 0) as caller
   cross join ops.counting_freshness(now()) as jobs;
 end;
 comment on function ops.freshness(uuid) is
-  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, and how many of its events could not be counted, and since when nothing new was counted, where that is too long ago.';
+  'One row: when the jobs last counted, whether that is too long ago, how many events of the org wait behind the cursor (they are shown all the same), its newest event, when the alerts were last evaluated, how many of its events could not be counted, whether counting waits for transactions that stay open, and for which (null: for none, or the caller is a tenant without the scope admin).';
 
 create function ops.change_marker(org_id uuid default null)
 returns text
@@ -203,9 +216,8 @@ return (
     (
       -- Their number, too: one that commits late may have begun earlier.
       select max(event.created_at) || '/' || count(*)
-      from public.telemetry_events as event
-      where event.id > (select ops.cursor_id())
-        and event.org_id = caller.org_id
+      from ops.uncounted_events as event
+      where event.org_id = caller.org_id
     ),
     (select max(evaluation.evaluated_at) from ops.alert_evaluations as evaluation),
     (

@@ -118,6 +118,7 @@ declare
   owner_id constant uuid := ops.caller_org(newest_burners.org_id);
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
+  missing constant int8multirange := ops.missing_ids();
   account constant ops.slo_account := ops.slo_account(
     newest_burners.slo_name, newest_burners.since, newest_burners.until, newest_burners.slo_group
   );
@@ -158,6 +159,7 @@ begin
         and not is_plain
         and event.event_type = account.event_type
         and event.id <= counted_until
+        and not event.id <@ missing
         and event.event_timestamp < account.filled_until
         and ops.is_admitted(account, row(event.*)::ops.sli_events)
       union all
@@ -177,6 +179,7 @@ begin
       where is_plain
         and event.event_type = account.event_type
         and event.id <= counted_until
+        and not event.id <@ missing
         and event.event_timestamp < account.filled_until
         and event.outcome in ('success', 'failure')
         and not ops.sli_verdict(account.objective, event.outcome, event.duration_ms, null, account.threshold_ms, null)

@@ -303,6 +303,17 @@ def test_events_that_no_job_counted_are_in_it(shop_of_two_orgs, make):
     assert tiles["hook_executions_total"][0] == "20"
 
 
+def test_it_says_for_whom_counting_waits(shop_of_two_orgs, make):
+    assert "Counting waits" not in " ".join(Page(make()).texts)
+    shop_of_two_orgs.execute(
+        "insert into ops.job_runs (job, started_at, outcome) values ('refresh', now() + interval '1 minute', 'waiting');"
+        "insert into ops.awaited_writers (name, gid, login, since, waiting_since)"
+        " values ('3/2', 'forgotten', 'shop', '2026-03-10T12:00Z', now())"
+    )
+    said = "prepared transaction forgotten (user shop), since 2026-03-10 12:00:00 UTC: rollback prepared 'forgotten'"
+    assert said in " ".join(Page(make()).texts)
+
+
 def test_filters_count_where_they_count_on_the_pages(shop_of_two_orgs, make):
     page = Page(make(hook_type="shop-hook", event_type="hook_execution"))
     assert set(page.tiles) >= {"hook_executions_total"}

@@ -41,8 +41,8 @@ def test_a_function_tells_a_user_of_the_own_org_and_no_other(
     told_to_all = answers_of_functions(owner, acting_as, "service_role", {})
     of_tenants = {name for name, text in told_to_all.items() if {ORG_A, ORG_B} <= marks_in(text)}
     assert {
-        "ops.count_events(bigint,bigint,timestamp with time zone,timestamp with time zone)",
-        "ops.count_units(bigint,bigint,timestamp with time zone,timestamp with time zone,bigint[],boolean)",
+        "ops.count_events(ops.event_ids,timestamp with time zone,timestamp with time zone)",
+        "ops.count_units(ops.event_ids,timestamp with time zone,timestamp with time zone,bigint[],boolean)",
         "ops.count_audit_changes()",
         "ops.evaluate_slos(timestamp with time zone,boolean,text[])",
     } <= of_tenants

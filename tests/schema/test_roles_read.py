@@ -148,10 +148,12 @@ def test_the_service_role_sees_what_the_owner_sees(owner: psycopg.Connection, ac
     assert wrong == {}
 
 
-@pytest.mark.parametrize("column", ["fence_id", "fence_holders", "safe_id", "*"])
+@pytest.mark.parametrize("column", ["quiet_id", "quiet_writers", "*"])
 def test_a_user_is_not_told_who_writes_now_nor_which_ids_were_drawn(
     owner: psycopg.Connection, acting_as: ActingAs, column: LiteralString
 ) -> None:
     with acting_as(owner, "authenticated", org=ORG_A):
         assert code_of(owner, sql.SQL(f"select {column} from ops.cursors")) == DENIED
         assert code_of(owner, sql.SQL("select moved_at from ops.cursors")) == ""
+        assert code_of(owner, sql.SQL("select writers from ops.event_gaps")) == DENIED
+        assert code_of(owner, sql.SQL("select ids from ops.event_gaps")) == ""

@@ -402,6 +402,7 @@ def functions(connection: psycopg.Connection) -> list[Function]:
                       when argument.type = 'jsonb'::regtype and argument.name not in ('documents', 'rules') then '''{}'''
                       when argument.type in ('json'::regtype, 'jsonb'::regtype) then '''[]'''
                       when argument.type = 'boolean'::regtype then 'true'
+                      when format_type(argument.type, null) = 'ops.event_ids' then '''(0,9223372036854775807,{},)'''
                       when argument.name in ('sli_ids', 'slo_names') then 'null'
                       when format_type(argument.type, null) like '%%[]' then '''{}'''
                       else 'null'

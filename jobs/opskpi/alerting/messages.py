@@ -172,6 +172,7 @@ def _section(alert: Mapping[str, object], *, over: str | None = None) -> Section
         _budget(detail),
         _value(alert, detail),
         _silence(alert, detail),
+        _waiting(detail),
         _ending(detail),
         _joined(service and f"Service: {service}", rule and f"Rule: {rule}", version and f"SLO version: {version}"),
     )
@@ -264,6 +265,12 @@ def _value(alert: Mapping[str, object], detail: Mapping[str, object]) -> str | N
         return None
     limit, lasting = _limit(detail), wording.duration(detail.get("lasting"))
     return f"Value: {value}" + (f", {limit}" if limit else "") + (f" for {lasting}" if lasting else "")
+
+
+def _waiting(detail: Mapping[str, object]) -> str | None:
+    """For which transactions the counting waits, and how to end them."""
+    writers, since = texts.line(detail.get("waits_for"), 500), wording.instant(detail.get("waiting_since"))
+    return f"Waits{f' since {since}' if since else ''} for {writers}" if writers else None
 
 
 def _silence(alert: Mapping[str, object], detail: Mapping[str, object]) -> str | None:

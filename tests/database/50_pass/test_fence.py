@@ -1,7 +1,5 @@
 """Counting every event exactly once while others write, refresh and die: two connections, explicit steps."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg import sql
@@ -22,6 +20,7 @@ WRITTEN_TABLES = [
     "work_units",
     "kpi_aggregations",
     "cursors",
+    "event_gaps",
     "audit_changes",
     "job_runs",
 ]
@@ -33,32 +32,20 @@ def add_one_of_each(connection: Connection) -> None:
     add_audit(connection, scalar(connection, "select count(*) + 1 from public.slsa_audit_metrics"))
 
 
-@pytest.fixture
-def prepared(database: Connection) -> Iterator[Connection]:
-    yield database
-    for (name,) in rows(database, "select gid from pg_prepared_xacts where database = current_database()"):
-        database.execute(sql.SQL("rollback prepared {}").format(name))
+def gaps(connection: Connection) -> list[str]:
+    return [ids for (ids,) in rows(connection, "select ids::text from ops.event_gaps order by until_id")]
 
 
 def test_an_event_that_commits_after_later_ones_is_counted(database, connect):
     writer = connect(autocommit=False)
-    first = add_event(writer)
+    add_event(writer)
     second = add_event(database)
     report = refresh(database)
-    assert (report.state, report.events, report.behind, report.cursor_id < first < second) == ("waiting", 0, 2, True)
+    assert (report.state, report.events, report.behind, report.cursor_id) == ("done", 1, 0, second)
     writer.commit()
     report = refresh(database)
-    assert (report.state, report.events, report.cursor_id) == ("done", 2, second)
+    assert (report.state, report.events, report.cursor_id) == ("done", 1, second)
     assert_exact(database)
-
-
-def test_a_waiting_refresh_says_so_in_the_journal(database, connect):
-    add_event(connect(autocommit=False))
-    report = refresh(database)
-    assert report.message
-    assert rows(database, "select outcome, message from ops.job_runs where job = 'refresh'") == [
-        ("waiting", report.message)
-    ]
 
 
 def test_a_writer_that_rolls_back_holds_nothing_up(database, connect):
@@ -109,9 +96,9 @@ def test_a_writer_into_a_partition_is_waited_for(database, connect):
         "insert into ops.telemetry_events_default (event_type, event_timestamp) values ('made', '2026-03-10Z')"
     )
     add_event(database)
-    assert (refresh(database).state, refresh(database).events) == ("waiting", 0)
+    assert [refresh(database).events, refresh(database).events] == [1, 0]
     writer.commit()
-    assert refresh(database).events == 2
+    assert refresh(database).events == 1
 
 
 def test_a_writer_that_goes_on_after_a_savepoint_is_counted(database, connect):
@@ -134,9 +121,9 @@ def test_a_transaction_that_is_prepared_is_waited_for(prepared, connect):
     add_event(writer)
     writer.execute("prepare transaction 'early'")
     add_event(prepared)
-    assert (refresh(prepared).state, refresh(prepared).events) == ("waiting", 0)
+    assert [refresh(prepared).events, refresh(prepared).events] == [1, 0]
     writer.execute("commit prepared 'early'")
-    assert (refresh(prepared).events, refresh(prepared).state) == (2, "done")
+    assert (refresh(prepared).events, gaps(prepared)) == (1, [])
 
 
 @pytest.mark.parametrize("verdict", ["commit", "rollback"])
@@ -159,26 +146,26 @@ def test_a_transaction_that_is_prepared_between_two_runs_is_still_waited_for(pre
     writer.execute("begin")
     add_event(writer)
     add_event(prepared)
-    assert refresh(prepared).state == "waiting"
+    assert refresh(prepared).events == 1
     writer.execute("prepare transaction 'between'")
-    assert [(report.state, report.events) for report in (refresh(prepared), refresh(prepared))] == [("waiting", 0)] * 2
+    assert [refresh(prepared).events, refresh(prepared).events] == [0, 0]
     writer.execute("commit prepared 'between'")
-    assert (refresh(prepared).events, refresh(prepared).state) == (2, "done")
+    assert (refresh(prepared).events, gaps(prepared)) == (1, [])
 
 
 def test_writers_that_overlap_forever_do_not_hold_the_cursor_for_ever(database, connect):
     writer = connect(autocommit=False)
     add_event(writer)
-    assert refresh(database).state == "waiting"
+    refresh(database)
     for _ in range(5):
         following = connect(autocommit=False)
         add_event(following)
         writer.commit()
         report = refresh(database)
-        assert (report.state, report.events) == ("waiting", 1)
+        assert (report.state, report.events, len(gaps(database))) == ("done", 1, 1)
         writer = following
     writer.commit()
-    assert (refresh(database).state, refresh(database).behind) == ("done", 0)
+    assert (refresh(database).state, refresh(database).behind, gaps(database)) == ("done", 0, [])
     assert_exact(database)
 
 
@@ -207,11 +194,15 @@ def test_after_a_refresh_that_rolled_back_the_next_one_counts_all(database, conn
 @pytest.mark.parametrize("table", WRITTEN_TABLES)
 def test_a_refresh_that_is_killed_anywhere_leaves_nothing_half_done(database, connect, table):
     add_one_of_each(database)
+    writer = connect(autocommit=False)
+    add_event(writer)
     refresh(database)
+    add_event(writer)
     add_one_of_each(database)
     add_event(database, "artifact", "2026-04-01T00:00Z", kind="new", size_bytes=7)
     blocker, aggregator = connect(autocommit=False), connect()
-    before = states(database), rows(database, "select * from ops.cursors"), rows(database, "select * from ops.job_runs")
+    written = ("select * from ops.cursors", "select * from ops.event_gaps", "select * from ops.job_runs")
+    before = [states(database), *(rows(database, query) for query in written)]
     schema = "public" if table == "kpi_aggregations" else "ops"
     blocker.execute(sql.SQL("lock table {} in share mode").format(sql.Identifier(schema, table)))
     with in_background(lambda: refresh(aggregator)) as answers:
@@ -220,11 +211,8 @@ def test_a_refresh_that_is_killed_anywhere_leaves_nothing_half_done(database, co
     assert [type(answer) for answer in answers] == [psycopg.errors.AdminShutdown]
     blocker.rollback()
     eventually(lambda: not rows(database, "select from pg_stat_activity where pid = %s", aggregator.info.backend_pid))
-    assert before == (
-        states(database),
-        rows(database, "select * from ops.cursors"),
-        rows(database, "select * from ops.job_runs"),
-    )
+    assert before == [states(database), *(rows(database, query) for query in written)]
+    writer.commit()
     assert (refresh(database).state, refresh(database).events) == ("done", 0)
     assert_exact(database)
 
