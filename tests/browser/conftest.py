@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from support.browsers import OpenPage, Watched
-from support.clock import environment_of_today
 from support.hubs import Hub, running_hub
 from support.patience import PATIENCE_S
 from support.postgres import Database, Server, janitor, unavailable
@@ -34,9 +33,7 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # The sandbox refuses root; the pages are our own.
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*QUIET, *sandbox], env=environment_of_today()
-        )
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *sandbox])
         yield running
         running.close()
 

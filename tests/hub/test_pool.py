@@ -124,7 +124,7 @@ def test_without_the_database_every_request_is_answered_in_two_seconds_and_open_
         cluster.start(port)
         eventually(lambda: sender.get(POLICY).status_code == 200)
         hears(page, None)
-        assert browser.get("/").status_code == 200
+        eventually(lambda: browser.get("/").status_code == 200)
 
 
 def processes_of(cluster: Cluster) -> list[int]:

@@ -45,11 +45,6 @@ def start_again_as_of(instant: str) -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | moved)  # noqa: S606
 
 
-def environment_of_today() -> dict[str, str | float | bool]:
-    """Return the environment without the moved clock, for a browser: the threads of Chromium spin under it, and the scripts of the pages never read the clock."""
-    return {name: value for name, value in os.environ.items() if name not in MOVED}
-
-
 def keep_in_processes() -> None:
     """Give the moved clock also to programs that are started with an environment of their own, as Postgres is."""
     moved = {name: os.environ[name] for name in MOVED if name in os.environ}

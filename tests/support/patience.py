@@ -11,8 +11,9 @@ PATIENCE_S = 120
 
 
 def eventually(holds: Callable[[], object]) -> None:
-    """Wait until a condition holds, on the busiest machine too."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Wait until a condition holds, on the busiest machine too; what takes long is asked for less often."""
+    deadline, pause = time.monotonic() + PATIENCE_S, 0.005
     while not holds():
         assert time.monotonic() < deadline, f"it did not come to that within {PATIENCE_S} s"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.1)
