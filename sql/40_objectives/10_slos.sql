@@ -153,6 +153,7 @@ create table ops.slos (
   is_enabled boolean not null default true,
   previous_name text,
   bundle text,
+  min_failures integer,
   constraint slos_pkey primary key (slo_name),
   constraint slos_previous_name_is_another check (previous_name <> slo_name),
   constraint slos_bundle_is_a_name check (ops.is_bundle_name(bundle)),
@@ -194,6 +195,7 @@ create table ops.slos (
   constraint slos_labels_and_annotations_are_objects check (
     jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
   ),
+  constraint slos_min_failures_is_sensible check (min_failures between 1 and 1000000),
   constraint slos_expected_interval_is_sensible check (expected_interval >= interval '5 minutes' and expected_interval <= interval '10 years')
 );
 comment on table ops.slos is 'One row a promise as it stands now; the error budget is 1 - target. A change is kept as a version in ops.slo_versions.';
@@ -228,5 +230,7 @@ comment on column ops.slos.is_enabled is
   'False: it promises nothing, so that it has no status and no alerts; its events are counted all the same.';
 comment on column ops.slos.previous_name is 'What its file says that it was called before, which was heeded; null: nothing.';
 comment on column ops.slos.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
+comment on column ops.slos.min_failures is
+  'How many bad ones it takes in the long window of a burn-rate rule while one alone exceeds the budget (count); null: as the setting min_failures says.';
 alter table ops.slos enable row level security;
 create policy slos_select_authenticated on ops.slos for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);

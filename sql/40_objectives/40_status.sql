@@ -66,9 +66,11 @@ comment on function ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta
   'The start of the last five minutes up to as_of in which each SLI counted something for each org, fresh counts included; null: never.';
 
 create function ops.slo_status(
-  good numeric,
+  lost numeric,
   total numeric,
+  allowed numeric,
   target numeric,
+  events_needed bigint,
   is_burning boolean,
   is_silent boolean,
   last_refresh_at timestamptz,
@@ -82,12 +84,12 @@ return case
   when last_refresh_at is null and total = 0 then 'no_data'
   when last_refresh_at is null or last_refresh_at < stale_before then 'stale'
   when total = 0 or is_silent then 'no_data'
-  when ops.is_overspent(good, total, target) then 'breached'
-  when total < ops.events_to_judge(target) then 'insufficient'
-  when ops.budget_left(good, total, target) < 0.25 or is_burning then 'at_risk'
+  when ops.is_overspent(lost, allowed, target) then 'breached'
+  when events_needed > 0 then 'insufficient'
+  when 1 - ops.share_of_budget(lost, allowed) < 0.25 or is_burning then 'at_risk'
   else 'ok'
 end;
-comment on function ops.slo_status(numeric, numeric, numeric, boolean, boolean, timestamptz, timestamptz) is
+comment on function ops.slo_status(numeric, numeric, numeric, numeric, bigint, boolean, boolean, timestamptz, timestamptz) is
   'The status of an objective in a word: ok, at_risk, breached, insufficient, no_data or stale. Stale is what was counted last before stale_before.';
 
 create function ops.status_rank(status text)
@@ -156,7 +158,10 @@ returns table (
   last_counted_at timestamptz,
   good_unadjusted bigint,
   total_unadjusted bigint,
-  budget_left_unadjusted numeric
+  budget_left_unadjusted numeric,
+  allowed numeric,
+  versions integer[],
+  budget_basis text
 )
 language sql
 stable
@@ -207,11 +212,22 @@ begin atomic
     promised.service,
     promised.objective,
     ops.slo_status(
-      measured.good,
+      measured.total - measured.good,
       measured.total,
+      budget.allowed,
       promised.target,
-      ops.is_burning(measured.burn_1h, measured.burn_5m, ops.alert_factor(0.02, promised.window_length, interval '1 hour'))
-        or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, promised.window_length, interval '6 hours')),
+      needed.events,
+      exists (
+        select
+        from (
+          values
+            (interval '1 hour', 0.02, measured.burn_1h, measured.burn_5m, measured.lost_1h),
+            (interval '6 hours', 0.05, measured.burn_6h, measured.burn_30m, measured.lost_6h)
+        ) as burning (length, budget_share, long_burn, short_burn, lost)
+        cross join lateral (select ops.alert_factor(burning.budget_share, promised.window_length, burning.length) as factor) as rule
+        where ops.burns_share(burning.long_burn, burning.short_burn, rule.factor, burning.lost, budget.allowed, burning.budget_share)
+          and ops.useless_because(rule.factor, promised.window_length, burning.length, promised.target) is null
+      ),
       -- From the start of its five minutes, so that two intervals are never exceeded.
       newest.last_counted_at < evaluate_slos.as_of - promised.silent_after,
       jobs.last_refresh_at,
@@ -221,13 +237,13 @@ begin atomic
     measured.good::numeric / nullif(measured.total, 0),
     measured.good,
     measured.total,
-    budget.remaining,
+    left_over.remaining,
     measured.burn_1h,
     measured.burn_6h,
     measured.burn_1d,
     measured.burn_3d,
-    ops.time_to_exhaustion(promised.window_length, measured.burn_1d, budget.remaining),
-    greatest(ops.events_to_judge(promised.target) - measured.total, 0),
+    ops.time_to_exhaustion(promised.window_length, measured.burn_1d, left_over.remaining),
+    needed.events,
     promised.window_start,
     evaluate_slos.as_of,
     promised.version,
@@ -236,7 +252,15 @@ begin atomic
     newest.last_counted_at,
     measured.good_unadjusted,
     measured.total_unadjusted,
-    ops.budget_left(measured.good_unadjusted, measured.total_unadjusted, promised.target)
+    1 - ops.share_of_budget(
+      measured.total_unadjusted - measured.good_unadjusted,
+      ops.window_budget(
+        measured.allowed_unadjusted, measured.total_unadjusted, promised.target, promised.window_length, promised.elapsed, promised.whole_slices
+      )
+    ),
+    budget.allowed,
+    measured.versions,
+    promised.budget_basis
   from measured
   cross join jobs
   join promised
@@ -245,8 +269,21 @@ begin atomic
     on newest.org_id = measured.org_id
     and newest.sli_id = promised.sli_id
   cross join lateral (
-    select ops.budget_left(measured.good, measured.total, promised.target) as remaining offset 0
-  ) as budget;
+    select ops.window_budget(
+      measured.allowed, measured.total, promised.target, promised.window_length, promised.elapsed, promised.whole_slices
+    ) as allowed
+    offset 0
+  ) as budget
+  cross join lateral (
+    select 1 - ops.share_of_budget(measured.total - measured.good, budget.allowed) as remaining offset 0
+  ) as left_over
+  -- The pace of a young period may change, so that events to come count for the budget and not for the verdict; its slices are certain.
+  cross join lateral (
+    select greatest(
+      ops.events_to_judge(promised.target) - coalesce(trunc(promised.whole_slices)::bigint, measured.total), 0
+    ) as events
+    offset 0
+  ) as needed;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
-  'One row an org and objective, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all.';
+  'One row an org and objective, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data, stale), counts of its window, budget and burn rates; with_fresh adds the events behind the cursor; slo_names null: all. allowed: how many of the whole window may be bad, as budget_basis says: of what is counted (counted), of what the calendar period is expected to come to (expected), or of its slices (slices). versions: those that judge the window, each its own time.';

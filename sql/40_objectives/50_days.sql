@@ -133,8 +133,8 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with spans as (
-    select counting.org_id, held.slo_name, held.version, held.window_start as since, held.window_end as until
+  with spans as materialized (
+    select counting.org_id, held.*
     from (
       select distinct series.org_id
       from ops.series
@@ -142,25 +142,51 @@ begin atomic
         or series.org_id = slo_burndown.only_org_id
     ) as counting
     cross join ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
+  ),
+  parts as materialized (
+    select part.*
+    from ops.slo_parts(array(
+      select row(spans.org_id, spans.slo_name, spans.version, spans.window_start, spans.window_end)::ops.slo_span from spans
+    )) as part
+  ),
+  days as materialized (
+    select daily.*, ops.allowed_losses(daily.total, parts.target) as allowed
+    from ops.daily_slos(array(
+      select row(parts.org_id, parts.slo_name, parts.version, parts.since, parts.until)::ops.slo_span from parts
+    )) as daily
+    join parts
+      on parts.org_id = daily.org_id
+      and parts.slo_name = daily.slo_name
+      and parts.version = daily.version
+  ),
+  budgets as materialized (
+    select
+      spans.org_id,
+      spans.slo_name,
+      ops.window_budget(counted.allowed, counted.total, spans.target, spans.window_length, spans.elapsed, spans.whole_slices) as allowed
+    from spans
+    join (
+      select days.org_id, days.slo_name, sum(days.allowed) as allowed, sum(days.total) as total
+      from days
+      group by 1, 2
+    ) as counted
+      on counted.org_id = spans.org_id
+      and counted.slo_name = spans.slo_name
   )
   select
-    daily.org_id,
-    daily.slo_name,
-    daily.version,
-    daily.day_start,
-    daily.good,
-    daily.total,
-    (daily.total - daily.good) / nullif((1 - version.target) * sum(daily.total) over whole, 0),
-    1 - sum(daily.total - daily.good) over so_far / nullif((1 - version.target) * sum(daily.total) over whole, 0)
-  from ops.daily_slos(array(
-    select row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until)::ops.slo_span from spans
-  )) as daily
-  join ops.slo_versions as version
-    on version.slo_name = daily.slo_name
-    and version.version = daily.version
-  window
-    whole as (partition by daily.org_id, daily.slo_name),
-    so_far as (partition by daily.org_id, daily.slo_name order by daily.day_start);
+    days.org_id,
+    days.slo_name,
+    days.version,
+    days.day_start,
+    days.good,
+    days.total,
+    ops.share_of_budget(days.total - days.good, budgets.allowed),
+    1 - ops.share_of_budget(sum(days.total - days.good) over so_far, budgets.allowed)
+  from days
+  join budgets
+    on budgets.org_id = days.org_id
+    and budgets.slo_name = days.slo_name
+  window so_far as (partition by days.org_id, days.slo_name order by days.day_start, days.version);
 end;
 comment on function ops.slo_burndown(timestamptz, text[], uuid) is
-  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';
+  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. A day of a change has a row for each version. slo_names null: all objectives; only_org_id null: all orgs.';

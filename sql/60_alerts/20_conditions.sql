@@ -19,9 +19,11 @@ create type ops.alert_condition as (
   service text,
   slo_version integer,
   holds boolean,
-  detail jsonb
+  detail jsonb,
+  starts boolean
 );
-comment on type ops.alert_condition is 'What a rule finds about a subject; holds is null where it cannot tell, and an alert then stays as it is.';
+comment on type ops.alert_condition is
+  'What a rule finds about a subject. holds: whether it goes on, as an alert that is open stays open; null where the rule cannot tell, and an alert then stays as it is. starts: whether it is enough to begin an alert; null: where it holds.';
 
 create function ops.readable(value numeric)
 returns text

@@ -45,7 +45,8 @@ begin atomic
       'comparison', hours.comparison,
       'unit', hours.unit,
       'lasting', hours.lasting::text
-    )
+    ),
+    null::boolean
   from hours
   join public.kpi_aggregations as kpi
     on kpi.metric_name = hours.metric_name
@@ -115,7 +116,8 @@ begin atomic
       when not (select ops.counts_are_stale(silent_type_conditions.as_of))
         then seen.last_seen_at < silent_type_conditions.as_of - ops.in_hours(rule.silent_for)
     end,
-    jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text)
+    jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text),
+    null::boolean
   from ops.alert_rules as rule
   join ops.event_types_seen(silent_type_conditions.as_of) as seen
     on seen.event_type = rule.event_type
@@ -141,7 +143,8 @@ begin atomic
       when not (select ops.counts_are_stale(silent_agent_conditions.as_of))
         then agent.last_event_at < silent_agent_conditions.as_of - ops.in_hours(rule.silent_for)
     end,
-    jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text)
+    jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text),
+    null::boolean
   from ops.alert_rules as rule
   join ops.agents as agent
     -- An agent that has been silent for ten times as long has been retired.
@@ -184,7 +187,8 @@ begin atomic
     jsonb_build_object(
       'last_seen_at', job.last_run_at,
       'silent_for', coalesce(rule.silent_for, 2 * ops.refresh_interval())::text
-    )
+    ),
+    null::boolean
   from ops.alert_rules as rule
   cross join (
     select 'refresh' as name, max(run.finished_at) as last_run_at

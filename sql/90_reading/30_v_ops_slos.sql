@@ -28,7 +28,10 @@ select
   evaluated.good_unadjusted,
   evaluated.total_unadjusted,
   evaluated.budget_left_unadjusted,
-  nullif(sli.counted_since, '-infinity') as counted_since
+  nullif(sli.counted_since, '-infinity') as counted_since,
+  evaluated.allowed,
+  evaluated.versions,
+  evaluated.budget_basis
 from ops.evaluate_slos(now(), true, null) as evaluated
 join ops.slo_versions as version
   on version.slo_name = evaluated.slo_name
@@ -64,6 +67,10 @@ comment on column public.v_ops_slo_status.total_unadjusted is 'All that count, e
 comment on column public.v_ops_slo_status.budget_left_unadjusted is 'Share of the error budget left, exclusions not applied (ratio).';
 comment on column public.v_ops_slo_status.counted_since is
   'First instant with all its events: retention had removed older ones before the objective was made; null: none is missing.';
+comment on column public.v_ops_slo_status.allowed is 'How many of the whole window may be bad, which is its error budget (count); null without events.';
+comment on column public.v_ops_slo_status.versions is 'The versions that judge the window, each the time in which it held.';
+comment on column public.v_ops_slo_status.budget_basis is
+  'counted: the budget is a share of what the window counts; expected: of what the calendar period will come to, as its total so far ÷ the elapsed share says; slices: of the time slices of the whole calendar period.';
 
 create view public.v_ops_slo_history
 with (security_invoker = true)
@@ -107,7 +114,7 @@ select
   burndown.budget_left
 from ops.slo_burndown(now()) as burndown;
 comment on view public.v_ops_error_budget_burndown is
-  'One row an org, objective and day of its running window on which something was counted; exclusions applied.';
+  'One row an org, objective and day of its running window on which something was counted; exclusions applied; a day of a change has a row for each version.';
 comment on column public.v_ops_error_budget_burndown.org_id is 'The tenant.';
 comment on column public.v_ops_error_budget_burndown.slo_name is 'The objective.';
 comment on column public.v_ops_error_budget_burndown.version is 'The version of the definition.';
