@@ -67,6 +67,38 @@ def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connec
     assert refusal.value.exit_code == ExitCode.BAD_ARGUMENT
 
 
+def test_a_dry_run_says_which_rules_for_every_objective_leave_one_out(database: psycopg.Connection) -> None:
+    def promised(name: str, days: int) -> Slo:
+        return Slo(
+            name, "shop", "error_rate", "workflow_run", Decimal("0.99"), name, rolling_window=timedelta(days=days)
+        )
+
+    left_out: list[applying.LeftOut] = []
+    files = Definitions(slos=(promised("month", 30), promised("week", 7), promised("day", 1)))
+    applying.apply(database, files, dry_run=True, on_left_out=left_out.append)
+    assert [(each.slo_name, each.rule_name) for each in left_out] == [
+        *(("day", rule) for rule in ("fast_burn", "slow_burn", "steady_burn", "trickle")),
+        *(("week", rule) for rule in ("slow_burn", "trickle")),
+    ]
+    assert [each.because for each in left_out[-2:]] == [
+        f"its factor is {factor}, and a burn rate below 1 leaves a part of the budget" for factor in ("0.7", "0.2333")
+    ]
+    assert left_out[3].because == "its window of 3 days is longer than that of the objective, 1 day"
+
+
+def test_an_objective_that_says_how_many_failures_it_takes_is_exported_so(
+    database: psycopg.Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "slo.yaml"
+    text = openslo.write(burning_after(timedelta())).replace(
+        "name: deploys\n", 'name: deploys\n  annotations: {opskpi.dev/min-failures: "5"}\n', 1
+    )
+    file.write_text(text, "utf-8")
+    applying.apply(database, openslo.read([file]))
+    assert rows(database, "select min_failures from ops.slos where slo_name = 'deploys'") == [(5,)]
+    assert 'opskpi.dev/min-failures: "5"' in openslo.write(applying.stored(database)).replace("'", '"')
+
+
 def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Connection, tmp_path: Path) -> None:
     database.execute(
         "update ops.slos set rolling_window = null, calendar_period = 'month' where slo_name = 'audit_observer_latency'"
