@@ -61,6 +61,32 @@ def test_a_simulation_waits_as_long_as_the_rule_does(
     assert broken.execute("select count(*) from ops.slos where slo_name = 'deploys'").fetchone() == (0,)
 
 
+def test_a_simulation_begins_no_alert_for_one_failure_of_a_quiet_night(database: psycopg.Connection) -> None:
+    add = "insert into telemetry_events (event_type, event_timestamp, metadata) select 'workflow_run', %s, %s from generate_series(1, %s)"
+    for at, outcome, count in (("08T10:00", "success", 10_000), ("10T02:00", "failure", 1), ("10T03:00", "success", 1)):
+        database.execute(add, [f"2026-03-{at}Z", json.dumps({"outcome": outcome}), count])
+    database.execute("select ops.refresh()")
+    found = simulating.simulate(database, burning_after(timedelta()), SINCE, SINCE + timedelta(hours=6))
+    assert [alert for alert in found if alert.rule_name == "deploys/burn"] == []
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_a_simulation_fires_again_only_with_a_new_failure(database: psycopg.Connection, failures: int) -> None:
+    add = "insert into telemetry_events (event_type, event_timestamp, metadata) select 'workflow_run', %s, %s from generate_series(1, %s)"
+    # What was good at 09:10 leaves the hour at 10:15, and the failures of 09:55 burn as fast as they did.
+    for at, outcome, count in (
+        ("09:10", "success", 100),
+        ("09:55", "failure", 50),
+        ("10:00", "success", 400),
+        ("10:12", "failure", failures),
+    ):
+        database.execute(add, [f"2026-03-10T{at}Z", json.dumps({"outcome": outcome}), count])
+    database.execute("select ops.refresh()")
+    found = simulating.simulate(database, burning_after(timedelta()), SINCE, SINCE + timedelta(hours=11))
+    found = [alert for alert in found if alert.rule_name == "deploys/burn"]
+    assert [f"{alert.fired_at:%H:%M}" for alert in found] == ["09:55", *(["10:15"] if failures else [])]
+
+
 def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connection) -> None:
     with pytest.raises(OpsKpiError) as refusal:
         simulating.simulate(database, Definitions(), SINCE, SINCE + timedelta(days=1))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.openslo import applying
@@ -38,6 +38,48 @@ class _Finding:
     subject: str
     alert_after: timedelta
     holds: bool | None
+    starts: bool | None
+    lost_since: datetime | None
+    lost: int | None
+
+
+@dataclass(slots=True)
+class _Trial:
+    """An alert from state to state, as `ops.move_alerts` takes it: inactive, pending, firing, and then resolved."""
+
+    latest: _Finding
+    pending_since: datetime | None = None
+    fired_at: datetime | None = None
+    # The last finding of an alert that fired and was resolved.
+    mended: _Finding | None = None
+
+    def wait_until(self, instant: datetime) -> None:
+        """Let it fire where its wait ends before the next finding, provided that the latest would begin an alert."""
+        if self.pending_since is None or self.fired_at or not self.latest.starts:
+            return
+        due = max(self.latest.as_of, self.pending_since - (-self.latest.alert_after // STEP) * STEP)
+        if due < instant:
+            self.fired_at = due
+
+    def move(self, finding: _Finding, is_repeated: Callable[[_Finding, _Finding], bool]) -> Fired | None:
+        """Take in the next finding; returns the alert that it resolves. `is_repeated` gets the last one, and this."""
+        self.wait_until(finding.as_of)
+        self.latest = finding
+        if finding.holds is False:
+            ended = self.ended(finding.as_of)
+            self.mended = finding if ended else self.mended
+            self.pending_since = self.fired_at = None
+            return ended
+        if finding.starts and not self.pending_since and not (self.mended and is_repeated(self.mended, finding)):
+            self.pending_since = finding.as_of
+        return None
+
+    def ended(self, resolved_at: datetime | None) -> Fired | None:
+        """The alert, if it fired."""
+        if self.fired_at is None:
+            return None
+        found = self.latest
+        return Fired(found.org_id, found.rule_name, found.severity, found.subject, self.fired_at, resolved_at)
 
 
 def simulate(
@@ -57,8 +99,8 @@ def simulate(
     names = [slo.slo_name for slo in tried]
     if not names:
         raise OpsKpiError("the files define no SLO to simulate", "Pass a file with one.", ExitCode.BAD_ARGUMENT)
-    fired: list[Fired] = []
-    open_since: dict[tuple[UUID, str, str], _Finding] = {}
+    fired: list[Fired | None] = []
+    trials: dict[tuple[UUID, str, str], _Trial] = {}
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=class_row(_Finding)) as cursor:
         applying.make(connection, replace(definitions, slos=tried), applying.Bundle(adopt=True))
         connection.execute("select ops.backdate_slos(slo_names => %s)", [names])
@@ -66,26 +108,30 @@ def simulate(
         start, done = since, 0
         while start < until:
             end = min(start + timedelta(days=1), until)
-            for finding in cursor.execute(
-                "select as_of, org_id, rule_name, severity, subject, alert_after, holds from ops.simulate_conditions("
-                "since => %s, until => %s, step => %s, slo_names => %s)",
+            findings = cursor.execute(
+                "select as_of, org_id, rule_name, severity, subject, alert_after, holds, starts, lost_since, lost"
+                " from ops.simulate_conditions(since => %s, until => %s, step => %s, slo_names => %s)",
                 [start, end, STEP, names],
-            ):
-                subject = (finding.org_id, finding.rule_name, finding.subject)
-                if finding.holds:
-                    open_since.setdefault(subject, finding)
-                elif finding.holds is False and (began := open_since.pop(subject, None)):
-                    fired += _fired(began, finding.as_of)
+            ).fetchall()
+            for finding in findings:
+                trial = trials.setdefault((finding.org_id, finding.rule_name, finding.subject), _Trial(finding))
+                fired.append(trial.move(finding, lambda mended, again: _is_repeated(connection, mended, again)))
             start, done = end, done + 1
             on_progress(done)
-    for began in open_since.values():
-        fired += [replace(alert, resolved_at=None) for alert in _fired(began, until)]
-    return sorted(fired, key=lambda alert: (alert.fired_at, alert.rule_name, alert.subject, alert.org_id))
+    for trial in trials.values():
+        trial.wait_until(until)
+        fired.append(trial.ended(None))
+    alerts = [alert for alert in fired if alert]
+    return sorted(alerts, key=lambda alert: (alert.fired_at, alert.rule_name, alert.subject, alert.org_id))
 
 
-def _fired(began: _Finding, ended_at: datetime) -> list[Fired]:
-    """The alert, unless its condition ended while it was pending."""
-    fired_at = began.as_of + -(-began.alert_after // STEP) * STEP
-    if fired_at >= ended_at:
-        return []
-    return [Fired(began.org_id, began.rule_name, began.severity, began.subject, fired_at, ended_at)]
+def _is_repeated(connection: psycopg.Connection, mended: _Finding, again: _Finding) -> bool:
+    """Whether nothing has failed since the alert was resolved, as `ops.repeated_conditions` asks."""
+    if mended.lost is None or again.lost_since is None or mended.as_of <= again.lost_since:
+        return False
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        lost = cursor.execute(
+            "select ops.lost_between(org_id => %s, slo_name => %s, since => %s, as_of => %s)",
+            [again.org_id, again.subject, mended.lost_since, again.as_of],
+        ).fetchone()
+    return lost is not None and lost <= mended.lost
