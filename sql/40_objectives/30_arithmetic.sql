@@ -217,6 +217,39 @@ return ops.is_burning(long_burn, short_burn, factor) and lost >= budget_share * 
 comment on function ops.burns_share(numeric, numeric, numeric, numeric, numeric, numeric) is
   'Whether both windows burn faster than factor, and the long one really lost this share of what the whole SLO window allows: a failure of a quiet night burns fast and takes next to nothing.';
 
+create function ops.begins_alert(
+  long_burn numeric,
+  short_burn numeric,
+  short_total numeric,
+  factor numeric,
+  lost numeric,
+  allowed numeric,
+  budget_share numeric,
+  events_needed bigint,
+  min_failures integer
+)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return coalesce(
+  ops.burns_share(long_burn, short_burn, factor, lost, allowed, budget_share)
+    and coalesce(short_total > 0, true)
+    and (events_needed = 0 or lost >= min_failures),
+  false
+);
+comment on function ops.begins_alert(numeric, numeric, numeric, numeric, numeric, numeric, numeric, bigint, integer) is
+  'Whether what burns is enough to begin an alert: the share was really lost, the short window holds something (short_total null: there is none), and at least min_failures were lost where one alone exceeds the budget (events_needed above 0).';
+
+create function ops.events_needed(target numeric, total bigint, whole_slices numeric)
+returns bigint
+language sql
+immutable
+set search_path = ''
+return greatest(ops.events_to_judge(target) - coalesce(trunc(whole_slices)::bigint, total), 0);
+comment on function ops.events_needed(numeric, bigint, numeric) is
+  'How many more must be counted until a single failure fits into the budget. The pace of a young period may change, so that events to come count for its budget and not here; its slices are certain.';
+
 create function ops.useless_because(factor numeric, slo_window interval, alert_window interval, target numeric)
 returns text
 language sql

@@ -277,12 +277,8 @@ begin atomic
   cross join lateral (
     select 1 - ops.share_of_budget(measured.total - measured.good, budget.allowed) as remaining offset 0
   ) as left_over
-  -- The pace of a young period may change, so that events to come count for the budget and not for the verdict; its slices are certain.
   cross join lateral (
-    select greatest(
-      ops.events_to_judge(promised.target) - coalesce(trunc(promised.whole_slices)::bigint, measured.total), 0
-    ) as events
-    offset 0
+    select ops.events_needed(promised.target, measured.total, promised.whole_slices) as events offset 0
   ) as needed;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is

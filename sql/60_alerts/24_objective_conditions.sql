@@ -176,16 +176,9 @@ begin
       'budget_taken', ops.readable(ops.share_of_budget(long_sum.lost, ruled.allowed)),
       'explain_since', ruled.long_since
     )),
-    -- An empty short window keeps an alert that is open, and begins none. One failure that exceeds the budget by itself is too little
-    -- to tell how fast the rest of it goes.
-    coalesce(
-      ruled.is_judged
-        and ops.burns_share(
-          long_sum.burn_rate, short_sum.burn_rate, ruled.factor, long_sum.lost, ruled.allowed, ruled.budget_share
-        )
-        and (ruled.short_window is null or short_sum.total > 0)
-        and (ruled.events_needed = 0 or long_sum.lost >= ruled.min_failures),
-      false
+    ruled.is_judged and ops.begins_alert(
+      long_sum.burn_rate, short_sum.burn_rate, short_sum.total, ruled.factor, long_sum.lost, ruled.allowed, ruled.budget_share,
+      ruled.events_needed, ruled.min_failures
     )
   from ruled
   left join sums as long_sum

@@ -27,6 +27,76 @@ alter table ops.slos add constraint slos_min_failures_is_sensible check (min_fai
 comment on column ops.slos.min_failures is
   'How many bad ones it takes in the long window of a burn-rate rule while one alone exceeds the budget (count); null: as the setting min_failures says.';
 
+create function ops.fill_stretch(sli_ids bigint[], since timestamptz, until timestamptz, last_id bigint)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  changes ops.unit_change[];
+begin
+  perform ops.add_slis(array(
+    select delta from ops.count_attempts(0, last_id, since, fill_stretch.until, fill_stretch.sli_ids) as delta
+  ));
+  changes := array(
+    select changed
+    from ops.changed_units(array(
+      select attempted from ops.count_units(0, last_id, since, fill_stretch.until, fill_stretch.sli_ids) as attempted
+    )) as changed
+  );
+  perform ops.add_slis(array(select delta from ops.unit_slis(changes) as delta));
+  perform ops.write_units(changes);
+  update ops.slis
+  set filled_until = fill_stretch.until,
+      -- Events that retention removed before they were counted are missing for good.
+      counted_since = greatest(
+        slis.counted_since,
+        (
+          select removed.removed_until
+          from ops.removed_events as removed
+          where removed.event_type = slis.event_type
+            and removed.removed_until > since
+        )
+      )
+  where slis.sli_id = any (fill_stretch.sli_ids);
+end;
+$$;
+comment on function ops.fill_stretch(bigint[], timestamptz, timestamptz, bigint) is
+  'Counts the events up to an id and in a range for some SLIs that lack just these; only fill_slis and a trial call it.';
+
+create or replace function ops.fill_slis(until timestamptz default 'infinity')
+returns timestamptz
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  last_id bigint;
+  stretch record;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fill_slis needs read committed, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'OP002', hint = 'Call it in a transaction of the default isolation level.';
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  last_id := ops.cursor_id();
+  for stretch in
+    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
+    from ops.slis as sli
+    where sli.filled_until < fill_slis.until
+    group by 1
+  loop
+    perform ops.fill_stretch(stretch.sli_ids, stretch.since, fill_slis.until, last_id);
+  end loop;
+  return (select min(sli.filled_until) from ops.slis as sli);
+end;
+$$;
+
 create function ops.budget_share(factor numeric, slo_window interval, alert_window interval)
 returns numeric
 language sql
@@ -103,6 +173,39 @@ set search_path = ''
 return ops.is_burning(long_burn, short_burn, factor) and lost >= budget_share * allowed;
 comment on function ops.burns_share(numeric, numeric, numeric, numeric, numeric, numeric) is
   'Whether both windows burn faster than factor, and the long one really lost this share of what the whole SLO window allows: a failure of a quiet night burns fast and takes next to nothing.';
+
+create function ops.begins_alert(
+  long_burn numeric,
+  short_burn numeric,
+  short_total numeric,
+  factor numeric,
+  lost numeric,
+  allowed numeric,
+  budget_share numeric,
+  events_needed bigint,
+  min_failures integer
+)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return coalesce(
+  ops.burns_share(long_burn, short_burn, factor, lost, allowed, budget_share)
+    and coalesce(short_total > 0, true)
+    and (events_needed = 0 or lost >= min_failures),
+  false
+);
+comment on function ops.begins_alert(numeric, numeric, numeric, numeric, numeric, numeric, numeric, bigint, integer) is
+  'Whether what burns is enough to begin an alert: the share was really lost, the short window holds something (short_total null: there is none), and at least min_failures were lost where one alone exceeds the budget (events_needed above 0).';
+
+create function ops.events_needed(target numeric, total bigint, whole_slices numeric)
+returns bigint
+language sql
+immutable
+set search_path = ''
+return greatest(ops.events_to_judge(target) - coalesce(trunc(whole_slices)::bigint, total), 0);
+comment on function ops.events_needed(numeric, bigint, numeric) is
+  'How many more must be counted until a single failure fits into the budget. The pace of a young period may change, so that events to come count for its budget and not here; its slices are certain.';
 
 create function ops.useless_because(factor numeric, slo_window interval, alert_window interval, target numeric)
 returns text
@@ -547,12 +650,8 @@ begin atomic
   cross join lateral (
     select 1 - ops.share_of_budget(measured.total - measured.good, budget.allowed) as remaining offset 0
   ) as left_over
-  -- The pace of a young period may change, so that events to come count for the budget and not for the verdict; its slices are certain.
   cross join lateral (
-    select greatest(
-      ops.events_to_judge(promised.target) - coalesce(trunc(promised.whole_slices)::bigint, measured.total), 0
-    ) as events
-    offset 0
+    select ops.events_needed(promised.target, measured.total, promised.whole_slices) as events offset 0
   ) as needed;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
@@ -802,16 +901,9 @@ begin
       'budget_taken', ops.readable(ops.share_of_budget(long_sum.lost, ruled.allowed)),
       'explain_since', ruled.long_since
     )),
-    -- An empty short window keeps an alert that is open, and begins none. One failure that exceeds the budget by itself is too little
-    -- to tell how fast the rest of it goes.
-    coalesce(
-      ruled.is_judged
-        and ops.burns_share(
-          long_sum.burn_rate, short_sum.burn_rate, ruled.factor, long_sum.lost, ruled.allowed, ruled.budget_share
-        )
-        and (ruled.short_window is null or short_sum.total > 0)
-        and (ruled.events_needed = 0 or long_sum.lost >= ruled.min_failures),
-      false
+    ruled.is_judged and ops.begins_alert(
+      long_sum.burn_rate, short_sum.burn_rate, short_sum.total, ruled.factor, long_sum.lost, ruled.allowed, ruled.budget_share,
+      ruled.events_needed, ruled.min_failures
     )
   from ruled
   left join sums as long_sum
@@ -1214,7 +1306,308 @@ $$;
 comment on function ops.raise_alerts(ops.alert_condition[], timestamptz) is
   'Begins an alert for each condition that starts one, and keeps those open whose condition holds; each is pending until it has held for alert_after of its rule, and fires where its condition would start it then. holding: how many are open, fired: how many fire from this instant on.';
 
-create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
+create function ops.try_slis()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+set jit = off
+as $$
+declare
+  last_id constant bigint := ops.cursor_id();
+  stretch record;
+begin
+  for stretch in
+    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
+    from ops.slis as sli
+    where sli.filled_until < 'infinity'
+    group by 1
+  loop
+    perform ops.fill_stretch(stretch.sli_ids, stretch.since, 'infinity', last_id);
+  end loop;
+end;
+$$;
+comment on function ops.try_slis() is
+  'Gives new SLIs their history as fill_slis does, without the lock of a refresh, since nobody else sees them; for a transaction that is rolled back.';
+
+create function ops.trial_count(
+  good_before bigint[],
+  total_before bigint[],
+  good_slices bigint[],
+  total_slices bigint[],
+  steps integer,
+  slice_target numeric,
+  first_step integer,
+  end_step integer,
+  out good bigint,
+  out total bigint
+)
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  first_slice constant integer := (first_step + steps - 1) / steps;
+  end_slice constant integer := end_step / steps;
+  edge integer[];
+  seen bigint;
+begin
+  if slice_target is null then
+    total := total_before[end_step + 1] - total_before[first_step + 1];
+    good := good_before[end_step + 1] - good_before[first_step + 1];
+    return;
+  end if;
+  total := 0;
+  good := 0;
+  if first_slice <= end_slice then
+    total := total_slices[end_slice + 1] - total_slices[first_slice + 1];
+    good := good_slices[end_slice + 1] - good_slices[first_slice + 1];
+  end if;
+  -- Of a slice at an edge the window sees a part; of one that holds both edges, what is between them.
+  foreach edge slice 1 in array case
+    when first_slice <= end_slice then array[[first_step, first_slice * steps], [end_slice * steps, end_step]]
+    else array[[first_step, end_step]]
+  end loop
+    seen := total_before[edge[2] + 1] - total_before[edge[1] + 1];
+    total := total + (seen > 0)::integer;
+    good := good + (
+      seen > 0 and good_before[edge[2] + 1] - good_before[edge[1] + 1] >= slice_target * seen
+    )::integer;
+  end loop;
+end;
+$$;
+comment on function ops.trial_count(bigint[], bigint[], bigint[], bigint[], integer, numeric, integer, integer) is
+  'Good and total between two five minutes, from what was counted before each of them, in events; or with a slice_target in slices of so many steps, from those before each slice.';
+
+create function ops.trial_sums(org_id uuid, slo_name text, since timestamptz, until timestamptz, lengths interval[])
+returns table (as_of timestamptz, length interval, lost bigint, total bigint, seen_at timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  promise ops.slo_versions;
+  origin timestamptz;
+  -- What was counted before each five minutes from the origin on, and of whole time slices before each slice: a window is a difference.
+  good_before bigint[];
+  total_before bigint[];
+  good_slices bigint[] := '{0}';
+  total_slices bigint[] := '{0}';
+  steps integer;
+  first_step integer;
+  end_step integer;
+  good bigint;
+begin
+  select version.* into promise
+  from ops.slo_versions as version
+  where version.slo_name = trial_sums.slo_name
+    and version.valid_until = 'infinity';
+  steps := extract(epoch from coalesce(promise.time_slice, interval '5 minutes'))::integer / 300;
+  origin := date_bin(
+    make_interval(mins => 5 * steps),
+    least(
+      ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, trial_sums.since),
+      trial_sums.since - (select max(ops.in_hours(known.length)) from unnest(trial_sums.lengths) as known (length))
+    ),
+    timestamptz '1969-12-29 00:00+00'
+  );
+  select array_agg(summed.good order by summed.starts_at), array_agg(summed.total order by summed.starts_at)
+  into good_before, total_before
+  from (
+    select
+      step.starts_at,
+      (coalesce(sum(bucket.good) over earlier, 0))::bigint as good,
+      (coalesce(sum(bucket.total) over earlier, 0))::bigint as total
+    from generate_series(origin, trial_sums.until, interval '5 minutes') as step (starts_at)
+    left join ops.sli_counts as bucket
+      on bucket.org_id = trial_sums.org_id
+      and bucket.sli_id = promise.sli_id
+      and bucket.bucket_start = step.starts_at
+      and not exists (
+        select
+        from ops.excluded_times as excluded
+        where excluded.org_id = trial_sums.org_id
+          and excluded.slo_name = trial_sums.slo_name
+          and excluded.since <= bucket.bucket_start
+          and excluded.until > bucket.bucket_start
+      )
+    window earlier as (order by step.starts_at rows between unbounded preceding and 1 preceding)
+  ) as summed;
+  if promise.time_slice is not null then
+    for place in 1 .. (cardinality(total_before) - 1) / steps loop
+      total := total_before[place * steps + 1] - total_before[(place - 1) * steps + 1];
+      good := good_before[place * steps + 1] - good_before[(place - 1) * steps + 1];
+      total_slices[place + 1] := total_slices[place] + (total > 0)::integer;
+      good_slices[place + 1] := good_slices[place] + (total > 0 and good >= promise.slice_target * total)::integer;
+    end loop;
+  end if;
+  seen_at := (
+    select max(bucket.bucket_start)
+    from ops.sli_counts as bucket
+    where bucket.org_id = trial_sums.org_id
+      and bucket.sli_id = promise.sli_id
+      and bucket.bucket_start < trial_sums.since
+  );
+  for as_of, seen_at in
+    select instant.as_of, max(newest.bucket_start) over (order by instant.as_of)
+    from generate_series(trial_sums.since, trial_sums.until - interval '1 microsecond', interval '5 minutes') as instant (as_of)
+    left join (
+      select max(known.bucket_start) as bucket_start, known.known_at
+      from (
+        select bucket.bucket_start, bucket.bucket_start + interval '5 minutes' as known_at
+        from ops.sli_counts as bucket
+        where bucket.org_id = trial_sums.org_id
+          and bucket.sli_id = promise.sli_id
+          and bucket.bucket_start + interval '5 minutes' > trial_sums.since
+        union all
+        select seen_at, trial_sums.since
+      ) as known
+      group by 2
+    ) as newest
+      on newest.known_at = instant.as_of
+  loop
+    end_step := extract(epoch from as_of - origin)::integer / 300;
+    foreach length in array trial_sums.lengths || null::interval loop
+      first_step := floor(extract(epoch from coalesce(
+        as_of - ops.in_hours(length),
+        ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, as_of)
+      ) - origin) / 300);
+      select counted.good, counted.total
+      into good, total
+      from ops.trial_count(
+        good_before, total_before, good_slices, total_slices, steps, promise.slice_target, first_step, end_step
+      ) as counted;
+      lost := total - good;
+      return next;
+    end loop;
+  end loop;
+end;
+$$;
+comment on function ops.trial_sums(uuid, text, timestamptz, timestamptz, interval[]) is
+  'What an objective has counted in windows of some lengths (null: its own) as of every five minutes of a range, each knowing only what had happened by then: how many were bad and all, in events or slices, and seen_at, the start of the last five minutes that hold any. since is the first instant of five minutes.';
+
+create function ops.trial_conditions(org_id uuid, slo_name text, since timestamptz, until timestamptz)
+returns table (as_of timestamptz, rule_name text, holds boolean, starts boolean, lost_since timestamptz, lost bigint)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  named constant ops.judged_slo[] := array[
+    jsonb_populate_record(null::ops.judged_slo, jsonb_build_object('slo_name', trial_conditions.slo_name))
+  ];
+  silent_after interval;
+  min_failures integer;
+  follows_calendar boolean;
+begin
+  select
+    2 * ops.in_hours(coalesce(slo.expected_interval, ops.setting('expected_interval')::interval)),
+    coalesce(slo.min_failures, ops.setting('min_failures')::integer, 3),
+    slo.calendar_period is not null
+  into silent_after, min_failures, follows_calendar
+  from ops.slos as slo
+  where slo.slo_name = trial_conditions.slo_name;
+  return query
+  with burning as materialized (
+    select rule.* from ops.rules_of_slos('burn_rate', named, trial_conditions.until) as rule
+  ),
+  sums as materialized (
+    select counted.*
+    from ops.trial_sums(
+      trial_conditions.org_id, trial_conditions.slo_name, trial_conditions.since, trial_conditions.until,
+      array(select rule.long_window from burning as rule union select rule.short_window from burning as rule where rule.short_window is not null)
+    ) as counted
+  ),
+  -- A window that rolls is the same at every instant, and asked for once.
+  periods as materialized (
+    select instant.as_of, held.target, held.window_length, held.elapsed, held.whole_slices
+    from (
+      select counted.as_of from sums as counted where counted.length is null and follows_calendar
+      union all
+      select trial_conditions.until where not follows_calendar
+    ) as instant (as_of)
+    cross join lateral ops.slo_windows(instant.as_of, array[trial_conditions.slo_name]) as held
+  ),
+  judged as materialized (
+    select
+      counted.as_of, counted.seen_at, counted.lost, held.target, held.window_length,
+      ops.window_budget(
+        ops.allowed_losses(counted.total, held.target), counted.total, held.target, held.window_length, held.elapsed, held.whole_slices
+      ) as allowed,
+      ops.events_needed(held.target, counted.total, held.whole_slices) as events_needed,
+      counted.total > 0 and coalesce(counted.seen_at >= counted.as_of - silent_after, true) as is_judged
+    from sums as counted
+    join periods as held
+      on held.as_of = case when follows_calendar then counted.as_of else trial_conditions.until end
+    where counted.length is null
+  ),
+  ruled as materialized (
+    select period.window_length, rule.rule_name, rule.long_window, rule.short_window, meant.factor,
+      coalesce(rule.budget_share, ops.budget_share(meant.factor, period.window_length, rule.long_window)) as share
+    from (select distinct judged.window_length, judged.target from judged) as period
+    cross join burning as rule
+    cross join lateral (
+      select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.window_length, rule.long_window)) as factor
+      offset 0
+    ) as meant
+    where ops.useless_because(meant.factor, period.window_length, rule.long_window, period.target) is null
+  )
+  select
+    judged.as_of,
+    ruled.rule_name,
+    case when judged.is_judged then ops.is_burning(rates.long, rates.short, ruled.factor) end,
+    judged.is_judged and ops.begins_alert(
+      rates.long, rates.short, short_sum.total, ruled.factor, long_sum.lost, judged.allowed, ruled.share, judged.events_needed, min_failures
+    ),
+    judged.as_of - ops.in_hours(ruled.long_window),
+    long_sum.lost
+  from judged
+  join ruled
+    on ruled.window_length = judged.window_length
+  join sums as long_sum
+    on long_sum.as_of = judged.as_of
+    and long_sum.length = ruled.long_window
+  left join sums as short_sum
+    on short_sum.as_of = judged.as_of
+    and short_sum.length = ruled.short_window
+  cross join lateral (
+    select
+      ops.burn_rate(long_sum.total - long_sum.lost, long_sum.total, judged.target) as long,
+      ops.burn_rate(short_sum.total - short_sum.lost, short_sum.total, judged.target) as short
+    -- A barrier: each rate is compared twice.
+    offset 0
+  ) as rates
+  union all
+  select
+    judged.as_of,
+    rule.rule_name,
+    case when judged.is_judged and (judged.events_needed = 0 or spent.is_overspent) then spent.is_overspent end,
+    null,
+    null,
+    null
+  from judged
+  cross join ops.rules_of_slos('budget_exhausted', named, trial_conditions.until) as rule
+  cross join lateral (select ops.is_overspent(judged.lost, judged.allowed, judged.target) as is_overspent offset 0) as spent
+  union all
+  select
+    judged.as_of,
+    rule.rule_name,
+    coalesce(judged.seen_at < judged.as_of - coalesce(ops.in_hours(rule.silent_for), silent_after), false),
+    null,
+    null,
+    null
+  from judged
+  cross join ops.rules_of_slos('silent_input', named, trial_conditions.until) as rule;
+end;
+$$;
+comment on function ops.trial_conditions(uuid, text, timestamptz, timestamptz) is
+  'What the rules on an objective would have found as of every five minutes of a range, by its version that holds now and by what had happened by then: as objective_conditions finds it, from all instants at once.';
+
+create function ops.simulate_conditions(since timestamptz, until timestamptz, slo_names text[])
 returns table (
   as_of timestamptz,
   org_id uuid,
@@ -1235,46 +1628,41 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with found as (
+  with compared as (
     select
-      instant.as_of,
-      condition.org_id,
-      condition.rule_name,
-      rule.severity,
-      condition.subject,
-      rule.alert_after,
-      condition.holds,
-      coalesce(condition.starts, condition.holds) as starts,
-      (condition.detail ->> 'explain_since')::timestamptz as lost_since,
-      (condition.detail ->> 'bad_long')::bigint as lost
-    from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
-    cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
-    join ops.alert_rules as rule
-      on rule.rule_name = condition.rule_name
-  ),
-  compared as (
-    select
-      found.*,
-      lag(found.holds) over subject_over_time as held_before,
-      lag(found.starts) over subject_over_time as started_before,
-      lag(found.lost) over subject_over_time as lost_before,
+      condition.*,
+      org.id as org_id,
+      slo.name as subject,
+      coalesce(condition.starts, condition.holds) as begins,
+      lag(condition.holds) over subject_over_time as held_before,
+      lag(coalesce(condition.starts, condition.holds)) over subject_over_time as began_before,
+      lag(condition.lost) over subject_over_time as lost_before,
       row_number() over subject_over_time as place
-    from found
-    window subject_over_time as (partition by found.org_id, found.rule_name, found.subject order by found.as_of)
+    from ops.orgs_with_objectives() as org (id)
+    cross join unnest(simulate_conditions.slo_names) as slo (name)
+    cross join lateral ops.trial_conditions(
+      org.id,
+      slo.name,
+      date_bin('5 minutes', simulate_conditions.since + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00'),
+      simulate_conditions.until
+    ) as condition
+    window subject_over_time as (partition by org.id, slo.name, condition.rule_name order by condition.as_of)
   )
   select
-    compared.as_of, compared.org_id, compared.rule_name, compared.severity, compared.subject, compared.alert_after, compared.holds,
-    compared.starts, compared.lost_since, compared.lost
+    compared.as_of, compared.org_id, compared.rule_name, rule.severity, compared.subject, rule.alert_after, compared.holds,
+    compared.begins, compared.lost_since, compared.lost
   from compared
+  join ops.alert_rules as rule
+    on rule.rule_name = compared.rule_name
   where compared.place = 1
     or compared.holds is distinct from compared.held_before
-    or compared.starts is distinct from compared.started_before
-    or (compared.starts and compared.lost is distinct from compared.lost_before)
+    or compared.begins is distinct from compared.began_before
+    or (compared.begins and compared.lost is distinct from compared.lost_before)
   order by 1, 2, 3, 5;
 end;
 $$;
-comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is
-  'What the rules on some objectives would have found at each step of a range: the first finding and each change. holds is null where they could not tell; starts: whether it is enough to begin an alert; lost: how many were bad since lost_since, which is what a burn rate looks back over.';
+comment on function ops.simulate_conditions(timestamptz, timestamptz, text[]) is
+  'What the rules on some objectives would have found at every five minutes of a range: the first finding and each change. holds is null where they could not tell; starts: whether it is enough to begin an alert; lost: how many were bad since lost_since, which is what a burn rate looks back over.';
 
 create function ops.lost_between(org_id uuid, slo_name text, since timestamptz, as_of timestamptz)
 returns bigint
@@ -1284,12 +1672,12 @@ set search_path = ''
 begin atomic
   select summed.total - summed.good
   from ops.sum_windows(array(
-    select row(lost_between.org_id, held.slo_name, held.version, lost_between.since, held.window_end)::ops.slo_span
+    select row(lost_between.org_id, held.slo_name, held.version, lost_between.since, lost_between.as_of)::ops.slo_span
     from ops.slo_windows(lost_between.as_of, array[lost_between.slo_name]) as held
   )) as summed;
 end;
 comment on function ops.lost_between(uuid, text, timestamptz, timestamptz) is
-  'How many of an objective were bad from an instant up to the five minutes that hold as_of.';
+  'How many of an objective were bad from an instant up to as_of.';
 
 create view public.v_ops_slo_status
 with (security_invoker = true)
@@ -1505,9 +1893,11 @@ comment on function ops.scrape(timestamptz) is
   'All that GET /metrics tells of the caller''s org: kpis, slos, alerts, jobs (instants in seconds since 1970) and events_waiting.';
 
 revoke execute on function
+  ops.burns_share,
+  ops.begins_alert,
   ops.share_of_budget,
   ops.budget_share,
-  ops.burns_share,
+  ops.events_needed,
   ops.is_overspent,
   ops.slo_parts,
   ops.sum_windows,
@@ -1517,6 +1907,7 @@ revoke execute on function
   ops.useless_because,
   ops.window_budget,
   ops.evaluate_slos,
+  ops.fill_stretch,
   ops.lost_between,
   ops.other_conditions,
   ops.kpi_threshold_conditions,
@@ -1529,6 +1920,10 @@ revoke execute on function
   ops.simulate_conditions,
   ops.slo_burndown,
   ops.summary_objectives,
+  ops.trial_conditions,
+  ops.trial_count,
+  ops.trial_sums,
+  ops.try_slis,
   ops.useless_rules
 from public;
 
@@ -1539,9 +1934,11 @@ begin
     return;
   end if;
   revoke execute on function
+    ops.burns_share,
+    ops.begins_alert,
     ops.share_of_budget,
     ops.budget_share,
-    ops.burns_share,
+    ops.events_needed,
     ops.is_overspent,
     ops.slo_parts,
     ops.sum_windows,
@@ -1551,6 +1948,7 @@ begin
     ops.useless_because,
     ops.window_budget,
     ops.evaluate_slos,
+    ops.fill_stretch,
     ops.lost_between,
     ops.other_conditions,
     ops.kpi_threshold_conditions,
@@ -1563,6 +1961,10 @@ begin
     ops.simulate_conditions,
     ops.slo_burndown,
     ops.summary_objectives,
+    ops.trial_conditions,
+    ops.trial_count,
+    ops.trial_sums,
+    ops.try_slis,
     ops.useless_rules
   from anon, authenticated, service_role;
   revoke all on
@@ -1570,9 +1972,9 @@ begin
     public.v_ops_slo_status
   from anon, authenticated, service_role;
   grant execute on function
+    ops.burns_share,
     ops.share_of_budget,
     ops.budget_share,
-    ops.burns_share,
     ops.is_overspent,
     ops.slo_parts,
     ops.sum_windows,

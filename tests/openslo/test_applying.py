@@ -57,7 +57,7 @@ def test_a_simulation_waits_as_long_as_the_rule_does(
     found = simulating.simulate(broken, burning_after(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
     found = [alert for alert in found if alert.rule_name == "deploys/burn"]
     assert [f"{alert.fired_at:%H:%M}" for alert in found] == ([fired_at] if fired_at else [])
-    assert all(f"{alert.resolved_at:%H:%M}" == "11:10" for alert in found)
+    assert all(f"{alert.resolved_at:%H:%M}" == "11:15" for alert in found)
     assert broken.execute("select count(*) from ops.slos where slo_name = 'deploys'").fetchone() == (0,)
 
 
@@ -84,7 +84,7 @@ def test_a_simulation_fires_again_only_with_a_new_failure(database: psycopg.Conn
     database.execute("select ops.refresh()")
     found = simulating.simulate(database, burning_after(timedelta()), SINCE, SINCE + timedelta(hours=11))
     found = [alert for alert in found if alert.rule_name == "deploys/burn"]
-    assert [f"{alert.fired_at:%H:%M}" for alert in found] == ["09:55", *(["10:15"] if failures else [])]
+    assert [f"{alert.fired_at:%H:%M}" for alert in found] == ["10:00", *(["10:15"] if failures else [])]
 
 
 def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connection) -> None:

@@ -1,8 +1,9 @@
-"""What definitions would have fired over past days, found out by the code that evaluates rules, without a trace."""
+"""What definitions would have fired over past days, found out by the conditions of the rules, without a trace."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import ceil
 from uuid import UUID
 
 import psycopg
@@ -13,6 +14,8 @@ from opskpi.openslo import applying
 from opskpi.openslo.definitions import Definitions
 
 STEP = timedelta(minutes=5)
+# Each part reads the window before it again, and between parts the bar moves on.
+PART = timedelta(days=10)
 # What `simulate` leaves out.
 UNTRIED = frozenset(["kpi_threshold", "silent_agents", "silent_jobs"])
 
@@ -91,8 +94,9 @@ def simulate(
 ) -> list[Fired]:
     """What the definitions would have fired in [since, until), had they always stood; nothing is changed.
 
-    The rules are evaluated every five minutes by the code that evaluates them for good. `on_progress` gets the days
-    done. Raises OpsKpiError when there is no objective among the definitions.
+    The rules are evaluated every five minutes, each time by what had happened by then. Of a unit of work that succeeded
+    later nothing is known but that, so that it was never bad. `on_progress` gets the days done. Raises OpsKpiError when
+    there is no objective among the definitions.
     """
     # Enabled, since that is what is tried, and by their own names: they are taken for those that always were.
     tried = tuple(replace(slo, is_enabled=True, previous_name=None) for slo in definitions.slos)
@@ -104,20 +108,20 @@ def simulate(
     with connection.transaction(force_rollback=True), connection.cursor(row_factory=class_row(_Finding)) as cursor:
         applying.make(connection, replace(definitions, slos=tried), applying.Bundle(adopt=True))
         connection.execute("select ops.backdate_slos(slo_names => %s)", [names])
-        connection.execute("select ops.fill_slis()")
-        start, done = since, 0
+        connection.execute("select ops.try_slis()")
+        start = since
         while start < until:
-            end = min(start + timedelta(days=1), until)
+            end = min(start + PART, until)
             findings = cursor.execute(
                 "select as_of, org_id, rule_name, severity, subject, alert_after, holds, starts, lost_since, lost"
-                " from ops.simulate_conditions(since => %s, until => %s, step => %s, slo_names => %s)",
-                [start, end, STEP, names],
+                " from ops.simulate_conditions(since => %s, until => %s, slo_names => %s)",
+                [start, end, names],
             ).fetchall()
             for finding in findings:
                 trial = trials.setdefault((finding.org_id, finding.rule_name, finding.subject), _Trial(finding))
                 fired.append(trial.move(finding, lambda mended, again: _is_repeated(connection, mended, again)))
-            start, done = end, done + 1
-            on_progress(done)
+            start = end
+            on_progress(ceil((end - since) / timedelta(days=1)))
     for trial in trials.values():
         trial.wait_until(until)
         fired.append(trial.ended(None))
