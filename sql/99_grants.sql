@@ -211,6 +211,7 @@ grant execute on function
   ops.budget_slices,
   ops.detection_time,
   ops.events_to_judge,
+  ops.events_needed,
   ops.is_overspent,
   ops.in_hours,
   ops.slo_window_start,

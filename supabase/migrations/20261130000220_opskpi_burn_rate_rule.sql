@@ -1975,6 +1975,7 @@ begin
     ops.burns_share,
     ops.share_of_budget,
     ops.budget_share,
+    ops.events_needed,
     ops.is_overspent,
     ops.slo_parts,
     ops.sum_windows,
