@@ -1,7 +1,7 @@
 """What people ask from a terminal: the newest KPIs, the SLOs, the checks of doctor; one view or function each."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -32,7 +32,8 @@ class Kpi:
 class Slo:
     """A row of `v_ops_slo_status`; all but the counts are ratios, burn rates to the sustainable rate.
 
-    `counted_since` is the first instant with all its events, None if none is missing.
+    `counted_since` is the first instant with all its events, None if none is missing. `allowed` is how many of the
+    whole window may be bad, by what `budget_basis` says (counted, expected, slices); `versions` judge it.
     """
 
     org_id: UUID
@@ -53,6 +54,9 @@ class Slo:
     events_needed: int
     window_start: datetime
     counted_since: datetime | None
+    allowed: Decimal | None = None
+    versions: list[int] = field(default_factory=list)
+    budget_basis: str = "counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since from public.v_ops_slo_status"
+            " counted_since, allowed, versions, budget_basis from public.v_ops_slo_status"
         ).fetchall()
 
 
