@@ -77,15 +77,15 @@ def apply(
             changes = applying.apply(connection, definitions, owner)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
+    if options.as_json:
+        console.show_json(changes)
+    else:
+        _show_changes(changes)
     for each in left_out:
         # Nobody misses a rule that cannot fire.
         say = console.notice if options.as_json or each.never_fires else console.show
         say(f"left out  rule {each.rule_name} for {each.slo_name}: {each.because}")
-    if options.as_json:
-        console.show_json(changes)
-        return
-    _show_changes(changes)
-    if dry_run:
+    if dry_run and not options.as_json:
         console.show(UNCHANGED)
 
 
