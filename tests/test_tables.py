@@ -55,6 +55,13 @@ def test_a_table_of_the_shipped_objectives_fits_80_columns_with_whole_names(narr
     assert "--json has everything" in " ".join(found[-2:])
 
 
+def test_an_objective_that_changed_within_its_window_says_which_versions_judge_it(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "240")
+    showing.show_slos([like_slo(slo_name="deploys", versions=[2, 3]), like_slo(slo_name="short", versions=[1])])
+    said = [line for line in printed_lines(capsys) if "versions" in line]
+    assert said == ["deploys: its definition changed within the window; versions 2, 3 judge it, each its own time"]
+
+
 def test_a_name_of_120_characters_has_lines_of_its_own(narrow, capsys):
     assert len(NAME) == 120
     showing.show_slos([SLO, like_slo(slo_name="short")])

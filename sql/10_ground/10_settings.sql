@@ -20,6 +20,7 @@ create table ops.settings (
   constraint settings_requests_per_minute_is_a_number check (
     name not in ('requests_per_minute', 'requests_per_minute_per_key') or (value ~ '^[1-9][0-9]{0,5}$')
   ),
+  constraint settings_min_failures_is_a_number check (name <> 'min_failures' or (value ~ '^[1-9][0-9]{0,5}$')),
   constraint settings_anonymous_sign_ins_is_known check (name <> 'anonymous_sign_ins' or value in ('refuse', 'allow'))
 );
 comment on table ops.settings is 'One row a setting. Change a value with update; a new time_zone also needs opskpi rebuild over all time.';

@@ -159,6 +159,7 @@ create table ops.slos (
   previous_name text,
   bundle text,
   group_by text[] not null default '{}',
+  min_failures integer,
   constraint slos_pkey primary key (slo_name),
   constraint slos_previous_name_is_another check (previous_name <> slo_name),
   constraint slos_bundle_is_a_name check (ops.is_bundle_name(bundle)),
@@ -201,6 +202,7 @@ create table ops.slos (
   constraint slos_labels_and_annotations_are_objects check (
     jsonb_typeof(labels) = 'object' and jsonb_typeof(annotations) = 'object'
   ),
+  constraint slos_min_failures_is_sensible check (min_failures between 1 and 1000000),
   constraint slos_expected_interval_is_sensible check (expected_interval >= interval '5 minutes' and expected_interval <= interval '10 years')
 );
 comment on table ops.slos is 'One row a promise as it stands now; the error budget is 1 - target. A change is kept as a version in ops.slo_versions.';
@@ -237,5 +239,7 @@ comment on column ops.slos.previous_name is 'What its file says that it was call
 comment on column ops.slos.bundle is 'The files that made it, as slo apply --bundle names them; null: none did.';
 comment on column ops.slos.group_by is
   'One or two keys of labels: each of their values is an objective by itself (a group), with its own status, budget and alerts; {}: all events together.';
+comment on column ops.slos.min_failures is
+  'How many bad ones it takes in the long window of a burn-rate rule while one alone exceeds the budget (count); null: as the setting min_failures says.';
 alter table ops.slos enable row level security;
 create policy slos_select_authenticated on ops.slos for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);

@@ -65,9 +65,11 @@ comment on function ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta
   'The start of the last five minutes up to as_of in which each org counted something under the key at the same place of the lists, fresh counts included; null: never.';
 
 create function ops.slo_status(
-  good numeric,
+  lost numeric,
   total numeric,
+  allowed numeric,
   target numeric,
+  events_needed bigint,
   is_burning boolean,
   is_silent boolean
 )
@@ -77,12 +79,12 @@ immutable
 set search_path = ''
 return case
   when total = 0 or is_silent then 'no_data'
-  when ops.is_overspent(good, total, target) then 'breached'
-  when total < ops.events_to_judge(target) then 'insufficient'
-  when ops.budget_left(good, total, target) < 0.25 or is_burning then 'at_risk'
+  when ops.is_overspent(lost, allowed, target) then 'breached'
+  when events_needed > 0 then 'insufficient'
+  when 1 - ops.share_of_budget(lost, allowed) < 0.25 or is_burning then 'at_risk'
   else 'ok'
 end;
-comment on function ops.slo_status(numeric, numeric, numeric, boolean, boolean) is
+comment on function ops.slo_status(numeric, numeric, numeric, numeric, bigint, boolean, boolean) is
   'The status of an objective in a word: ok, at_risk, breached, insufficient or no_data, whether or not its counts are fresh.';
 
 create function ops.status_rank(status text)
@@ -183,7 +185,10 @@ returns table (
   budget_left_unadjusted numeric,
   slo_group jsonb,
   freshness text,
-  stale_since timestamptz
+  stale_since timestamptz,
+  allowed numeric,
+  versions integer[],
+  budget_basis text
 )
 language sql
 stable
@@ -239,11 +244,22 @@ begin atomic
     promised.service,
     promised.objective,
     ops.slo_status(
-      measured.good,
+      measured.total - measured.good,
       measured.total,
+      budget.allowed,
       promised.target,
-      ops.is_burning(measured.burn_1h, measured.burn_5m, ops.alert_factor(0.02, promised.window_length, interval '1 hour'))
-        or ops.is_burning(measured.burn_6h, measured.burn_30m, ops.alert_factor(0.05, promised.window_length, interval '6 hours')),
+      needed.events,
+      exists (
+        select
+        from (
+          values
+            (interval '1 hour', 0.02, measured.burn_1h, measured.burn_5m, measured.lost_1h),
+            (interval '6 hours', 0.05, measured.burn_6h, measured.burn_30m, measured.lost_6h)
+        ) as burning (length, budget_share, long_burn, short_burn, lost)
+        cross join lateral (select ops.alert_factor(burning.budget_share, promised.window_length, burning.length) as factor) as rule
+        where ops.burns_share(burning.long_burn, burning.short_burn, rule.factor, burning.lost, budget.allowed, burning.budget_share)
+          and ops.useless_because(rule.factor, promised.window_length, burning.length, promised.target) is null
+      ),
       -- From the start of its five minutes, so that two intervals are never exceeded. Of stale counts as of them: nobody
       -- can tell the silence of the input from that of the jobs.
       newest.last_counted_at < coalesce(jobs.stale_since, evaluate_slos.as_of) - promised.silent_after
@@ -252,13 +268,13 @@ begin atomic
     measured.good::numeric / nullif(measured.total, 0),
     measured.good,
     measured.total,
-    budget.remaining,
+    left_over.remaining,
     measured.burn_1h,
     measured.burn_6h,
     measured.burn_1d,
     measured.burn_3d,
-    ops.time_to_exhaustion(promised.window_length, measured.burn_1d, budget.remaining),
-    greatest(ops.events_to_judge(promised.target) - measured.total, 0),
+    ops.time_to_exhaustion(promised.window_length, measured.burn_1d, left_over.remaining),
+    needed.events,
     promised.window_start,
     evaluate_slos.as_of,
     promised.version,
@@ -267,10 +283,18 @@ begin atomic
     newest.last_counted_at,
     measured.good_unadjusted,
     measured.total_unadjusted,
-    ops.budget_left(measured.good_unadjusted, measured.total_unadjusted, promised.target),
+    1 - ops.share_of_budget(
+      measured.total_unadjusted - measured.good_unadjusted,
+      ops.window_budget(
+        measured.allowed_unadjusted, measured.total_unadjusted, promised.target, promised.window_length, promised.elapsed, promised.whole_slices
+      )
+    ),
     measured.slo_group,
     jobs.freshness,
-    jobs.stale_since
+    jobs.stale_since,
+    budget.allowed,
+    measured.versions,
+    promised.budget_basis
   from measured
   cross join jobs
   join promised
@@ -279,8 +303,17 @@ begin atomic
     on newest.org_id = measured.org_id
     and newest.sli_id = ops.group_key(promised.sli_id, measured.slo_group)
   cross join lateral (
-    select ops.budget_left(measured.good, measured.total, promised.target) as remaining offset 0
-  ) as budget;
+    select ops.window_budget(
+      measured.allowed, measured.total, promised.target, promised.window_length, promised.elapsed, promised.whole_slices
+    ) as allowed
+    offset 0
+  ) as budget
+  cross join lateral (
+    select 1 - ops.share_of_budget(measured.total - measured.good, budget.allowed) as remaining offset 0
+  ) as left_over
+  cross join lateral (
+    select ops.events_needed(promised.target, measured.total, promised.whole_slices) as events offset 0
+  ) as needed;
 end;
 comment on function ops.evaluate_slos(timestamptz, boolean, text[]) is
-  'One row an org and objective, or group of it, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data), counts of its window, budget and burn rates, and whether its counts are fresh or stale and since when; with_fresh adds the events behind the cursor; slo_names null: all.';
+  'One row an org and objective, or group of it, by the version that held at as_of: status (ok, at_risk, breached, insufficient, no_data), counts of its window, budget and burn rates, and whether its counts are fresh or stale and since when; with_fresh adds the events behind the cursor; slo_names null: all. allowed: how many of the whole window may be bad, as budget_basis says: of what is counted (counted), of what the calendar period is expected to come to (expected), or of its slices (slices). versions: those that judge the window, each its own time.';

@@ -142,8 +142,8 @@ language sql
 stable
 set search_path = ''
 begin atomic
-  with spans as (
-    select grouped.org_id, held.slo_name, held.version, held.window_start as since, held.window_end as until, grouped.slo_group
+  with spans as materialized (
+    select grouped.org_id, grouped.slo_group, held.*
     from ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
     join ops.groups_of_slis(
       array(
@@ -155,26 +155,56 @@ begin atomic
       array(select distinct counting.sli_id from ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as counting)
     ) as grouped
       on grouped.of_sli_id = held.sli_id
+  ),
+  parts as materialized (
+    select part.*
+    from ops.slo_parts(array(
+      select row(spans.org_id, spans.slo_name, spans.version, spans.window_start, spans.window_end, spans.slo_group)::ops.slo_span from spans
+    )) as part
+  ),
+  days as materialized (
+    select daily.*, ops.allowed_losses(daily.total, parts.target) as allowed
+    from ops.daily_slos(array(
+      select row(parts.org_id, parts.slo_name, parts.version, parts.since, parts.until, parts.slo_group)::ops.slo_span from parts
+    )) as daily
+    join parts
+      on parts.org_id = daily.org_id
+      and parts.slo_name = daily.slo_name
+      and parts.slo_group = daily.slo_group
+      and parts.version = daily.version
+  ),
+  budgets as materialized (
+    select
+      spans.org_id,
+      spans.slo_name,
+      spans.slo_group,
+      ops.window_budget(counted.allowed, counted.total, spans.target, spans.window_length, spans.elapsed, spans.whole_slices) as allowed
+    from spans
+    join (
+      select days.org_id, days.slo_name, days.slo_group, sum(days.allowed) as allowed, sum(days.total) as total
+      from days
+      group by 1, 2, 3
+    ) as counted
+      on counted.org_id = spans.org_id
+      and counted.slo_name = spans.slo_name
+      and counted.slo_group = spans.slo_group
   )
   select
-    daily.org_id,
-    daily.slo_name,
-    daily.version,
-    daily.day_start,
-    daily.good,
-    daily.total,
-    (daily.total - daily.good) / nullif((1 - version.target) * sum(daily.total) over whole, 0),
-    1 - sum(daily.total - daily.good) over so_far / nullif((1 - version.target) * sum(daily.total) over whole, 0),
-    daily.slo_group
-  from ops.daily_slos(array(
-    select row(spans.org_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans
-  )) as daily
-  join ops.slo_versions as version
-    on version.slo_name = daily.slo_name
-    and version.version = daily.version
-  window
-    whole as (partition by daily.org_id, daily.slo_name, daily.slo_group),
-    so_far as (partition by daily.org_id, daily.slo_name, daily.slo_group order by daily.day_start);
+    days.org_id,
+    days.slo_name,
+    days.version,
+    days.day_start,
+    days.good,
+    days.total,
+    ops.share_of_budget(days.total - days.good, budgets.allowed),
+    1 - ops.share_of_budget(sum(days.total - days.good) over so_far, budgets.allowed),
+    days.slo_group
+  from days
+  join budgets
+    on budgets.org_id = days.org_id
+    and budgets.slo_name = days.slo_name
+    and budgets.slo_group = days.slo_group
+  window so_far as (partition by days.org_id, days.slo_name, days.slo_group order by days.day_start, days.version);
 end;
 comment on function ops.slo_burndown(timestamptz, text[], uuid) is
-  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. slo_names null: all objectives; only_org_id null: all orgs.';
+  'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. A day of a change has a row for each version. slo_names null: all objectives; only_org_id null: all orgs.';

@@ -143,6 +143,43 @@ comment on column ops.alert_rules.bundle is 'The files that made it, as slo appl
 alter table ops.alert_rules enable row level security;
 create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);
 
+create function ops.useless_rules(slo_name text default null, rule_name text default null)
+returns table (slo_name text, rule_name text, is_own boolean, because text, never_fires boolean)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select slo.slo_name, rule.rule_name, rule.slo_name is not null, longest.because, longest.factor >= ops.highest_burn_rate(slo.target)
+  from ops.slos as slo
+  join ops.alert_rules as rule
+    on rule.slo_name = slo.slo_name
+    or (
+      rule.slo_name is null
+      and rule.is_enabled
+      and not exists (select from ops.alert_rules as own where own.slo_name = slo.slo_name and own.kind = rule.kind and own.is_enabled)
+    )
+  -- Periods of a calendar differ in length: these are in the shortest and in the longest of each, and what means something in either is left.
+  cross join lateral (
+    select meant.factor, ops.useless_because(meant.factor, period.length, rule.long_window, slo.target) as because
+    from (select ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, '2026-02-15 12:00+00') as length) as period
+    cross join lateral (select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.length, rule.long_window)) as factor) as meant
+    offset 0
+  ) as shortest
+  cross join lateral (
+    select meant.factor, ops.useless_because(meant.factor, period.length, rule.long_window, slo.target) as because
+    from (select ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, '2028-07-15 12:00+00') as length) as period
+    cross join lateral (select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.length, rule.long_window)) as factor) as meant
+    offset 0
+  ) as longest
+  where rule.kind = 'burn_rate'
+    and shortest.because is not null
+    and longest.because is not null
+    and (useless_rules.slo_name is null or slo.slo_name = useless_rules.slo_name)
+    and (useless_rules.rule_name is null or rule.rule_name = useless_rules.rule_name);
+end;
+comment on function ops.useless_rules(text, text) is
+  'Burn-rate rules that can mean nothing for an objective that they are for, and why: its own, or the general ones, which leave it out. never_fires: its factor is out of reach. null: every objective, every rule.';
+
 create function ops.check_alert_factor()
 returns trigger
 language plpgsql
@@ -150,44 +187,27 @@ volatile
 set search_path = ''
 as $$
 declare
-  hopeless record;
+  found record;
 begin
-  select
-    rule.rule_name,
-    coalesce(
-      rule.factor,
-      ops.alert_factor(
-        rule.budget_share,
-        ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, now()),
-        rule.long_window
-      )
-    ) as factor,
-    ops.highest_burn_rate(slo.target) as highest,
-    slo.target
-  into hopeless
-  from ops.alert_rules as rule
-  join ops.slos as slo
-    on slo.slo_name = rule.slo_name
-  where case tg_table_name when 'slos' then slo.slo_name = to_jsonb(new) ->> 'slo_name' else rule.rule_name = to_jsonb(new) ->> 'rule_name' end
-    and rule.kind = 'burn_rate'
-    and coalesce(
-      rule.factor,
-      ops.alert_factor(
-        rule.budget_share,
-        ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, now()),
-        rule.long_window
-      )
-    ) >= ops.highest_burn_rate(slo.target)
+  select useless.*
+  into found
+  from ops.useless_rules(
+    slo_name => to_jsonb(new) ->> 'slo_name',
+    rule_name => case when tg_table_name = 'alert_rules' then to_jsonb(new) ->> 'rule_name' end
+  ) as useless
+  where useless.is_own
+    and to_jsonb(new) ->> 'slo_name' is not null
   limit 1;
-  if hopeless.rule_name is not null then
-    raise exception 'the rule % can never fire: its factor is %, and at a target of % nothing burns faster than %',
-      hopeless.rule_name, trim_scale(round(hopeless.factor, 4)), hopeless.target, trim_scale(round(hopeless.highest, 4))
-      using errcode = 'OP001', hint = 'Lower the factor, or take a longer long_window.';
+  if found.rule_name is not null then
+    raise exception 'the rule % can mean nothing for the objective %: %', found.rule_name, found.slo_name, found.because
+      using errcode = 'OP001',
+        hint = 'The factor must be at least 1 and below 1 / (1 - target), and long_window at most the window of the objective; leave the rule out, or change these.';
   end if;
   return null;
 end;
 $$;
-comment on function ops.check_alert_factor() is 'Trigger: refuses a burn-rate rule whose factor is not below 1 / (1 - target) of its objective.';
+comment on function ops.check_alert_factor() is
+  'Trigger: refuses a burn-rate rule of an objective that can mean nothing for it.';
 
 -- At the end of the transaction, so that a rule and the target it depends on may change together.
 create constraint trigger alert_rules_check_factor

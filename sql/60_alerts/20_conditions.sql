@@ -20,9 +20,11 @@ create type ops.alert_condition as (
   slo_version integer,
   holds boolean,
   detail jsonb,
-  slo_group jsonb
+  slo_group jsonb,
+  starts boolean
 );
-comment on type ops.alert_condition is 'What a rule finds about a subject, or about a group of an objective (else {}); holds is null where it cannot tell, and an alert then stays as it is.';
+comment on type ops.alert_condition is
+  'What a rule finds about a subject, or about a group of an objective (else {}). holds: whether it goes on, as an alert that is open stays open; null where the rule cannot tell, and an alert then stays as it is. starts: whether it is enough to begin an alert; null: where it holds.';
 
 create function ops.readable(value numeric)
 returns text

@@ -18,10 +18,12 @@ create type ops.judged_slo as (
   is_seen boolean,
   is_judged boolean,
   detail jsonb,
-  slo_group jsonb
+  slo_group jsonb,
+  allowed numeric,
+  min_failures integer
 );
 comment on type ops.judged_slo is
-  'An objective of an org as of an instant, as the rules on it see it. is_seen: its history is filled and its counts are fresh; is_judged: and there are events enough for a verdict; silent_after: the length of silence that matters unless a rule names another; detail: its figures for a message.';
+  'An objective of an org as of an instant, as the rules on it see it. is_seen: its history is filled and its counts are fresh; is_judged: and it has data; silent_after: the length of silence that matters unless a rule names another; detail: its figures for a message; allowed: how many of its whole window may be bad; min_failures: how many bad ones begin an alert while one alone exceeds that.';
 
 create function ops.judge_slos(as_of timestamptz, slo_names text[] default null)
 returns setof ops.judged_slo
@@ -46,7 +48,7 @@ begin
     2 * ops.in_hours(coalesce(version.expected_interval, ops.setting('expected_interval')::interval)),
     -- Half a history shows too much failure, or too long a silence.
     sli.filled_until = 'infinity' and status.freshness = 'fresh',
-    sli.filled_until = 'infinity' and status.freshness = 'fresh' and status.status not in ('no_data', 'insufficient'),
+    sli.filled_until = 'infinity' and status.freshness = 'fresh' and status.status <> 'no_data',
     jsonb_strip_nulls(jsonb_build_object(
       'status', status.status,
       'sli', ops.readable(status.sli),
@@ -56,13 +58,17 @@ begin
       'budget_left', ops.readable(status.budget_left),
       'last_seen_at', status.last_counted_at
     )),
-    status.slo_group
+    status.slo_group,
+    status.allowed,
+    coalesce(slo.min_failures, ops.setting('min_failures')::integer, 3)
   from ops.evaluate_slos(as_of, false, slo_names) as status
   join ops.slo_versions as version
     on version.slo_name = status.slo_name
     and version.version = status.version
   join ops.slis as sli
     on sli.sli_id = version.sli_id
+  left join ops.slos as slo
+    on slo.slo_name = status.slo_name
   -- A group without anything in the window is over: nobody waits for a branch that was merged.
   where status.slo_group = '{}'
     or status.total_unadjusted > 0;
@@ -129,22 +135,24 @@ as $$
 begin
   return query
   with ruled as materialized (
-    select
-      slo.*,
-      rule.rule_name,
-      rule.long_window,
-      rule.short_window,
-      rule.long_since,
-      rule.short_since,
-      coalesce(rule.factor, ops.alert_factor(rule.budget_share, slo.window_length, rule.long_window)) as factor
+    select slo.*, rule.rule_name, rule.long_window, rule.short_window, rule.long_since, rule.short_since, meant.factor,
+      coalesce(rule.budget_share, ops.budget_share(meant.factor, slo.window_length, rule.long_window)) as budget_share
     from unnest(judged) as slo
     join ops.rules_of_slos('burn_rate', judged, as_of) as rule
       on rule.slo_name = slo.slo_name
+    cross join lateral (
+      select coalesce(rule.factor, ops.alert_factor(rule.budget_share, slo.window_length, rule.long_window)) as factor
+      offset 0
+    ) as meant
+    -- A rule for every objective leaves out those for which it can mean nothing.
+    where ops.useless_because(meant.factor, slo.window_length, rule.long_window, slo.target) is null
   ),
   -- By itself, so that the planner takes it for many rows and hashes it; joined to the versions it was taken for five, and looped over.
   sums as materialized (
-    select summed.org_id, summed.slo_name, summed.slo_group, summed.version, summed.since, summed.good, summed.total
-    from ops.sum_slos(array(
+    select
+      summed.org_id, summed.slo_name, summed.slo_group, summed.since, summed.total, summed.total - summed.good as lost,
+      ops.share_of_budget(summed.total - summed.good, summed.allowed) as burn_rate
+    from ops.sum_windows(array(
       select distinct
         row(
           ruled.org_id, ruled.slo_name, ruled.version, windows.since,
@@ -162,43 +170,38 @@ begin
     ruled.slo_name,
     ruled.service,
     ruled.version,
-    -- An overspent budget is certain although events are too few to say how fast it burns.
-    case when ruled.is_judged and ruled.events_needed = 0 then ops.is_burning(burning.long_rate, burning.short_rate, ruled.factor) end,
+    case when ruled.is_judged then ops.is_burning(long_sum.burn_rate, short_sum.burn_rate, ruled.factor) end,
     ruled.detail || jsonb_strip_nulls(jsonb_build_object(
       'long_window', ruled.long_window::text,
       'short_window', ruled.short_window::text,
-      'burn_rate_long', ops.readable(burning.long_rate),
-      'burn_rate_short', ops.readable(burning.short_rate),
+      'burn_rate_long', ops.readable(long_sum.burn_rate),
+      'burn_rate_short', ops.readable(short_sum.burn_rate),
       'factor', ops.readable(ruled.factor),
+      'bad_long', long_sum.lost,
+      'total_long', long_sum.total,
+      'budget_taken', ops.readable(ops.share_of_budget(long_sum.lost, ruled.allowed)),
       'explain_since', ruled.long_since
     )),
-    ruled.slo_group
+    ruled.slo_group,
+    ruled.is_judged and ops.begins_alert(
+      long_sum.burn_rate, short_sum.burn_rate, short_sum.total, ruled.factor, long_sum.lost, ruled.allowed, ruled.budget_share,
+      ruled.events_needed, ruled.min_failures
+    )
   from ruled
   left join sums as long_sum
     on long_sum.org_id = ruled.org_id
     and long_sum.slo_name = ruled.slo_name
     and long_sum.slo_group = ruled.slo_group
-    and long_sum.version = ruled.version
     and long_sum.since = ruled.long_since
   left join sums as short_sum
     on short_sum.org_id = ruled.org_id
     and short_sum.slo_name = ruled.slo_name
     and short_sum.slo_group = ruled.slo_group
-    and short_sum.version = ruled.version
-    and short_sum.since = ruled.short_since
-  cross join lateral (
-    select
-      ops.burn_rate(long_sum.good, long_sum.total, ruled.target) as long_rate,
-      ops.burn_rate(short_sum.good, short_sum.total, ruled.target) as short_rate
-    -- A barrier: each rate is compared and shown.
-    offset 0
-  ) as burning
-  -- A rule for every objective leaves out those whose budget is too large for it.
-  where ruled.factor < ops.highest_burn_rate(ruled.target);
+    and short_sum.since = ruled.short_since;
 end;
 $$;
 comment on function ops.burn_rate_conditions(ops.judged_slo[], timestamptz) is
-  'What the rules of the kind burn_rate find: whether the budget burns faster than the factor in the long window and in the short one.';
+  'What the rules of the kind burn_rate find. An alert goes on while the budget burns faster than the factor in the long window and, where anything is in it, in the short one. It begins where also the long window really lost its share of the budget of the whole SLO window, the short one holds something, and enough are bad where one alone would exceed the budget.';
 
 create function ops.budget_exhausted_conditions(judged ops.judged_slo[], as_of timestamptz)
 returns setof ops.alert_condition
@@ -214,9 +217,14 @@ begin
     slo.slo_name,
     slo.service,
     slo.version,
-    case when slo.is_judged then ops.is_overspent(slo.good, slo.total, slo.target) end,
+    -- Too few events to judge are enough to find it overspent, and not to find it mended.
+    case
+      when slo.is_judged and (slo.events_needed = 0 or ops.is_overspent(slo.total - slo.good, slo.allowed, slo.target))
+        then ops.is_overspent(slo.total - slo.good, slo.allowed, slo.target)
+    end,
     slo.detail || jsonb_build_object('explain_since', slo.window_start),
-    slo.slo_group
+    slo.slo_group,
+    null::boolean
   from unnest(judged) as slo
   join ops.rules_of_slos('budget_exhausted', judged, as_of) as rule
     on rule.slo_name = slo.slo_name;
@@ -247,7 +255,8 @@ begin
       )
     end,
     slo.detail || jsonb_build_object('explain_since', slo.window_start),
-    slo.slo_group
+    slo.slo_group,
+    null::boolean
   from unnest(judged) as slo
   join ops.rules_of_slos('silent_input', judged, as_of) as rule
     on rule.slo_name = slo.slo_name;

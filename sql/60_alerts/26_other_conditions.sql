@@ -46,7 +46,8 @@ begin atomic
       'unit', hours.unit,
       'lasting', hours.lasting::text
     ),
-    jsonb '{}'
+    jsonb '{}',
+    null::boolean
   from hours
   join public.kpi_aggregations as kpi
     on kpi.metric_name = hours.metric_name
@@ -117,7 +118,8 @@ begin atomic
         then seen.last_seen_at < silent_type_conditions.as_of - ops.in_hours(rule.silent_for)
     end,
     jsonb_build_object('last_seen_at', seen.last_seen_at, 'silent_for', rule.silent_for::text),
-    jsonb '{}'
+    jsonb '{}',
+    null::boolean
   from ops.alert_rules as rule
   join ops.event_types_seen(silent_type_conditions.as_of) as seen
     on seen.event_type = rule.event_type
@@ -144,7 +146,8 @@ begin atomic
         then agent.last_event_at < silent_agent_conditions.as_of - ops.in_hours(rule.silent_for)
     end,
     jsonb_build_object('last_seen_at', agent.last_event_at, 'silent_for', rule.silent_for::text),
-    jsonb '{}'
+    jsonb '{}',
+    null::boolean
   from ops.alert_rules as rule
   join ops.agents as agent
     -- An agent that has been silent for ten times as long has been retired.
@@ -196,7 +199,8 @@ begin atomic
         then jsonb_build_object('waiting_since', least(job.counted_at, job.waiting_since), 'waits_for', ops.awaited_in_words())
       else '{}'
     end,
-    jsonb '{}'
+    jsonb '{}',
+    null::boolean
   from ops.alert_rules as rule
   cross join (
     select

@@ -16,8 +16,332 @@ end;
 comment on function ops.backdate_slos(text[]) is
   'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
 
-create function ops.simulate_conditions(since timestamptz, until timestamptz, step interval, slo_names text[])
-returns table (as_of timestamptz, org_id uuid, rule_name text, severity text, subject text, alert_after interval, holds boolean, slo_group jsonb)
+create function ops.try_slis()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+set jit = off
+as $$
+declare
+  counted_ids constant ops.event_ids := ops.counted_ids();
+  stretch record;
+begin
+  for stretch in
+    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
+    from ops.slis as sli
+    where sli.filled_until < 'infinity'
+    group by 1
+  loop
+    perform ops.fill_stretch(stretch.sli_ids, stretch.since, 'infinity', counted_ids);
+  end loop;
+end;
+$$;
+comment on function ops.try_slis() is
+  'Gives new SLIs their history as fill_slis does, without the lock of a refresh, since nobody else sees them; for a transaction that is rolled back.';
+
+create function ops.trial_count(
+  good_before bigint[],
+  total_before bigint[],
+  good_slices bigint[],
+  total_slices bigint[],
+  steps integer,
+  slice_target numeric,
+  first_step integer,
+  end_step integer,
+  out good bigint,
+  out total bigint
+)
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  first_slice constant integer := (first_step + steps - 1) / steps;
+  end_slice constant integer := end_step / steps;
+  edge integer[];
+  seen bigint;
+begin
+  if slice_target is null then
+    total := total_before[end_step + 1] - total_before[first_step + 1];
+    good := good_before[end_step + 1] - good_before[first_step + 1];
+    return;
+  end if;
+  total := 0;
+  good := 0;
+  if first_slice <= end_slice then
+    total := total_slices[end_slice + 1] - total_slices[first_slice + 1];
+    good := good_slices[end_slice + 1] - good_slices[first_slice + 1];
+  end if;
+  -- Of a slice at an edge the window sees a part; of one that holds both edges, what is between them.
+  foreach edge slice 1 in array case
+    when first_slice <= end_slice then array[[first_step, first_slice * steps], [end_slice * steps, end_step]]
+    else array[[first_step, end_step]]
+  end loop
+    seen := total_before[edge[2] + 1] - total_before[edge[1] + 1];
+    total := total + (seen > 0)::integer;
+    good := good + (
+      seen > 0 and good_before[edge[2] + 1] - good_before[edge[1] + 1] >= slice_target * seen
+    )::integer;
+  end loop;
+end;
+$$;
+comment on function ops.trial_count(bigint[], bigint[], bigint[], bigint[], integer, numeric, integer, integer) is
+  'Good and total between two five minutes, from what was counted before each of them, in events; or with a slice_target in slices of so many steps, from those before each slice.';
+
+create function ops.trial_sums(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, until timestamptz, lengths interval[])
+returns table (as_of timestamptz, length interval, lost bigint, total bigint, seen_at timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  promise ops.slo_versions;
+  counted_as bigint;
+  origin timestamptz;
+  -- What was counted before each five minutes from the origin on, and of whole time slices before each slice: a window is a difference.
+  good_before bigint[];
+  total_before bigint[];
+  good_slices bigint[] := '{0}';
+  total_slices bigint[] := '{0}';
+  steps integer;
+  first_step integer;
+  end_step integer;
+  good bigint;
+begin
+  select version.* into promise
+  from ops.slo_versions as version
+  where version.slo_name = trial_sums.slo_name
+    and version.valid_until = 'infinity';
+  counted_as := ops.group_key(promise.sli_id, trial_sums.slo_group);
+  steps := extract(epoch from coalesce(promise.time_slice, interval '5 minutes'))::integer / 300;
+  origin := date_bin(
+    make_interval(mins => 5 * steps),
+    least(
+      ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, trial_sums.since),
+      trial_sums.since - (select max(ops.in_hours(known.length)) from unnest(trial_sums.lengths) as known (length))
+    ),
+    timestamptz '1969-12-29 00:00+00'
+  );
+  select array_agg(summed.good order by summed.starts_at), array_agg(summed.total order by summed.starts_at)
+  into good_before, total_before
+  from (
+    select
+      step.starts_at,
+      (coalesce(sum(bucket.good) over earlier, 0))::bigint as good,
+      (coalesce(sum(bucket.total) over earlier, 0))::bigint as total
+    from generate_series(origin, trial_sums.until, interval '5 minutes') as step (starts_at)
+    left join ops.sli_counts as bucket
+      on bucket.org_id = trial_sums.org_id
+      and bucket.sli_id = counted_as
+      and bucket.bucket_start = step.starts_at
+      and not exists (
+        select
+        from ops.excluded_times as excluded
+        where excluded.org_id = trial_sums.org_id
+          and excluded.slo_name = trial_sums.slo_name
+          and excluded.slo_group in ('{}', trial_sums.slo_group)
+          and excluded.since <= bucket.bucket_start
+          and excluded.until > bucket.bucket_start
+      )
+    window earlier as (order by step.starts_at rows between unbounded preceding and 1 preceding)
+  ) as summed;
+  if promise.time_slice is not null then
+    for place in 1 .. (cardinality(total_before) - 1) / steps loop
+      total := total_before[place * steps + 1] - total_before[(place - 1) * steps + 1];
+      good := good_before[place * steps + 1] - good_before[(place - 1) * steps + 1];
+      total_slices[place + 1] := total_slices[place] + (total > 0)::integer;
+      good_slices[place + 1] := good_slices[place] + (total > 0 and good >= promise.slice_target * total)::integer;
+    end loop;
+  end if;
+  seen_at := (
+    select max(bucket.bucket_start)
+    from ops.sli_counts as bucket
+    where bucket.org_id = trial_sums.org_id
+      and bucket.sli_id = counted_as
+      and bucket.bucket_start < trial_sums.since
+  );
+  for as_of, seen_at in
+    select instant.as_of, max(newest.bucket_start) over (order by instant.as_of)
+    from generate_series(trial_sums.since, trial_sums.until - interval '1 microsecond', interval '5 minutes') as instant (as_of)
+    left join (
+      select max(known.bucket_start) as bucket_start, known.known_at
+      from (
+        select bucket.bucket_start, bucket.bucket_start + interval '5 minutes' as known_at
+        from ops.sli_counts as bucket
+        where bucket.org_id = trial_sums.org_id
+          and bucket.sli_id = counted_as
+          and bucket.bucket_start + interval '5 minutes' > trial_sums.since
+        union all
+        select seen_at, trial_sums.since
+      ) as known
+      group by 2
+    ) as newest
+      on newest.known_at = instant.as_of
+  loop
+    end_step := extract(epoch from as_of - origin)::integer / 300;
+    foreach length in array trial_sums.lengths || null::interval loop
+      first_step := floor(extract(epoch from coalesce(
+        as_of - ops.in_hours(length),
+        ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, as_of)
+      ) - origin) / 300);
+      select counted.good, counted.total
+      into good, total
+      from ops.trial_count(
+        good_before, total_before, good_slices, total_slices, steps, promise.slice_target, first_step, end_step
+      ) as counted;
+      lost := total - good;
+      return next;
+    end loop;
+  end loop;
+end;
+$$;
+comment on function ops.trial_sums(uuid, text, jsonb, timestamptz, timestamptz, interval[]) is
+  'What an objective, or a group of it, has counted in windows of some lengths (null: its own) as of every five minutes of a range, each knowing only what had happened by then: how many were bad and all, in events or slices, and seen_at, the start of the last five minutes that hold any. since is the first instant of five minutes.';
+
+create function ops.trial_conditions(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, until timestamptz)
+returns table (as_of timestamptz, rule_name text, holds boolean, starts boolean, lost_since timestamptz, lost bigint)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  named constant ops.judged_slo[] := array[
+    jsonb_populate_record(null::ops.judged_slo, jsonb_build_object('slo_name', trial_conditions.slo_name))
+  ];
+  silent_after interval;
+  min_failures integer;
+  follows_calendar boolean;
+begin
+  select
+    2 * ops.in_hours(coalesce(slo.expected_interval, ops.setting('expected_interval')::interval)),
+    coalesce(slo.min_failures, ops.setting('min_failures')::integer, 3),
+    slo.calendar_period is not null
+  into silent_after, min_failures, follows_calendar
+  from ops.slos as slo
+  where slo.slo_name = trial_conditions.slo_name;
+  return query
+  with burning as materialized (
+    select rule.* from ops.rules_of_slos('burn_rate', named, trial_conditions.until) as rule
+  ),
+  sums as materialized (
+    select counted.*
+    from ops.trial_sums(
+      trial_conditions.org_id, trial_conditions.slo_name, trial_conditions.slo_group, trial_conditions.since, trial_conditions.until,
+      array(select rule.long_window from burning as rule union select rule.short_window from burning as rule where rule.short_window is not null)
+    ) as counted
+  ),
+  -- A window that rolls is the same at every instant, and asked for once.
+  periods as materialized (
+    select instant.as_of, held.target, held.window_length, held.elapsed, held.whole_slices
+    from (
+      select counted.as_of from sums as counted where counted.length is null and follows_calendar
+      union all
+      select trial_conditions.until where not follows_calendar
+    ) as instant (as_of)
+    cross join lateral ops.slo_windows(instant.as_of, array[trial_conditions.slo_name]) as held
+  ),
+  judged as materialized (
+    select
+      counted.as_of, counted.seen_at, counted.lost, held.target, held.window_length,
+      ops.window_budget(
+        ops.allowed_losses(counted.total, held.target), counted.total, held.target, held.window_length, held.elapsed, held.whole_slices
+      ) as allowed,
+      ops.events_needed(held.target, counted.total, held.whole_slices) as events_needed,
+      counted.total > 0 and coalesce(counted.seen_at >= counted.as_of - silent_after, true) as is_judged,
+      -- A group without anything in the window is over.
+      counted.total = 0 and trial_conditions.slo_group <> '{}' as is_over
+    from sums as counted
+    join periods as held
+      on held.as_of = case when follows_calendar then counted.as_of else trial_conditions.until end
+    where counted.length is null
+  ),
+  ruled as materialized (
+    select period.window_length, rule.rule_name, rule.long_window, rule.short_window, meant.factor,
+      coalesce(rule.budget_share, ops.budget_share(meant.factor, period.window_length, rule.long_window)) as share
+    from (select distinct judged.window_length, judged.target from judged) as period
+    cross join burning as rule
+    cross join lateral (
+      select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.window_length, rule.long_window)) as factor
+      offset 0
+    ) as meant
+    where ops.useless_because(meant.factor, period.window_length, rule.long_window, period.target) is null
+  )
+  select
+    judged.as_of,
+    ruled.rule_name,
+    case
+      when judged.is_over then false
+      when judged.is_judged then ops.is_burning(rates.long, rates.short, ruled.factor)
+    end,
+    judged.is_judged and ops.begins_alert(
+      rates.long, rates.short, short_sum.total, ruled.factor, long_sum.lost, judged.allowed, ruled.share, judged.events_needed, min_failures
+    ),
+    judged.as_of - ops.in_hours(ruled.long_window),
+    long_sum.lost
+  from judged
+  join ruled
+    on ruled.window_length = judged.window_length
+  join sums as long_sum
+    on long_sum.as_of = judged.as_of
+    and long_sum.length = ruled.long_window
+  left join sums as short_sum
+    on short_sum.as_of = judged.as_of
+    and short_sum.length = ruled.short_window
+  cross join lateral (
+    select
+      ops.burn_rate(long_sum.total - long_sum.lost, long_sum.total, judged.target) as long,
+      ops.burn_rate(short_sum.total - short_sum.lost, short_sum.total, judged.target) as short
+    -- A barrier: each rate is compared twice.
+    offset 0
+  ) as rates
+  union all
+  select
+    judged.as_of,
+    rule.rule_name,
+    case
+      when judged.is_over then false
+      when judged.is_judged and (judged.events_needed = 0 or spent.is_overspent) then spent.is_overspent
+    end,
+    null,
+    null,
+    null
+  from judged
+  cross join ops.rules_of_slos('budget_exhausted', named, trial_conditions.until) as rule
+  cross join lateral (select ops.is_overspent(judged.lost, judged.allowed, judged.target) as is_overspent offset 0) as spent
+  union all
+  select
+    judged.as_of,
+    rule.rule_name,
+    not judged.is_over and coalesce(judged.seen_at < judged.as_of - coalesce(ops.in_hours(rule.silent_for), silent_after), false),
+    null,
+    null,
+    null
+  from judged
+  cross join ops.rules_of_slos('silent_input', named, trial_conditions.until) as rule;
+end;
+$$;
+comment on function ops.trial_conditions(uuid, text, jsonb, timestamptz, timestamptz) is
+  'What the rules on an objective, or on a group of it, would have found as of every five minutes of a range, by its version that holds now and by what had happened by then: as objective_conditions finds it, from all instants at once.';
+
+create function ops.simulate_conditions(since timestamptz, until timestamptz, slo_names text[])
+returns table (
+  as_of timestamptz,
+  org_id uuid,
+  rule_name text,
+  severity text,
+  subject text,
+  alert_after interval,
+  holds boolean,
+  starts boolean,
+  lost_since timestamptz,
+  lost bigint,
+  slo_group jsonb
+)
 language plpgsql
 stable
 set search_path = ''
@@ -26,38 +350,68 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with found as materialized (
+  with compared as (
     select
-      instant.as_of,
-      condition.org_id,
-      condition.rule_name,
-      rule.severity,
-      condition.subject,
-      rule.alert_after,
-      condition.holds,
-      condition.slo_group,
+      condition.*,
+      counted.org_id,
+      version.slo_name as subject,
+      counted.slo_group,
+      coalesce(condition.starts, condition.holds) as begins,
       lag(condition.holds) over subject_over_time as held_before,
-      lag(instant.as_of) over subject_over_time as found_before,
-      lead(instant.as_of, 1, 'infinity') over subject_over_time as found_next
-    from generate_series(simulate_conditions.since, simulate_conditions.until - interval '1 microsecond', simulate_conditions.step) as instant (as_of)
-    cross join lateral ops.objective_conditions(instant.as_of, simulate_conditions.slo_names) as condition
-    join ops.alert_rules as rule
-      on rule.rule_name = condition.rule_name
-    window subject_over_time as (partition by condition.org_id, condition.rule_name, condition.subject, condition.slo_group order by instant.as_of)
+      lag(coalesce(condition.starts, condition.holds)) over subject_over_time as began_before,
+      lag(condition.lost) over subject_over_time as lost_before,
+      row_number() over subject_over_time as place
+    from ops.slo_versions as version
+    join ops.groups_of_slis(
+      array(select ops.orgs_with_objectives()),
+      array(
+        select distinct counting.sli_id
+        from ops.slo_versions as counting
+        where counting.slo_name = any (simulate_conditions.slo_names)
+          and counting.valid_until = 'infinity'
+      )
+    ) as counted
+      on counted.of_sli_id = version.sli_id
+    cross join lateral ops.trial_conditions(
+      counted.org_id,
+      version.slo_name,
+      counted.slo_group,
+      date_bin('5 minutes', simulate_conditions.since + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00'),
+      simulate_conditions.until
+    ) as condition
+    where version.slo_name = any (simulate_conditions.slo_names)
+      and version.valid_until = 'infinity'
+    window subject_over_time as (
+      partition by counted.org_id, version.slo_name, counted.slo_group, condition.rule_name order by condition.as_of
+    )
   )
-  select found.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, found.holds, found.slo_group
-  from found
-  where found.found_before is null
-    or found.found_before < found.as_of - simulate_conditions.step
-    or found.holds is distinct from found.held_before
-  union all
-  select ended.as_of, found.org_id, found.rule_name, found.severity, found.subject, found.alert_after, false, found.slo_group
-  from found
-  cross join lateral (select found.as_of + simulate_conditions.step as as_of) as ended
-  where found.found_next > ended.as_of
-    and ended.as_of < simulate_conditions.until
-  order by 1, 2, 3, 5, 8;
+  select
+    compared.as_of, compared.org_id, compared.rule_name, rule.severity, compared.subject, rule.alert_after, compared.holds,
+    compared.begins, compared.lost_since, compared.lost, compared.slo_group
+  from compared
+  join ops.alert_rules as rule
+    on rule.rule_name = compared.rule_name
+  where compared.place = 1
+    or compared.holds is distinct from compared.held_before
+    or compared.begins is distinct from compared.began_before
+    or (compared.begins and compared.lost is distinct from compared.lost_before)
+  order by 1, 2, 3, 5, 11;
 end;
 $$;
-comment on function ops.simulate_conditions(timestamptz, timestamptz, interval, text[]) is
-  'What the rules on some objectives would have found at each step of a range: the first finding and each change; holds is null where they could not tell, and false where a group is over.';
+comment on function ops.simulate_conditions(timestamptz, timestamptz, text[]) is
+  'What the rules on some objectives would have found at every five minutes of a range: the first finding and each change. holds is null where they could not tell, and false where a group is over; starts: whether it is enough to begin an alert; lost: how many were bad since lost_since, which is what a burn rate looks back over.';
+
+create function ops.lost_between(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, as_of timestamptz)
+returns bigint
+language sql
+stable
+set search_path = ''
+begin atomic
+  select summed.total - summed.good
+  from ops.sum_windows(array(
+    select row(lost_between.org_id, held.slo_name, held.version, lost_between.since, lost_between.as_of, lost_between.slo_group)::ops.slo_span
+    from ops.slo_windows(lost_between.as_of, array[lost_between.slo_name]) as held
+  )) as summed;
+end;
+comment on function ops.lost_between(uuid, text, jsonb, timestamptz, timestamptz) is
+  'How many of an objective, or of a group of it, were bad from an instant up to as_of.';

@@ -31,7 +31,10 @@ select
   nullif(sli.counted_since, '-infinity') as counted_since,
   evaluated.slo_group,
   evaluated.freshness,
-  evaluated.stale_since
+  evaluated.stale_since,
+  evaluated.allowed,
+  evaluated.versions,
+  evaluated.budget_basis
 from ops.evaluate_slos(now(), true, null) as evaluated
 join ops.slo_versions as version
   on version.slo_name = evaluated.slo_name
@@ -71,6 +74,10 @@ comment on column public.v_ops_slo_status.slo_group is
   'The group: {"workflow": "release"}, null where its events have no such label; {"overflow": true}: all beyond the first 1,000 groups; {} of an objective without groups.';
 comment on column public.v_ops_slo_status.freshness is 'fresh, or stale: the jobs stopped, or they wait for a transaction.';
 comment on column public.v_ops_slo_status.stale_since is 'When the jobs last counted; null: the counts are fresh, or there are none.';
+comment on column public.v_ops_slo_status.allowed is 'How many of the whole window may be bad, which is its error budget (count); null without events.';
+comment on column public.v_ops_slo_status.versions is 'The versions that judge the window, each the time in which it held.';
+comment on column public.v_ops_slo_status.budget_basis is
+  'counted: the budget is a share of what the window counts; expected: of what the calendar period will come to, as its total so far ÷ the elapsed share says; slices: of the time slices of the whole calendar period.';
 
 create view public.v_ops_slo_history
 with (security_invoker = true)
@@ -117,7 +124,7 @@ select
   burndown.slo_group
 from ops.slo_burndown(now()) as burndown;
 comment on view public.v_ops_error_budget_burndown is
-  'One row an org, objective and day of its running window on which something was counted; exclusions applied.';
+  'One row an org, objective and day of its running window on which something was counted; exclusions applied; a day of a change has a row for each version.';
 comment on column public.v_ops_error_budget_burndown.org_id is 'The tenant.';
 comment on column public.v_ops_error_budget_burndown.slo_name is 'The objective.';
 comment on column public.v_ops_error_budget_burndown.version is 'The version of the definition.';

@@ -6,6 +6,7 @@ values
   ('refresh_interval', '5 minutes', 'How often the jobs are meant to run; an SLO is stale after two of these without a run, or three that waited.'),
   ('job_runs_kept', '30 days', 'How long the journal of the jobs is kept.'),
   ('expected_interval', '7 days', 'How often each objective expects input unless it says otherwise; silent for twice as long is no_data (interval).'),
+  ('min_failures', '3', 'How many bad ones it takes in the long window of a burn-rate rule while one alone exceeds the budget, unless the objective says otherwise (count).'),
   ('requests_per_minute', '100', 'Calls of ingest_events that one agent may make in a minute through an API (count).'),
   ('requests_per_minute_per_key', '300', 'Calls of ingest_events that one API key or user may make in a minute through an API, whatever agents the events name (count).'),
   ('anonymous_sign_ins', 'refuse', 'Whether callers whose claims say is_anonymous are signed-in people like others (allow) or have neither rows nor writes (refuse).'),

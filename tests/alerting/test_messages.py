@@ -39,6 +39,9 @@ BURN: dict[str, Any] = {
         "total": 1000,
         "budget_left": "-7.8",
         "status": "breached",
+        "bad_long": 9,
+        "total_long": 12,
+        "budget_taken": "0.0833",
     },
     "explain": "opskpi slo explain checkout-availability --since 2026-11-21T09:00Z --until 2026-11-21T10:00Z",
 }
@@ -83,6 +86,7 @@ def test_a_burn_rate_alert_says_what_how_bad_since_when_and_how_to_explain_it():
         "  Customers cannot pay.\n"
         "  Since 2026-11-21 10:00 UTC\n"
         "  Burn rate: 20.5x over 1 hour and 31x over 5 minutes (alerts above 14.4x)\n"
+        "  Bad: 9 of 12 in 1 hour, 8.33 % of the error budget\n"
         "  SLI: 99.12 % against a target of 99.9 % (991 good of 1,000)\n"
         "  Error budget left: -780 %, status: breached\n"
         "  Service: checkout, Rule: burn_1h_5m, SLO version: 2\n"
@@ -117,6 +121,20 @@ def test_a_resolved_alert_says_when_and_after_how_long():
         "  Resolved at 2026-11-21 11:12 UTC after 1 day 1 hour, fired at 2026-11-20 10:00 UTC\n"
         "  Silent for more than 1 day, last seen at 2026-11-19 10:00 UTC\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("burn_rate", "checkout-availability no longer burns its error budget too fast"),
+        ("budget_exhausted", "checkout-availability is within its error budget again"),
+    ],
+)
+def test_a_resolved_alert_does_not_say_that_it_goes_on(kind: str, words: str):
+    over = BURN | {"kind": kind, "resolved_at": "2026-11-21T11:12:00+00:00"}
+    said = message(resolved=[over])
+    assert messages.title(said) == f"[RESOLVED] {words}"
+    assert f"RESOLVED PAGE: {words}\n" in messages.text(said)
 
 
 def test_pages_come_first():

@@ -32,6 +32,8 @@ ALERTS = [
     ("POLICY", "threshold: 6", "threshold: 0", "17: spec.conditions[0].spec.condition.threshold: 0 is not above 0"),
     ("POLICY", "threshold: 6", "threshold: 10", "17: spec.conditions[0].spec.condition.threshold: it can never fire: the burn rate of release_speed is at most 1 / (1 - 0.9) = 10, which is not greater than 10"),
     ("POLICY", "threshold: 6", "threshold: 14.4", "17: spec.conditions[0].spec.condition.threshold: it can never fire: the burn rate of release_speed is at most 1 / (1 - 0.9) = 10, which is not greater than 14.4"),
+    ("POLICY", "threshold: 6", "threshold: 0.9", "17: spec.conditions[0].spec.condition.threshold: it can mean nothing: 0.9 is below 1, and such a burn rate leaves a part of the budget of release_speed"),
+    ("POLICY", "lookbackWindow: 6h", "lookbackWindow: 31d", "17: spec.conditions[0].spec.condition.threshold: it can mean nothing: lookbackWindow is longer than the window of release_speed"),
     ("POLICY", "lookbackWindow: 6h", "lookbackWindow: -6h", "18: spec.conditions[0].spec.condition.lookbackWindow: -6h is no duration; write 30d, 4w, 1M, 1Q or 5m"),
     ("POLICY", "lookbackWindow: 6h", "lookbackWindow: 7m", "18: spec.conditions[0].spec.condition.lookbackWindow: 7m is no multiple of 5m: counts are kept per 5 minutes"),
     ("POLICY", "lookbackWindow: 6h", "lookbackWindow: 5m", "11: spec.conditions[0].metadata.annotations.opskpi.dev/short-window: 5m is not shorter than lookbackWindow"),
@@ -118,6 +120,17 @@ def test_a_share_of_a_calendar_window_that_can_never_burn_so_fast_is_refused(fau
     policy = POLICY.replace("short-window: 5m", 'budget-share: "0.5"')
     (fault,) = faults(joined(CALENDAR, policy))
     assert "it can never fire: the burn rate of release_speed is at most 1 / (1 - 0.9) = 10" in fault
+
+
+# Six hours are a 124th of 31 days, and a 112th of 28.
+@pytest.mark.parametrize(("share", "is_refused"), [("0.008", True), ("0.0081", False)])
+def test_a_share_of_a_calendar_window_must_mean_something_in_its_longest_period(reading, faults, share, is_refused):
+    text = joined(CALENDAR, POLICY.replace("short-window: 5m", f'budget-share: "{share}"'))
+    if is_refused:
+        (fault,) = faults(text)
+        assert "it can mean nothing: 0.992 is below 1" in fault
+    else:
+        assert len(reading(text, known_channels=["on-call"]).rules) == 1
 
 
 @pytest.mark.parametrize("kind", ["silent_agents", "silent_jobs", "kpi_threshold"])

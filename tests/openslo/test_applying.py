@@ -59,14 +59,72 @@ def test_a_simulation_waits_as_long_as_the_rule_does(
     found = simulating.simulate(broken, burning_after(timedelta(minutes=minutes)), SINCE, SINCE + timedelta(days=1))
     found = [alert for alert in found if alert.rule_name == "deploys/burn"]
     assert [f"{alert.fired_at:%H:%M}" for alert in found] == ([fired_at] if fired_at else [])
-    assert all(f"{alert.resolved_at:%H:%M}" == "11:10" for alert in found)
+    assert all(f"{alert.resolved_at:%H:%M}" == "11:15" for alert in found)
     assert broken.execute("select count(*) from ops.slos where slo_name = 'deploys'").fetchone() == (0,)
+
+
+def test_a_simulation_begins_no_alert_for_one_failure_of_a_quiet_night(database: psycopg.Connection) -> None:
+    add = "insert into telemetry_events (event_type, event_timestamp, metadata) select 'workflow_run', %s, %s from generate_series(1, %s)"
+    for at, outcome, count in (("08T10:00", "success", 10_000), ("10T02:00", "failure", 1), ("10T03:00", "success", 1)):
+        database.execute(add, [f"2026-03-{at}Z", json.dumps({"outcome": outcome}), count])
+    database.execute("select ops.refresh()")
+    found = simulating.simulate(database, burning_after(timedelta()), SINCE, SINCE + timedelta(hours=6))
+    assert [alert for alert in found if alert.rule_name == "deploys/burn"] == []
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_a_simulation_fires_again_only_with_a_new_failure(database: psycopg.Connection, failures: int) -> None:
+    add = "insert into telemetry_events (event_type, event_timestamp, metadata) select 'workflow_run', %s, %s from generate_series(1, %s)"
+    # What was good at 09:10 leaves the hour at 10:15, and the failures of 09:55 burn as fast as they did.
+    for at, outcome, count in (
+        ("09:10", "success", 100),
+        ("09:55", "failure", 50),
+        ("10:00", "success", 400),
+        ("10:12", "failure", failures),
+    ):
+        database.execute(add, [f"2026-03-10T{at}Z", json.dumps({"outcome": outcome}), count])
+    database.execute("select ops.refresh()")
+    found = simulating.simulate(database, burning_after(timedelta()), SINCE, SINCE + timedelta(hours=11))
+    found = [alert for alert in found if alert.rule_name == "deploys/burn"]
+    assert [f"{alert.fired_at:%H:%M}" for alert in found] == ["10:00", *(["10:15"] if failures else [])]
 
 
 def test_files_without_an_objective_cannot_be_simulated(database: psycopg.Connection) -> None:
     with pytest.raises(OpsKpiError) as refusal:
         simulating.simulate(database, Definitions(), SINCE, SINCE + timedelta(days=1))
     assert refusal.value.exit_code == ExitCode.BAD_ARGUMENT
+
+
+def test_a_dry_run_says_which_rules_for_every_objective_leave_one_out(database: psycopg.Connection) -> None:
+    def promised(name: str, days: int) -> Slo:
+        return Slo(
+            name, "shop", "error_rate", "workflow_run", Decimal("0.99"), name, rolling_window=timedelta(days=days)
+        )
+
+    left_out: list[applying.LeftOut] = []
+    files = Definitions(slos=(promised("month", 30), promised("week", 7), promised("day", 1)))
+    applying.apply(database, files, dry_run=True, on_left_out=left_out.append)
+    assert [(each.slo_name, each.rule_name) for each in left_out] == [
+        *(("day", rule) for rule in ("fast_burn", "slow_burn", "steady_burn", "trickle")),
+        *(("week", rule) for rule in ("slow_burn", "trickle")),
+    ]
+    assert [each.because for each in left_out[-2:]] == [
+        f"its factor is {factor}, and a burn rate below 1 leaves a part of the budget" for factor in ("0.7", "0.2333")
+    ]
+    assert left_out[3].because == "its window of 3 days is longer than that of the objective, 1 day"
+
+
+def test_an_objective_that_says_how_many_failures_it_takes_is_exported_so(
+    database: psycopg.Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "slo.yaml"
+    text = openslo.write(burning_after(timedelta())).replace(
+        "name: deploys\n", 'name: deploys\n  annotations: {opskpi.dev/min-failures: "5"}\n', 1
+    )
+    file.write_text(text, "utf-8")
+    applying.apply(database, openslo.read([file]))
+    assert rows(database, "select min_failures from ops.slos where slo_name = 'deploys'") == [(5,)]
+    assert 'opskpi.dev/min-failures: "5"' in openslo.write(applying.stored(database)).replace("'", '"')
 
 
 def test_what_is_exported_and_applied_again_changes_nothing(database: psycopg.Connection, tmp_path: Path) -> None:

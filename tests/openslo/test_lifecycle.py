@@ -50,6 +50,18 @@ def test_pruning_shows_what_it_would_remove_and_removes_it(
     assert rows(database, "select count(*) - 1 from ops.slos") == shipped
 
 
+def test_a_dry_run_says_which_rules_mean_nothing_for_a_short_window(cli: Cli, slo_file: Path) -> None:
+    slo_file.write_text(PLAIN.replace("duration: 30d", "duration: 7d"), "utf-8")
+    tried = cli("slo", "apply", "--dry-run", str(slo_file))
+    assert tried.stdout.splitlines() == [
+        "created   slo release_speed",
+        "left out  rule slow_burn for release_speed: its factor is 0.7, and a burn rate below 1 leaves a part of the budget",
+        "left out  rule trickle for release_speed: its factor is 0.2333, and a burn rate below 1 leaves a part of the budget",
+        "nothing was changed: this was a dry run",
+    ]
+    assert cli("slo", "apply", str(slo_file)).stdout == "created   slo release_speed\n"
+
+
 def test_a_file_of_another_bundle_is_refused_with_the_way_out(
     cli: Cli, database: psycopg.Connection, slo_file: Path
 ) -> None:

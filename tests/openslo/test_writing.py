@@ -153,22 +153,23 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
 
 @st.composite
 def burning(draw: st.DrawFn, slo: Slo | None) -> dict[str, Any]:
-    """The columns of a burn-rate condition that its SLO can reach."""
-    long_window = draw(spans)
+    """The columns of a burn-rate condition that means something for its SLO: at least 1, and within its reach."""
+    days = {"day": 1, "week": 7, "month": 28, "quarter": 90, "year": 365}
+    window = (slo and slo.rolling_window) or timedelta(days=days[(slo and slo.calendar_period) or "day"])
+    long_window = min(draw(spans), window)
     short = draw(st.none() | st.integers(1, 100).map(lambda count: timedelta(minutes=5 * count)))
     columns = {
         "kind": "burn_rate",
         "long_window": long_window,
         "short_window": short if short and short < long_window else None,
     }
-    reach = draw(st.decimals("0.01", "0.99", places=2)) / (1 - slo.target if slo else Decimal("0.001"))
-    window = (slo and slo.rolling_window) or timedelta(days=1)
-    share = round(
-        min(Decimal(1), reach * (long_window // timedelta(minutes=5)) / (window // timedelta(minutes=5))) / 200, 6
-    )
-    if share and draw(st.booleans()):
+    highest = 1 / (1 - slo.target if slo else Decimal("0.001"))
+    factor = max(Decimal(1), round(highest * draw(st.decimals("0.01", "0.99", places=2)), 4))
+    steps = window // timedelta(minutes=5), long_window // timedelta(minutes=5)
+    share = round(factor * steps[1] / steps[0], 6)
+    if share <= 1 <= share * steps[0] / steps[1] < highest and draw(st.booleans()):
         return columns | {"budget_share": share}
-    return columns | {"factor": max(round(reach, 4), Decimal("0.0001"))}
+    return columns | {"factor": factor}
 
 
 @st.composite

@@ -168,6 +168,7 @@ def _section(alert: Mapping[str, object], *, over: str | None = None) -> Section
         texts.line(alert.get("description"), 500),
         _since(alert, over=over),
         _burn(detail),
+        _taken(detail),
         _sli(detail),
         _budget(detail),
         _value(alert, detail),
@@ -179,10 +180,20 @@ def _section(alert: Mapping[str, object], *, over: str | None = None) -> Section
     severity = (texts.line(alert.get("severity"), 20) or "alert").upper()
     return Section(
         badge=f"{over.upper()} {severity}" if over else severity,
-        heading=_heading(alert, detail),
+        heading=_mended(alert) or _heading(alert, detail) if over == "resolved" else _heading(alert, detail),
         facts=tuple(fact for fact in facts if fact),
         command=texts.line(alert.get("explain"), 500),
     )
+
+
+def _mended(alert: Mapping[str, object]) -> str | None:
+    """The opposite of the heading, where the figures of a resolved alert would contradict it."""
+    subject = texts.line(alert.get("subject"), 150) or "an unnamed subject"
+    known = {
+        "burn_rate": f"{subject} no longer burns its error budget too fast",
+        "budget_exhausted": f"{subject} is within its error budget again",
+    }
+    return known.get(str(alert.get("kind")))
 
 
 def _heading(alert: Mapping[str, object], detail: Mapping[str, object]) -> str:
@@ -237,6 +248,19 @@ def _burn(detail: Mapping[str, object]) -> str | None:
     ]
     limit = wording.factor(detail.get("factor"))
     return f"Burn rate: {' and '.join(windows)}" + (f" (alerts above {limit})" if limit else "") if windows else None
+
+
+def _taken(detail: Mapping[str, object]) -> str | None:
+    """What the long window took of the budget of the whole SLO window."""
+    bad, total = wording.count(detail.get("bad_long")), wording.count(detail.get("total_long"))
+    window, share = wording.duration(detail.get("long_window")), wording.percent(detail.get("budget_taken"))
+    if bad is None or total is None:
+        return None
+    return (
+        f"Bad: {bad} of {total}"
+        + (f" in {window}" if window else "")
+        + (f", {share} of the error budget" if share else "")
+    )
 
 
 def _sli(detail: Mapping[str, object]) -> str | None:

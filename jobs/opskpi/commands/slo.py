@@ -73,22 +73,27 @@ def apply(
       opskpi slo apply --prune --dry-run slos.yaml
     """
     owner = applying.Bundle(bundle, adopt, prune, author)
+    left_out: list[applying.LeftOut] = []
     with options.connect() as connection:
         definitions = openslo.read(
             _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
         )
         if dry_run:
             with scratch.writable(connection, console.notice) as tried:
-                changes = applying.apply(tried, definitions, owner, dry_run=True)
+                changes = applying.apply(tried, definitions, owner, dry_run=True, on_left_out=left_out.append)
         else:
             changes = applying.apply(connection, definitions, owner)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
     if options.as_json:
         console.show_json(changes)
-        return
-    _show_changes(changes)
-    if dry_run:
+    else:
+        _show_changes(changes)
+    for each in left_out:
+        # Nobody misses a rule that cannot fire.
+        say = console.notice if options.as_json or each.never_fires else console.show
+        say(f"left out  rule {each.rule_name} for {each.slo_name}: {each.because}")
+    if dry_run and not options.as_json:
         console.show(UNCHANGED)
 
 

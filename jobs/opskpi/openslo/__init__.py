@@ -30,6 +30,8 @@ Annotations, all with the prefix `opskpi.dev/`:
 on                          annotation               meaning
 ==========================  =======================  ==================================================================
 SLO                         expected-every           how often events are expected, such as 1h
+SLO                         min-failures             how many bad events it takes to alert on a burn rate while one
+                                                     alone exceeds the budget, such as "5"; else the setting
 SLO                         previous-name            what it was called before: its history goes along, once
 SLO                         enabled                  "false": it has no status and no alerts; "true" ends that;
                                                      without the annotation it stays as it is

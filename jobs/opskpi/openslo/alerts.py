@@ -21,7 +21,8 @@ _ANNOTATIONS = {
     "silent_input": {"kind", "event-type"},
     "silent_jobs": {"kind"},
 }
-_SHORTEST = {"day": 1, "week": 7, "month": 28, "quarter": 90, "year": 365}
+# Days of the shortest and the longest of each calendar period.
+_PERIODS = {"day": (1, 1), "week": (7, 7), "month": (28, 31), "quarter": (90, 92), "year": (365, 366)}
 _PER_FIVE = "counts are kept per 5 minutes"
 
 
@@ -223,28 +224,44 @@ def _channels(place: Place | None, entities: Entities) -> tuple[str, ...]:
 
 
 def check_reach(slo: Slo, condition: Condition) -> None:
-    """Refuse a burn rate that the SLO can never exceed, and one that its budget share does not amount to.
+    """Refuse a burn rate that can mean nothing for the SLO, and one that its budget share does not amount to.
 
-    The burn rate is at most 1 / (1 - target). A budget share amounts to share x SLO window / alert window (SRE
-    Workbook, chapter 5), which must be what the file says, rounded to six digits after the point.
+    The burn rate is at most 1 / (1 - target), and one below 1 leaves a part of the budget. A budget share amounts to
+    share x SLO window / alert window (SRE Workbook, chapter 5), which must be what the file says, rounded to six digits
+    after the point. Of calendar periods, which differ in length, any may be the one that it means something for.
     """
-    long_window, share = condition.columns.get("long_window"), condition.columns.get("budget_share")
+    long_window, share, place = (
+        condition.columns.get("long_window"),
+        condition.columns.get("budget_share"),
+        condition.place,
+    )
     if long_window is None:
         return
-    factor = Fraction(condition.threshold)
+    days = (timedelta(days=count) for count in _PERIODS[slo.calendar_period or "month"])
+    shortest, longest = (slo.rolling_window, slo.rolling_window) if slo.rolling_window else days
+    least = most = Fraction(condition.threshold)
     if share is not None:
-        window = slo.rolling_window or timedelta(days=_SHORTEST[slo.calendar_period or "month"])
-        factor = Fraction(share) * Fraction(window // FIVE_MINUTES, long_window // FIVE_MINUTES)
-        right = round(Decimal(factor.numerator) / Decimal(factor.denominator), 6)
+        least, most = (
+            Fraction(share) * Fraction(window // FIVE_MINUTES, long_window // FIVE_MINUTES)
+            for window in (shortest, longest)
+        )
+        right = round(Decimal(least.numerator) / Decimal(least.denominator), 6)
         if slo.rolling_window and right != condition.threshold:
-            condition.place.refuse(
-                f"{condition.place.shown} is not what the budget share amounts to for {slo.slo_name}; write"
+            place.refuse(
+                f"{place.shown} is not what the budget share amounts to for {slo.slo_name}; write"
                 f" {number_text(right)}, which is {number_text(share)} x its window / lookbackWindow"
             )
             return
     highest = 1 / (1 - Fraction(slo.target))
-    if factor >= highest:
-        condition.place.refuse(
+    if long_window > longest:
+        place.refuse(f"it can mean nothing: lookbackWindow is longer than the window of {slo.slo_name}")
+    elif most < 1:
+        place.refuse(
+            f"it can mean nothing: {float(most):g} is below 1, and such a burn rate leaves a part of the budget of"
+            f" {slo.slo_name}"
+        )
+    elif least >= highest:
+        place.refuse(
             f"it can never fire: the burn rate of {slo.slo_name} is at most 1 / (1 - {number_text(slo.target)}) ="
-            f" {float(highest):g}, which is not greater than {float(factor):g}"
+            f" {float(highest):g}, which is not greater than {float(least):g}"
         )

@@ -1,5 +1,6 @@
 """OpenSLO definitions and the database: what stands there, and making it what files say."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, LiteralString
 
@@ -22,7 +23,8 @@ STORED: dict[str, LiteralString] = {
         rolling_window::text, calendar_period,
         case when calendar_period is not null then coalesce(time_zone, ops.time_zone()) end as time_zone,
         budgeting_method, time_slice::text, slice_target, expected_interval::text,
-        case when not is_enabled then false end as is_enabled, previous_name, display_name, labels, annotations
+        case when not is_enabled then false end as is_enabled, previous_name, min_failures, display_name, labels,
+        annotations
       from ops.slos
     """,
     "rules": """
@@ -52,6 +54,19 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A rule for every objective that leaves an objective out, since it can mean nothing for it, and why.
+
+    One that `never_fires` is out of reach; any other would fire although the budget is kept.
+    """
+
+    slo_name: str
+    rule_name: str
+    because: str
+    never_fires: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """Files that belong together, by name: what they make is theirs.
 
@@ -66,15 +81,24 @@ class Bundle:
 
 
 def apply(
-    connection: psycopg.Connection, definitions: Definitions, bundle: Bundle = Bundle(), *, dry_run: bool = False
+    connection: psycopg.Connection,
+    definitions: Definitions,
+    bundle: Bundle = Bundle(),
+    *,
+    dry_run: bool = False,
+    on_left_out: Callable[[LeftOut], None] | None = None,
 ) -> list[Change]:
     """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
 
-    Raises psycopg.Error: OP001 for a rule that can never fire, a name that is taken or an object of another bundle,
-    23503 for a KPI that does not exist.
+    `on_left_out` gets each rule for every objective that leaves one of these out. Raises psycopg.Error: OP001 for a
+    rule that can mean nothing, a name that is taken or an object of another bundle, 23503 for a KPI that is unknown.
     """
     with connection.transaction(force_rollback=dry_run):
-        return make(connection, definitions, bundle)
+        changes = make(connection, definitions, bundle)
+        if on_left_out:
+            for each in _left_out(connection, definitions):
+                on_left_out(each)
+        return changes
 
 
 def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundle = Bundle()) -> list[Change]:
@@ -84,6 +108,16 @@ def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundl
             "select kind, name, change, differences from ops.apply_definitions(definitions => %(definitions)s,"
             " bundle => %(name)s, adopt => %(adopt)s, prune => %(prune)s, author => %(author)s)",
             {"definitions": Jsonb(as_json(definitions)), **asdict(bundle)},
+        ).fetchall()
+
+
+def _left_out(connection: psycopg.Connection, definitions: Definitions) -> list[LeftOut]:
+    names = [slo.slo_name for slo in definitions.slos if slo.is_enabled is not False]
+    with connection.cursor(row_factory=class_row(LeftOut)) as cursor:
+        return cursor.execute(
+            "select slo_name, rule_name, because, never_fires from ops.useless_rules()"
+            " where slo_name = any (%s) and not is_own order by slo_name, rule_name",
+            [names],
         ).fetchall()
 
 

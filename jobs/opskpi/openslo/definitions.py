@@ -59,8 +59,9 @@ class Slo:
     `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is good. `threshold_ms` belongs
     to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the type. `expected_interval` is how
     often events are expected. `is_enabled` None leaves that as it stands, and a new one is enabled. `previous_name` is
-    what it was called before. `annotations` holds, beside what the file says for
-    others, the titles and the description of its SLI and objective under `opskpi.dev/`.
+    what it was called before. `min_failures` is how many bad events it takes to alert on a burn rate while one alone
+    exceeds the budget; None is as the setting says. `annotations` holds, beside what the file says for others, the
+    titles and the description of its SLI and objective under `opskpi.dev/`.
     """
 
     slo_name: str
@@ -86,6 +87,7 @@ class Slo:
     expected_interval: timedelta | None = None
     is_enabled: bool | None = None
     previous_name: str | None = None
+    min_failures: int | None = None
     display_name: str | None = None
     labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ LONGEST_ANNOTATION = 4096
 
 _ANNOTATIONS = {
     "Service": (),
-    "SLO": ("expected-every", "previous-name", "enabled"),
+    "SLO": ("expected-every", "previous-name", "enabled", "min-failures"),
     "SLI": (),
     "AlertPolicy": ("applies-to",),
     "AlertCondition": ("kind", "short-window", "budget-share", "metric", "event-type"),

@@ -41,6 +41,7 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
         "service": service and service.name(),
         "description": spec.description(),
         "expected_interval": expected and expected.text() and expected.span(),
+        "min_failures": _min_failures(entity),
         "is_enabled": _enabled(entity),
         **window,
     }
@@ -70,6 +71,16 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
         )
         for name, own in objectives.items()
     ]
+
+
+def _min_failures(entity: Entity) -> int | None:
+    place = entity.own.get("min-failures")
+    text = place.text() if place else None
+    if place is None or text is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,5}", text):
+        return place.refuse(f"{place.shown} is not a whole number from 1 to 999999")
+    return int(text)
 
 
 def _enabled(entity: Entity) -> bool | None:

@@ -114,6 +114,7 @@ def _slo(slo: Slo, rules: list[Rule]) -> dict[str, Any]:
     }
     own = {
         "expected-every": slo.expected_interval and duration_text(slo.expected_interval),
+        "min-failures": None if slo.min_failures is None else str(slo.min_failures),
         "previous-name": slo.previous_name,
         "enabled": None if slo.is_enabled is None else str(slo.is_enabled).lower(),
     }

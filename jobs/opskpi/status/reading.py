@@ -1,7 +1,7 @@
 """What people ask from a terminal: the newest KPIs, the SLOs, the checks of doctor; one view or function each."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -36,7 +36,8 @@ class Slo:
 
     `counted_since` is the first instant with all its events, None if none is missing. `slo_group` has the values of its
     labels by key, {} where the objective is not grouped. `freshness` is fresh or stale, `stale_since` when the jobs
-    last counted, None while that is fresh or if they never did.
+    last counted, None while that is fresh or if they never did. `allowed` is how many of the whole window may be bad,
+    by what `budget_basis` says (counted, expected, slices); `versions` judge it.
     """
 
     org_id: UUID
@@ -60,6 +61,9 @@ class Slo:
     slo_group: Group
     freshness: str = "fresh"
     stale_since: datetime | None = None
+    allowed: Decimal | None = None
+    versions: list[int] = field(default_factory=list)
+    budget_basis: str = "counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since, slo_group, freshness, stale_since from public.v_ops_slo_status"
+            " counted_since, slo_group, freshness, stale_since, allowed, versions, budget_basis from public.v_ops_slo_status"
         ).fetchall()
 
 

@@ -91,6 +91,11 @@ def show_slos(slos: Sequence[Slo]) -> None:
     partly = {(slo.slo_name, since) for slo in slos if (since := slo.counted_since) and since > slo.window_start}
     for name, since in sorted(partly):
         console.show(f"{name}: only events since {since:%Y-%m-%d} are counted; retention had removed the older ones")
+    for name, versions in sorted({(slo.slo_name, tuple(slo.versions)) for slo in slos if len(slo.versions) > 1}):
+        numbers = ", ".join(map(str, versions))
+        console.show(
+            f"{name}: its definition changed within the window; versions {numbers} judge it, each its own time"
+        )
 
 
 def _orgs(rows: Sequence[Kpi] | Sequence[Slo]) -> tuple[list[Column], list[list[str]]]:

@@ -291,11 +291,46 @@ def tightened(database: Connection) -> Connection:
 def test_before_a_change_the_old_promise_is_measured_as_it_was(tightened):
     columns = ("version", "target", "good", "total", "budget_left")
     assert evaluate(tightened, "deploys", *columns, as_of="2026-03-09T23:59:59Z") == (1, Decimal("0.5"), 10, 10, 1)
-    assert evaluate(tightened, "deploys", *columns, as_of=SECOND)[:4] == (2, Decimal("0.9"), 4, 10)
-    assert evaluate(tightened, "deploys", *columns, as_of=THIRD)[:4] == (2, Decimal("0.9"), 8, 20)
+    assert evaluate(tightened, "deploys", *columns, as_of=SECOND) == (2, Decimal("0.9"), 10, 10, 1)
 
 
-def test_late_events_from_before_a_change_count_in_both_versions(tightened):
+def test_a_window_is_judged_before_a_change_by_the_old_promise_and_after_it_by_the_new(tightened):
+    columns = ("version", "target", "good", "total", "allowed", "budget_left", "versions")
+    # 5 of the first ten may be slow and none is; 1 of the second ten, and 6 are.
+    assert evaluate(tightened, "deploys", *columns, as_of=THIRD) == (2, Decimal("0.9"), 14, 20, 6, 0, [1, 2])
+    burndown = "select version, good, total, budget_left from ops.slo_burndown(%s, '{deploys}') order by day_start"
+    assert rows(tightened, burndown, THIRD) == [(1, 10, 10, 1), (2, 4, 10, 0)]
+    history = "select version, target, good, total from ops.slo_history() where slo_name = 'deploys' order by 1"
+    assert rows(tightened, history) == [(1, Decimal("0.5"), 10, 10), (2, Decimal("0.9"), 4, 10)]
+    # Once the change has left the window, so has the old promise.
+    assert evaluate(tightened, "deploys", "versions", "total", as_of="2026-04-10T12:00Z") == ([2], 10)
+
+
+def test_a_burn_rate_over_a_change_is_that_of_each_promise_in_its_own_time(promised):
+    add_events(promised, 50, "deploy", "2026-03-10T11:20Z", outcome="success")
+    add_events(promised, 50, "deploy", "2026-03-10T11:20Z", outcome="failure")
+    add_events(promised, 95, "deploy", "2026-03-10T11:50Z", outcome="success")
+    add_events(promised, 5, "deploy", "2026-03-10T11:50Z", outcome="failure")
+    refresh(promised)
+    change(promised, "target", "0.5", "2026-03-10T11:30Z")
+    found = evaluate(promised, "deploys", "burn_rate_1h", "allowed", "versions", as_of="2026-03-10T12:00Z")
+    assert found == (pytest.approx(Decimal(55) / 60), 60, [1, 2])
+
+
+def test_a_version_that_counts_in_other_units_judges_its_whole_window(promised):
+    add_events(promised, 6, "deploy", "2026-03-08T10:00Z", outcome="success")
+    add_events(promised, 6, "deploy", "2026-03-12T10:00Z", outcome="success")
+    refresh(promised)
+    promised.execute(
+        "update ops.slos set budgeting_method = 'timeslices', time_slice = '1 hour', slice_target = 1, valid_from = %s"
+        " where slo_name = 'deploys'",
+        [SECOND],
+    )
+    columns = ("version", "total", "budgeting_method", "versions")
+    assert evaluate(promised, "deploys", *columns, as_of=THIRD) == (2, 2, "timeslices", [2])
+
+
+def test_late_events_from_before_a_change_count_for_the_version_that_held(tightened):
     add_events(tightened, 5, "deploy", "2026-03-08T11:00Z", outcome="success", duration_ms=100)
     add_events(tightened, 5, "deploy", "2026-03-08T11:00Z", outcome="success", duration_ms=60)
     for fresh in (True, False):
@@ -303,10 +338,10 @@ def test_late_events_from_before_a_change_count_in_both_versions(tightened):
             evaluate(tightened, "deploys", "version", "good", "total", as_of=as_of, with_fresh=fresh)
             for as_of in ("2026-03-09T12:00Z", THIRD)
         ]
-        assert counted == ([(1, 15, 20), (2, 8, 30)] if fresh else [(1, 10, 10), (2, 8, 20)])
+        assert counted == ([(1, 15, 20), (2, 19, 30)] if fresh else [(1, 10, 10), (2, 14, 20)])
     refresh(tightened)
     assert evaluate(tightened, "deploys", "version", "good", "total", as_of="2026-03-09T12:00Z") == (1, 15, 20)
-    assert evaluate(tightened, "deploys", "version", "good", "total", as_of=THIRD) == (2, 8, 30)
+    assert evaluate(tightened, "deploys", "version", "good", "total", as_of=THIRD) == (2, 19, 30)
 
 
 def test_a_rebuild_recounts_what_old_versions_counted(tightened):

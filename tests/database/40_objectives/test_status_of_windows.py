@@ -13,7 +13,19 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from support.events import Connection, add_event, add_events, add_slo, evaluate, instant, refresh, rows, scalar
+from support.events import (
+    Connection,
+    add_event,
+    add_events,
+    add_slo,
+    alerts,
+    evaluate,
+    instant,
+    refresh,
+    rows,
+    run_jobs,
+    scalar,
+)
 
 pytestmark = pytest.mark.database
 
@@ -94,8 +106,10 @@ def assert_as_by_hand(
     verdicts: list[Verdict],
     target: Fraction,
     slices: tuple[timedelta, Fraction] | None = None,
+    *,
+    calendar: bool = False,
 ) -> None:
-    """Compare the objective with what its events come to in plain fractions."""
+    """Compare the objective with what its events come to in plain fractions; a calendar has the budget of its period."""
     until = bin_start(as_of) + timedelta(minutes=5)
 
     def over(start: datetime) -> tuple[int, int]:
@@ -108,6 +122,10 @@ def assert_as_by_hand(
     burnt = burn_rate(good, total, target)
     assert burnt is not None
     assert_all_but_equal(found[4], Fraction(good, total), "sli")
+    if calendar and slices:
+        burnt *= total / Fraction(length / slices[0])
+    elif calendar and until < since + length:
+        burnt *= Fraction(max(as_of - since, timedelta(minutes=5)) / length)
     assert_all_but_equal(found[5], 1 - burnt, "budget_left")
     for column, value in zip(BURN_RATES, found[6:10], strict=True):
         rate = burn_rate(*over(as_of - timedelta(hours=BURN_RATES[column])), target)
@@ -119,7 +137,8 @@ def assert_as_by_hand(
         assert abs(Fraction(found[10].total_seconds()) - seconds) < Fraction(1, 1000) + seconds / 10**14
     else:
         assert found[10] is None
-    assert found[11] == max(ceil(1 / (1 - target)) - total, 0)
+    judged = int(length / slices[0]) if calendar and slices else total
+    assert found[11] == max(ceil(1 / (1 - target)) - judged, 0)
 
 
 @pytest.mark.parametrize("window", ["1 hour", "7 days", "28 days", "30 days", "90 days", "720 hours 3 minutes"])
@@ -175,7 +194,7 @@ def test_a_calendar_window_is_the_period_of_its_time_zone(database, period, zone
     store(database, verdicts)
     refresh(database)
     database.execute("set timezone = 'Pacific/Auckland'")
-    assert_as_by_hand(database, instant(as_of), start, end - start, verdicts, Fraction("0.9"))
+    assert_as_by_hand(database, instant(as_of), start, end - start, verdicts, Fraction("0.9"), calendar=True)
 
 
 def test_a_calendar_without_a_time_zone_goes_by_the_settings(database):
@@ -189,6 +208,75 @@ def test_a_calendar_without_a_time_zone_goes_by_the_settings(database):
         *(1, 1, instant("2026-03-31T22:00Z")),
         timedelta(days=30),
     )
+
+
+@pytest.mark.parametrize("as_of", ["2026-11-01T23:59:59Z", "2026-11-02T00:00:00Z"])
+def test_a_calendar_window_has_the_budget_of_the_whole_period(database, as_of):
+    add_slo(database, target="0.999", calendar="month", zone="UTC")
+    add_events(database, 990, "deploy", "2026-11-01T10:00Z", outcome="success")
+    add_events(database, 10, "deploy", "2026-11-01T10:00Z", outcome="failure")
+    refresh(database)
+    left, allowed, basis, status = evaluate(
+        database, "deploys", "budget_left", "allowed", "budget_basis", "status", as_of=as_of
+    )
+    assert (round(left, 4), round(allowed, 2), basis) == (Decimal("0.6667"), 30, "expected")
+    assert status == "ok"
+
+
+def test_the_budget_of_a_calendar_window_is_that_of_its_exact_total_once_it_is_over(database):
+    add_slo(database, target="0.9", calendar="month", zone="UTC")
+    add_events(database, 95, "deploy", "2026-11-01T10:00Z", outcome="success")
+    add_events(database, 5, "deploy", "2026-11-30T23:59:59Z", outcome="failure")
+    refresh(database)
+    columns = ("budget_left", "allowed", "budget_basis")
+    assert evaluate(database, "deploys", *columns, as_of="2026-11-30T23:55:00Z") == (Decimal("0.5"), 10, "counted")
+
+
+def test_a_rolling_window_has_the_budget_of_what_it_counts(database):
+    add_slo(database, target="0.9")
+    add_events(database, 95, "deploy", "2026-03-01T10:00Z", outcome="success")
+    add_events(database, 5, "deploy", "2026-03-02T10:00Z", outcome="failure")
+    refresh(database)
+    columns = ("budget_left", "allowed", "budget_basis", "versions")
+    assert evaluate(database, "deploys", *columns, as_of=AS_OF) == (Decimal("0.5"), 10, "counted", [1])
+
+
+def test_the_time_slices_of_a_calendar_window_have_the_budget_of_all_its_slices(database):
+    add_slo(database, target="0.999", calendar="month", zone="UTC", slices=("5 minutes", "0.5"))
+    for number in range(432):
+        at = instant("2026-11-01T00:00Z") + timedelta(minutes=5 * number)
+        add_event(database, "deploy", at, outcome="failure" if number in {100, 200} else "success")
+    run_jobs(database, "2026-11-02T11:59:59Z")
+    columns = ("good", "total", "allowed", "budget_basis", "status", "events_needed")
+    found = evaluate(database, "deploys", *columns, "budget_left", as_of="2026-11-02T11:59:59Z")
+    assert found[:-1] == (430, 432, Decimal("8.64"), "slices", "ok", 0)
+    assert round(found[-1], 4) == Decimal("0.7685")
+    assert [alert for alert in alerts(database) if alert[1] == "deploys"] == []
+
+
+@pytest.mark.parametrize("slices", [None, ("5 minutes", "0.5")])
+@pytest.mark.parametrize("as_of", ["2026-11-02T11:59:59Z", "2026-11-30T23:59:59Z"])
+def test_status_and_burn_down_of_a_calendar_window_agree(database, slices, as_of):
+    add_slo(database, target="0.99", calendar="month", zone="UTC", slices=slices)
+    for day, bad in ((1, 3), (2, 1)):
+        for minute in range(60):
+            at = instant(f"2026-11-{day:02}T08:00Z") + timedelta(minutes=5 * minute)
+            add_event(database, "deploy", at, outcome="failure" if minute < bad else "success")
+    refresh(database)
+    (left,) = evaluate(database, "deploys", "budget_left", as_of=as_of)
+    days = rows(
+        database, "select consumed, budget_left from ops.slo_burndown(%s, '{deploys}') order by day_start", as_of
+    )
+    assert days[-1][1] == left
+    assert_all_but_equal(sum((consumed for consumed, _ in days), Decimal(0)), 1 - Fraction(left), "consumed")
+
+
+def test_the_first_failure_of_a_month_is_not_told_by_the_pace_of_five_minutes(database):
+    add_slo(database, target="0.999", calendar="month", zone="UTC")
+    add_event(database, "deploy", "2026-11-01T00:02Z", outcome="failure")
+    run_jobs(database, "2026-11-01T00:05Z")
+    assert evaluate(database, "deploys", "status", "events_needed", as_of="2026-11-01T00:05Z") == ("insufficient", 999)
+    assert [alert for alert in alerts(database) if alert[1] == "deploys"] == []
 
 
 @pytest.mark.parametrize(
@@ -271,7 +359,10 @@ def test_slices_and_their_burn_rates_are_what_they_are_by_hand(database, slices,
     store(database, verdicts)
     refresh(database)
     length = timedelta(minutes=scalar(database, "select extract(epoch from %s::interval)::integer / 60", slices[0]))
-    assert_as_by_hand(database, as_of, start, end - start, verdicts, Fraction("0.9"), (length, Fraction(slices[1])))
+    by_slices = (length, Fraction(slices[1]))
+    assert_as_by_hand(
+        database, as_of, start, end - start, verdicts, Fraction("0.9"), by_slices, calendar=calendar is not None
+    )
 
 
 def test_time_slices_count_units_of_work_and_fast_runs_too(database):

@@ -1,6 +1,7 @@
 """Burn-rate and budget rules: when they fire, when they cannot tell, and which are refused."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from support.events import (
     add_rule,
     add_slo,
     alerts,
+    instant,
     rows,
     run_jobs,
     scalar,
@@ -103,17 +105,27 @@ def test_a_burn_rate_that_a_float_would_put_above_the_factor_does_not_fire(datab
         ((0, 50), (50, 50), True),
         ((0, 50), (50, 0), False),
         ((5000, 0), (0, 50), False),
-        ((0, 50), (0, 0), True),
+        ((0, 50), (0, 0), False),
         ((50, 0), (0, 0), False),
     ],
     ids=["both burn", "it is over", "a blip", "nothing since", "nothing since and before it was well"],
 )
-def test_both_windows_must_burn_and_an_empty_short_one_says_nothing_against(database, fired, earlier, later, fires):
+def test_both_windows_must_burn_and_an_empty_short_one_begins_nothing(database, fired, earlier, later, fires):
     add_slo(database)
     burn_rule(database)
     deploy(database, *earlier, at="2026-03-10T11:30Z")
     deploy(database, *later)
     assert ("burn" in fired()) == fires
+
+
+def test_an_empty_short_window_keeps_an_alert_that_fires_until_something_succeeds(database, fired):
+    add_slo(database)
+    burn_rule(database)
+    deploy(database, 0, 50)
+    assert "burn" in fired()
+    assert "burn" in fired(as_of="2026-03-10T12:30Z")
+    deploy(database, 1, 0, at="2026-03-10T12:31Z")
+    assert "burn" not in fired(as_of="2026-03-10T12:32Z")
 
 
 def test_a_rule_of_one_window_needs_no_other(database, fired):
@@ -286,29 +298,178 @@ def test_a_slow_trickle_of_failures_becomes_a_ticket_though_there_are_never_enou
         deploy(database, 4, 1, at=f"2026-03-{day:02}T10:00Z")
         run_jobs(database, f"2026-03-{day:02}T12:00Z")
         raised.append(rows(database, query))
-    assert raised == [[], *[[("budget_exhausted", "ticket")]] * 4]
+    spent, trickle = ("budget_exhausted", "ticket"), ("trickle", "ticket")
+    assert [sorted(found) for found in raised] == [[], [spent], *[[spent, trickle]] * 3]
 
 
-def test_too_few_events_freeze_what_fires(database, fired):
+def test_too_few_events_to_judge_are_enough_to_see_that_failures_have_stopped(database, fired):
     add_slo(database, window="1 day")
     burn_rule(database)
     deploy(database, 5, 5)
     assert fired() == {"burn", "budget_exhausted"}
     deploy(database, 9, 0, at="2026-03-11T12:30Z")
-    assert fired(as_of="2026-03-11T12:35Z") == {"burn", "budget_exhausted"}
-    query = "select distinct is_frozen, detail ->> 'status' from ops.alerts where subject = 'deploys'"
+    # How much of the budget is left cannot be told, so its alert stays as it is.
+    assert fired(as_of="2026-03-11T12:35Z") == {"budget_exhausted"}
+    query = "select is_frozen, detail ->> 'status' from ops.alerts where subject = 'deploys' and state = 'firing'"
     assert rows(database, query) == [(True, "breached")]
     deploy(database, 1, 0, at="2026-03-11T12:35Z")
     assert fired(as_of="2026-03-11T12:40Z") == set()
 
 
-def test_how_fast_the_budget_burns_is_not_told_from_too_few_events(database, fired):
+@pytest.mark.parametrize(("failures", "pages"), [(1, False), (2, False), (3, True), (9, True)])
+def test_where_one_failure_exceeds_the_budget_it_takes_three_to_page(database, fired, failures, pages):
     add_slo(database)
     burn_rule(database)
-    deploy(database, 0, 9)
-    assert fired() == {"budget_exhausted"}
+    deploy(database, 0, failures)
+    assert ("burn" in fired()) == pages
+
+
+@pytest.mark.parametrize(("setting", "own", "needed"), [("3", 5, 5), ("3", 1, 1), ("2", None, 2), ("2", 7, 7)])
+def test_how_many_failures_it_takes_is_said_by_the_objective_or_else_by_the_setting(
+    database, fired, setting, own, needed
+):
+    add_slo(database)
+    database.execute("update ops.settings set value = %s where name = 'min_failures'", [setting])
+    database.execute("update ops.slos set min_failures = %s where slo_name = 'deploys'", [own])
+    burn_rule(database)
+    deploy(database, 0, needed - 1)
+    assert "burn" not in fired()
     deploy(database, 0, 1)
-    assert fired(as_of="2026-03-10T12:00:01Z") == {"burn", "budget_exhausted"}
+    assert "burn" in fired(as_of="2026-03-10T12:00:01Z")
+    assert rows(database, "select version from ops.slo_versions where slo_name = 'deploys'") == [(1,)]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", ""])
+def test_a_number_of_failures_that_is_none_is_refused(database, value):
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.execute("update ops.settings set value = %s where name = 'min_failures'", [value])
+
+
+# What was really taken of the budget
+
+
+@pytest.mark.parametrize(
+    ("columns", "failures", "fires"),
+    [
+        ({"factor": None, "budget_share": "0.01"}, 2, False),
+        ({"factor": None, "budget_share": "0.01"}, 3, True),
+        # Two hours of 30 days at a factor of 9 are a fortieth, and 30 hours at a factor of 2 a twelfth.
+        ({"factor": 9, "long_window": "2 hours"}, 7, False),
+        ({"factor": 9, "long_window": "2 hours"}, 8, True),
+        ({"factor": 2, "long_window": "30 hours"}, 24, False),
+        ({"factor": 2, "long_window": "30 hours"}, 25, True),
+    ],
+    ids=str,
+)
+def test_a_window_that_burns_fast_must_really_have_taken_its_share(database, fired, columns, failures, fires):
+    add_slo(database)
+    burn_rule(database, **columns)
+    # Of 3,000 may 300 be bad.
+    deploy(database, 3000 - failures, 0, at="2026-03-01T10:00Z")
+    deploy(database, 0, failures)
+    assert ("burn" in fired()) == fires
+
+
+def test_one_failure_in_a_quiet_night_pages_nobody_and_puts_nothing_at_risk(database, fired):
+    add_slo(database, target="0.99")
+    for day in range(10, 30):
+        deploy(database, 1500, 0, at=(instant("2026-02-01T10:00Z") + timedelta(days=day)).isoformat())
+    deploy(database, 0, 1)
+    assert fired() == set()
+    query = "select status, round(budget_left, 4) from ops.evaluate_slos(%s, slo_names => '{deploys}')"
+    assert rows(database, query, NOON) == [("ok", Decimal("0.9967"))]
+
+
+def test_the_detail_says_what_was_measured(database, fired):
+    add_slo(database)
+    burn_rule(database)
+    deploy(database, 940, 0, at="2026-03-01T10:00Z")
+    deploy(database, 30, 30)
+    assert "burn" in fired()
+    detail = scalar(database, "select detail from ops.alerts where rule_name = 'burn'")
+    figures = ("bad_long", "total_long", "budget_taken", "burn_rate_long", "factor")
+    assert [detail[figure] for figure in figures] == [30, 60, "0.3", "5", "2"]
+
+
+# Rules that can mean nothing
+
+
+def rules_left_out(connection: Connection, slo: str = "deploys") -> dict[str, str]:
+    query = "select rule_name, because from ops.useless_rules(%s) where not is_own"
+    return dict(rows(connection, query, slo))
+
+
+@pytest.mark.parametrize(
+    ("window", "applies"),
+    [
+        ({"window": "30 days"}, {"fast_burn", "steady_burn", "slow_burn", "trickle"}),
+        ({"window": "28 days"}, {"fast_burn", "steady_burn", "slow_burn"}),
+        ({"window": "7 days"}, {"fast_burn", "steady_burn"}),
+        ({"window": "1 day"}, set()),
+        ({"calendar": "day", "zone": "UTC"}, set()),
+        ({"calendar": "week", "zone": "UTC"}, {"fast_burn", "steady_burn"}),
+        ({"calendar": "month", "zone": "UTC"}, {"fast_burn", "steady_burn", "slow_burn", "trickle"}),
+    ],
+    ids=str,
+)
+def test_general_rules_leave_out_objectives_for_which_they_can_mean_nothing(database, window, applies):
+    add_slo(database, target="0.99", **window)
+    add_event(database, "deploy", outcome="success")
+    run_jobs(database, NOON)
+    assert set(factors(database, "deploys", NOON)) == applies
+    assert set(rules_left_out(database)) == {"fast_burn", "steady_burn", "slow_burn", "trickle"} - applies
+
+
+def test_while_the_budget_is_kept_no_rule_of_any_window_fires(database):
+    for name, window in (("1d", "1 day"), ("7d", "7 days"), ("30d", "30 days")):
+        add_slo(database, name, target="0.99", window=window)
+    add_slo(database, "day", target="0.99", calendar="day", zone="UTC")
+    database.execute(
+        "insert into public.telemetry_events (event_type, event_timestamp, metadata)"
+        " select 'deploy', timestamptz '2026-03-10T12:00Z' - interval '30 seconds' * number - interval '1 second',"
+        " jsonb_build_object('outcome', case when number % 180 = 7 then 'failure' else 'success' end)"
+        " from generate_series(0, 14 * 24 * 120 - 1) as number"
+    )
+    for hours in range(24, -1, -1):
+        run_jobs(database, instant(NOON) - timedelta(hours=hours))
+    assert rows(database, "select from ops.alerts where kind in ('burn_rate', 'budget_exhausted')") == []
+    found = rows(database, "select distinct status from ops.evaluate_slos(%s, slo_names => '{1d,7d,30d,day}')", NOON)
+    assert found == [("ok",)]
+
+
+@pytest.mark.parametrize(
+    ("window", "columns"),
+    [
+        ({"window": "1 day"}, {"factor": None, "budget_share": "0.02"}),
+        ({"window": "1 day"}, {"long_window": "25 hours"}),
+        ({"window": "30 days"}, {"factor": "0.99"}),
+        ({"calendar": "day", "zone": "UTC"}, {"long_window": "2 days"}),
+        ({"calendar": "month", "zone": "UTC"}, {"factor": None, "budget_share": "0.09", "long_window": "3 days"}),
+    ],
+    ids=str,
+)
+def test_a_rule_of_an_objective_that_can_mean_nothing_is_refused(database, window, columns):
+    add_slo(database, **window)
+    with pytest.raises(psycopg.Error) as refused:
+        burn_rule(database, **columns)
+    assert (refused.value.sqlstate, bool(refused.value.diag.message_hint)) == ("OP001", True)
+
+
+@pytest.mark.parametrize(
+    ("window", "columns"),
+    [
+        # A factor of 1 fires above the rate that spends the budget.
+        ({"window": "30 days"}, {"factor": 1}),
+        ({"window": "1 day"}, {"long_window": "1 day"}),
+        # In months of 31 days, not in February.
+        ({"calendar": "month", "zone": "UTC"}, {"factor": None, "budget_share": "0.1", "long_window": "3 days"}),
+    ],
+    ids=str,
+)
+def test_a_rule_of_an_objective_that_means_something_at_times_is_taken(database, window, columns):
+    add_slo(database, **window)
+    burn_rule(database, **columns)
+    assert rules_left_out(database) == {}
 
 
 def test_each_org_has_its_own_alerts(database, fired):

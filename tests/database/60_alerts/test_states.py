@@ -80,6 +80,24 @@ def test_what_burns_again_is_another_alert(burning_shop):
     assert alerts(burning_shop) == [("burn", "deploys", "resolved"), ("burn", "deploys", "firing")]
 
 
+@pytest.mark.parametrize(("failures", "late"), [(0, False), (1, False), (1, True)], ids=["none", "new", "late"])
+def test_an_alert_that_was_resolved_fires_again_only_with_a_new_failure(burning_shop, failures, late):
+    burning_shop.execute("update ops.alert_rules set short_window = '30 minutes'")
+    # What was good before leaves the window of an hour at 12:20, and the failures burn as fast as they did.
+    add_events(burning_shop, 10, "deploy", at("11:10"), outcome="success")
+    run_jobs(burning_shop, NOON)
+    add_events(burning_shop, 75, "deploy", at("12:01"), outcome="success")
+    run_jobs(burning_shop, at("12:05"))
+    assert alerts(burning_shop) == [("burn", "deploys", "resolved")]
+    add_events(burning_shop, failures, "deploy", at("12:02") if late else at("12:14"), outcome="failure")
+    run_jobs(burning_shop, at("12:20"))
+    again = [("burn", "deploys", "firing")] * failures
+    assert alerts(burning_shop) == [*again, ("burn", "deploys", "resolved")] or alerts(burning_shop) == [
+        ("burn", "deploys", "resolved"),
+        *again,
+    ]
+
+
 def test_an_alert_is_pending_until_its_condition_has_held_long_enough(burning_shop):
     burning_shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
     assert run_jobs(burning_shop, NOON) == AlertReport("done", found=1, fired=0, resolved=0, frozen=0, queued=0)
@@ -87,9 +105,20 @@ def test_an_alert_is_pending_until_its_condition_has_held_long_enough(burning_sh
         "done", found=1, fired=0, resolved=0, frozen=0, queued=0
     )
     assert (alerts(burning_shop), told(burning_shop)) == ([("burn", "deploys", "pending")], [])
+    add_events(burning_shop, 1, "deploy", at("12:09"), outcome="failure")
     assert run_jobs(burning_shop, at("12:10")) == AlertReport("done", found=1, fired=1, resolved=0, frozen=0, queued=1)
     query = "select state, pending_since, firing_since from ops.alerts"
     assert rows(burning_shop, query) == [("firing", instant(NOON), instant(at("12:10")))]
+
+
+def test_an_alert_that_waits_fires_on_no_silence(burning_shop):
+    burning_shop.execute("update ops.alert_rules set alert_after = '10 minutes'")
+    run_jobs(burning_shop, NOON)
+    run_jobs(burning_shop, at("12:30"))
+    assert alerts(burning_shop) == [("burn", "deploys", "pending")]
+    add_events(burning_shop, 1, "deploy", at("12:31"), outcome="failure")
+    run_jobs(burning_shop, at("12:35"))
+    assert alerts(burning_shop) == [("burn", "deploys", "firing")]
 
 
 def test_what_ends_while_it_is_pending_was_never_an_alert(burning_shop):
@@ -270,6 +299,9 @@ def test_a_message_says_what_how_bad_and_how_to_look(burning_shop):
                     "burn_rate_long": "10",
                     "burn_rate_short": "10",
                     "factor": "2",
+                    "bad_long": 20,
+                    "total_long": 20,
+                    "budget_taken": "10",
                     "last_seen_at": "2026-03-10T11:55:00+00:00",
                 },
             }
