@@ -389,6 +389,6 @@ def test_a_simulation_names_the_group_that_fires_and_when_it_is_over(
     found = simulating.simulate(database, openslo.read([file]), SINCE, SINCE + timedelta(days=3))
     found = [alert for alert in found if alert.rule_name == "runs/spent"]
     assert [(alert.slo_group, f"{alert.fired_at:%d %H:%M}", alert.resolved_at) for alert in found] == [
-        ({"workflow": "hotfix"}, "10 10:00", SINCE + timedelta(days=1, hours=10, minutes=5)),
-        ({"workflow": "nightly"}, "12 03:00", None),
+        ({"workflow": "hotfix"}, "10 10:05", SINCE + timedelta(days=1, hours=10, minutes=5)),
+        ({"workflow": "nightly"}, "12 03:05", None),
     ]

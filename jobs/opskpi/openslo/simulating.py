@@ -124,8 +124,8 @@ def simulate(
         while start < until:
             end = min(start + PART, until)
             findings = cursor.execute(
-                "select as_of, org_id, rule_name, severity, subject, alert_after, holds, starts, lost_since, lost, slo_group"
-                " from ops.simulate_conditions(since => %s, until => %s, slo_names => %s)",
+                "select as_of, org_id, rule_name, severity, subject, alert_after, holds, starts, lost_since, lost,"
+                " slo_group from ops.simulate_conditions(since => %s, until => %s, slo_names => %s)",
                 [start, end, names],
             ).fetchall()
             for finding in findings:

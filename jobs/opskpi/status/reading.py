@@ -93,7 +93,8 @@ def slos(connection: psycopg.Connection) -> list[Slo]:
         return cursor.execute(
             "select org_id, slo_name, service, objective, status, target, sli, good, total, budget_left, burn_rate_1h,"
             " burn_rate_6h, burn_rate_1d, burn_rate_3d, time_to_exhaustion, events_needed, window_start,"
-            " counted_since, slo_group, freshness, stale_since, allowed, versions, budget_basis from public.v_ops_slo_status"
+            " counted_since, slo_group, freshness, stale_since, allowed, versions, budget_basis"
+            " from public.v_ops_slo_status"
         ).fetchall()
 
 

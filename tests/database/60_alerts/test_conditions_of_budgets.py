@@ -402,13 +402,13 @@ def rules_left_out(connection: Connection, slo: str = "deploys") -> dict[str, st
 @pytest.mark.parametrize(
     ("window", "applies"),
     [
-        ({"window": "30 days"}, {"fast_burn", "steady_burn", "slow_burn", "trickle"}),
-        ({"window": "28 days"}, {"fast_burn", "steady_burn", "slow_burn"}),
-        ({"window": "7 days"}, {"fast_burn", "steady_burn"}),
-        ({"window": "1 day"}, set()),
-        ({"calendar": "day", "zone": "UTC"}, set()),
-        ({"calendar": "week", "zone": "UTC"}, {"fast_burn", "steady_burn"}),
-        ({"calendar": "month", "zone": "UTC"}, {"fast_burn", "steady_burn", "slow_burn", "trickle"}),
+        ({"window": "30 days"}, "fast_burn steady_burn slow_burn trickle"),
+        ({"window": "28 days"}, "fast_burn steady_burn slow_burn"),
+        ({"window": "7 days"}, "fast_burn steady_burn"),
+        ({"window": "1 day"}, ""),
+        ({"calendar": "day", "zone": "UTC"}, ""),
+        ({"calendar": "week", "zone": "UTC"}, "fast_burn steady_burn"),
+        ({"calendar": "month", "zone": "UTC"}, "fast_burn steady_burn slow_burn trickle"),
     ],
     ids=str,
 )
@@ -416,8 +416,8 @@ def test_general_rules_leave_out_objectives_for_which_they_can_mean_nothing(data
     add_slo(database, target="0.99", **window)
     add_event(database, "deploy", outcome="success")
     run_jobs(database, NOON)
-    assert set(factors(database, "deploys", NOON)) == applies
-    assert set(rules_left_out(database)) == {"fast_burn", "steady_burn", "slow_burn", "trickle"} - applies
+    assert set(factors(database, "deploys", NOON)) == set(applies.split())
+    assert set(rules_left_out(database)) == {"fast_burn", "steady_burn", "slow_burn", "trickle"} - set(applies.split())
 
 
 def test_while_the_budget_is_kept_no_rule_of_any_window_fires(database):

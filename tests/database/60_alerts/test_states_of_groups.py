@@ -90,6 +90,6 @@ def test_a_simulation_tells_the_groups_apart(grouped: Connection) -> None:
     run_jobs(grouped, LATER)
     found = (
         "select distinct slo_group ->> 'workflow', holds from"
-        " ops.simulate_conditions('2026-03-10T12:05Z', '2026-03-10T12:15Z', '5 minutes', '{mine}') order by 1"
+        " ops.simulate_conditions('2026-03-10T12:05Z', '2026-03-10T12:15Z', '{mine}') where holds is not null order by 1"
     )
     assert rows(grouped, found) == [("a", True), ("b", False)]
