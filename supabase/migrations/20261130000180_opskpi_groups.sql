@@ -1,6 +1,6 @@
 -- Objectives may be grouped by labels: each value of these has its own counts, status, budget and alerts.
 -- The tables of objectives are small; the digest of an SLI without groups stays as it is.
--- squawk-ignore-file adding-not-nullable-field, ban-drop-constraint, constraint-missing-not-valid, require-concurrent-index-creation, require-concurrent-index-deletion
+-- squawk-ignore-file adding-not-nullable-field, ban-drop-constraint, ban-drop-view, constraint-missing-not-valid, require-concurrent-index-creation, require-concurrent-index-deletion
 
 alter type ops.sli_delta add attribute of_sli_id bigint, add attribute slo_group jsonb;
 alter type ops.unit_delta add attribute of_sli_id bigint, add attribute slo_group jsonb;
