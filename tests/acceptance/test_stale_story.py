@@ -78,7 +78,7 @@ def test_grafana_shows_health_and_freshness(stopped: Connection):
     nil = "00000000-0000-0000-0000-000000000000"
     [told] = stopped.execute(counts.replace("$org", nil).encode()).fetchall()
     assert (told[0], told[-1]) == (2, 9)
-    listed = stopped.execute(table.replace("$org", nil).replace("$slo", "'*'").encode())
+    listed = stopped.execute(table.replace("$org", nil).replace("$slo", "'*'").replace("$group", "'*'").encode())
     names = [column.name for column in listed.description or []]
     [row] = [row for row in listed.fetchall() if row[0] == SLO]
     assert (row[names.index("status")], row[names.index("freshness")]) == ("breached", "stale")
