@@ -101,8 +101,14 @@ begin atomic
     join ops.slo_versions as earlier
       on earlier.slo_name = held.slo_name
       and earlier.version <= held.version
-      -- Events and slices, or slices of two lengths, do not add up: a version that counts others judges all of its window.
+      -- Events and slices, or slices of two lengths, do not add up, nor do groups by other labels: a version that counts others
+      -- judges all of its window.
       and earlier.time_slice is not distinct from known.time_slice
+    join ops.slis as known_sli
+      on known_sli.sli_id = known.sli_id
+    join ops.slis as earlier_sli
+      on earlier_sli.sli_id = earlier.sli_id
+      and earlier_sli.group_by = known_sli.group_by
   )
   select
     asked.org_id,

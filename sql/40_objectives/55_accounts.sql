@@ -234,6 +234,7 @@ begin
     and attempt.event_type = account.event_type
     and attempt.event_timestamp >= account.since
     and attempt.id <= counted_until
+    and not attempt.id <@ missing
     and attempt.event_timestamp < account.filled_until
     and attempt.outcome is not null
     and (account.total_labels = '{}' and account.group_by = '{}' or ops.is_admitted(account, attempt))

@@ -133,7 +133,7 @@ begin
       order by 1
     )
   end;
-  if only_group <> all (known) then
+  if only_group is not null and only_group <> all (known) then
     raise exception 'the objective % has counted nothing in a group %', slo_name, coalesce(ops.group_name(only_group), only_group::text)
       using errcode = 'OP001',
         hint = case account.group_by

@@ -71,7 +71,9 @@ begin
     on slo.slo_name = status.slo_name
   -- A group without anything in the window is over: nobody waits for a branch that was merged.
   where status.slo_group = '{}'
-    or status.total_unadjusted > 0;
+    or status.total_unadjusted > 0
+    -- Of counts that are stale nobody can tell.
+    or status.freshness <> 'fresh';
 end;
 $$;
 comment on function ops.judge_slos(timestamptz, text[]) is

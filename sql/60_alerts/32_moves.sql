@@ -77,6 +77,18 @@ begin
               and rule.kind = open_alert.kind
               and rule.metric_name = open_alert.subject
           )
+          -- Nor is a group over whose history is still to be filled.
+          and not exists (
+            select
+            from ops.slo_versions as version
+            join ops.slis as sli
+              on sli.sli_id = version.sli_id
+              and sli.filled_until < 'infinity'
+            where alert.slo_group <> '{}'
+              and version.slo_name = alert.subject
+              and version.valid_from <= as_of
+              and version.valid_until > as_of
+          )
         )
       )
     returning alert.firing_since

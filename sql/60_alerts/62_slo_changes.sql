@@ -70,10 +70,12 @@ begin
   end if;
   update ops.alert_silences as silence
   set matcher = new_name || substr(silence.matcher, char_length(old_name) + 1)
-  where starts_with(silence.matcher, old_name || '/');
+  where starts_with(silence.matcher, old_name || '/')
+    -- Of one of its groups.
+    or starts_with(silence.matcher, old_name || ' ');
 end;
 $$;
-comment on function ops.carry_silences(text, text) is 'Makes the silences of an objective and of its rules hold for its new name.';
+comment on function ops.carry_silences(text, text) is 'Makes the silences of an objective, of its rules and of its groups hold for its new name.';
 
 create function ops.carry_slo_name(old_name text, new_name text)
 returns void

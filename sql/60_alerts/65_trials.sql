@@ -237,7 +237,7 @@ begin
   ),
   -- A window that rolls is the same at every instant, and asked for once.
   periods as materialized (
-    select instant.as_of, held.target, held.window_length, held.elapsed, held.whole_slices
+    select instant.as_of, held.target, held.window_length, held.window_start, held.elapsed, held.whole_slices
     from (
       select counted.as_of from sums as counted where counted.length is null and follows_calendar
       union all
@@ -253,8 +253,14 @@ begin
       ) as allowed,
       ops.events_needed(held.target, counted.total, held.whole_slices) as events_needed,
       counted.total > 0 and coalesce(counted.seen_at >= counted.as_of - silent_after, true) as is_judged,
-      -- A group without anything in the window is over.
-      counted.total = 0 and trial_conditions.slo_group <> '{}' as is_over
+      -- A group without anything in the window is over, whether or not that is excluded.
+      trial_conditions.slo_group <> '{}' and coalesce(
+        counted.seen_at < case
+          when follows_calendar then held.window_start
+          else date_bin('5 minutes', counted.as_of - held.window_length, timestamptz '1969-12-29 00:00+00')
+        end,
+        true
+      ) as is_over
     from sums as counted
     join periods as held
       on held.as_of = case when follows_calendar then counted.as_of else trial_conditions.until end

@@ -109,6 +109,8 @@ begin atomic
     select status.*
     from ops.evaluate_slos(summary_objectives.as_of, true, null) as status
     where status.org_id = summary_objectives.org_id
+      -- Not the groups that are over, nor those that began later.
+      and (status.slo_group = '{}' or status.total_unadjusted > 0)
   )
   select jsonb_build_object(
     'by_status', (

@@ -16,7 +16,7 @@ begin
     select array(select row(delta.*)::ops.sli_delta from ops.fresh_slis() as delta where delta.org_id = owner_id) as deltas
   ),
   spans as materialized (
-    select version.slo_name, grouped.slo_group, version.version, version.target, burning.window_name, burning.since, burning.until
+    select version.slo_name, grouped.slo_group, version.version, burning.window_name, burning.since, burning.until
     from ops.slo_versions as version
     join (
       select found.*
@@ -32,12 +32,12 @@ begin
   ),
   sums as materialized (
     select summed.*
-    from ops.sum_slos(
+    from ops.sum_windows(
       array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans),
       (select fresh.deltas from fresh)
     ) as summed
   )
-  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.burn_rate(sums.good, sums.total, spans.target), spans.slo_group
+  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.share_of_budget(sums.total - sums.good, sums.allowed), spans.slo_group
   from spans
   join sums
     on sums.slo_name = spans.slo_name

@@ -3,7 +3,7 @@
 insert into ops.settings (name, value, description)
 values
   ('time_zone', 'UTC', 'Time zone in which days, weeks and months begin. After a change: opskpi rebuild over all time.'),
-  ('refresh_interval', '5 minutes', 'How often the jobs are meant to run; an SLO is stale after two of these without a run, or three that waited.'),
+  ('refresh_interval', '5 minutes', 'How often the jobs are meant to run; the counts are stale after two of these without a run, or three that waited.'),
   ('job_runs_kept', '30 days', 'How long the journal of the jobs is kept.'),
   ('expected_interval', '7 days', 'How often each objective expects input unless it says otherwise; silent for twice as long is no_data (interval).'),
   ('min_failures', '3', 'How many bad ones it takes in the long window of a burn-rate rule while one alone exceeds the budget, unless the objective says otherwise (count).'),

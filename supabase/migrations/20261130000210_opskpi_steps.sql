@@ -1123,6 +1123,6 @@ $$;
 
 update ops.settings
 set
-  description = 'How often the jobs are meant to run; an SLO is stale after two of these without a run, or three that waited.'
+  description = 'How often the jobs are meant to run; the counts are stale after two of these without a run, or three that waited.'
 where name = 'refresh_interval'
   and description is not distinct from 'How often the jobs are meant to run; an SLO is stale after two of these without a run.';

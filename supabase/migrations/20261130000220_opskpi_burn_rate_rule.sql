@@ -327,8 +327,14 @@ begin atomic
     join ops.slo_versions as earlier
       on earlier.slo_name = held.slo_name
       and earlier.version <= held.version
-      -- Events and slices, or slices of two lengths, do not add up: a version that counts others judges all of its window.
+      -- Events and slices, or slices of two lengths, do not add up, nor do groups by other labels: a version that counts others
+      -- judges all of its window.
       and earlier.time_slice is not distinct from known.time_slice
+    join ops.slis as known_sli
+      on known_sli.sli_id = known.sli_id
+    join ops.slis as earlier_sli
+      on earlier_sli.sli_id = earlier.sli_id
+      and earlier_sli.group_by = known_sli.group_by
   )
   select
     asked.org_id,
@@ -752,6 +758,150 @@ end;
 comment on function ops.slo_burndown(timestamptz, text[], uuid) is
   'What each day of the running window consumed of the budget of the whole window, and what was left after it; the last row is the budget left now. A day of a change has a row for each version. slo_names null: all objectives; only_org_id null: all orgs.';
 
+create or replace function ops.stored_losses(account ops.slo_account, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  counted_at timestamptz,
+  event_timestamp timestamptz,
+  event_id uuid,
+  run_id bigint,
+  tag text,
+  reason text
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
+  missing constant int8multirange := ops.missing_ids();
+begin
+  if account.objective <> 'availability' then
+    return query
+    select judged.org_id, judged.event_timestamp, judged.event_timestamp, judged.event_id, judged.run_id, judged.tag, judged.reason
+    from (
+      select event.*, ops.lost_because(account, event) as reason
+      from ops.sli_events as event
+      where event.event_type = account.event_type
+        and event.id <= counted_until
+        and not event.id <@ missing
+        and event.event_timestamp < account.filled_until
+        and event.event_timestamp >= account.since
+        and event.event_timestamp < account.until
+        and (stored_losses.only_org_id is null or event.org_id = stored_losses.only_org_id)
+        -- Most events are good by themselves: only where labels can make them bad is each of these judged.
+        and (
+          account.good_labels <> '{}'
+          or account.bad_labels is not null
+          or case account.objective
+            when 'latency' then event.duration_ms >= account.threshold_ms
+            when 'measured' then event.value > account.at_most
+            else event.outcome = 'failure'
+          end
+        )
+        and ops.is_admitted(account, event)
+      -- A barrier: each is judged once.
+      offset 0
+    ) as judged
+    where judged.reason is not null;
+    return;
+  end if;
+  -- A unit of work costs once, however often it was tried; its last attempt stands for it.
+  return query
+  with lost_units as materialized (
+    select unit.org_id, unit.unit, unit.first_attempt_at
+    from ops.work_units as unit
+    where unit.sli_id = account.sli_id
+      and not unit.succeeded
+      and unit.first_attempt_at >= account.since
+      and unit.first_attempt_at < account.until
+      and (stored_losses.only_org_id is null or unit.org_id = stored_losses.only_org_id)
+  )
+  select distinct on (lost_units.org_id, lost_units.unit)
+    lost_units.org_id,
+    lost_units.first_attempt_at,
+    attempt.event_timestamp,
+    attempt.event_id,
+    attempt.run_id,
+    attempt.tag,
+    ops.loss_reason(account.objective, null, null)
+  from lost_units
+  join ops.sli_events as attempt
+    on attempt.org_id = lost_units.org_id
+    and attempt.unit = lost_units.unit
+    and attempt.event_type = account.event_type
+    and attempt.event_timestamp >= account.since
+    and attempt.id <= counted_until
+    and not attempt.id <@ missing
+    and attempt.event_timestamp < account.filled_until
+    and attempt.outcome is not null
+    and (account.total_labels = '{}' and account.group_by = '{}' or ops.is_admitted(account, attempt))
+  order by lost_units.org_id, lost_units.unit, attempt.event_timestamp desc, attempt.event_id;
+end;
+$$;
+
+create or replace function ops.explain_slo(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  only_org_id uuid default null,
+  only_group jsonb default null
+)
+returns table (
+  org_id uuid,
+  version integer,
+  event_timestamp timestamptz,
+  event_id uuid,
+  event_type text,
+  run_id bigint,
+  tag text,
+  reason text,
+  cost numeric,
+  slo_group jsonb
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+#variable_conflict use_variable
+declare
+  account ops.slo_account;
+  known jsonb[];
+  explained jsonb;
+begin
+  if since is null or until is null or since >= until then
+    raise exception 'the range to explain is empty: % to %', since, until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  account := ops.slo_account(slo_name, since, until);
+  known := case
+    when account.group_by = '{}' then array[jsonb '{}']
+    else array(
+      select distinct counted.slo_group
+      from ops.sli_groups as counted
+      where counted.of_sli_id = account.of_sli_id
+        and (only_org_id is null or counted.org_id = only_org_id)
+      order by 1
+    )
+  end;
+  if only_group is not null and only_group <> all (known) then
+    raise exception 'the objective % has counted nothing in a group %', slo_name, coalesce(ops.group_name(only_group), only_group::text)
+      using errcode = 'OP001',
+        hint = case account.group_by
+          when '{}' then 'It has no groups.'
+          else format('It is grouped by %s; opskpi slo lists the groups.', array_to_string(account.group_by, ' and '))
+        end;
+  end if;
+  foreach explained in array case when only_group is null then known else array[only_group] end loop
+    account := ops.slo_account(slo_name, since, until, explained);
+    return query select found.* from ops.explain_account(account, only_org_id) as found;
+  end loop;
+end;
+$$;
+
 create function ops.useless_rules(slo_name text default null, rule_name text default null)
 returns table (slo_name text, rule_name text, is_own boolean, because text, never_fires boolean)
 language sql
@@ -868,7 +1018,9 @@ begin
     on slo.slo_name = status.slo_name
   -- A group without anything in the window is over: nobody waits for a branch that was merged.
   where status.slo_group = '{}'
-    or status.total_unadjusted > 0;
+    or status.total_unadjusted > 0
+    -- Of counts that are stale nobody can tell.
+    or status.freshness <> 'fresh';
 end;
 $$;
 
@@ -1211,6 +1363,68 @@ begin atomic
     and (open_alerts.kinds is null or alert.kind = any (open_alerts.kinds));
 end;
 
+create or replace function ops.resolve_alerts(conditions ops.alert_condition[], as_of timestamptz, kinds text[])
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  resolved bigint;
+begin
+  -- A condition that no longer holds is resolved. An alert about which no rule asks any more ends: nobody knows whether it is over.
+  with moved as (
+    update ops.alerts as alert
+    set state = case when open_alert.is_found then 'resolved' else 'ended' end,
+        resolved_at = as_of,
+        evaluated_at = as_of,
+        is_frozen = false,
+        detail = alert.detail || coalesce(
+          open_alert.detail,
+          case
+            when not open_alert.is_found then ops.alert_ending(alert.rule_name, alert.subject, alert.slo_version is not null, alert.slo_group)
+          end,
+          '{}'
+        )
+    from ops.open_alerts(conditions, kinds) as open_alert
+    where alert.org_id = open_alert.org_id
+      and alert.alert_id = open_alert.alert_id
+      and (
+        open_alert.holds is false
+        or (
+          not open_alert.is_found
+          -- A KPI without a value has no finding either: that is silence, and alerts freeze.
+          and not exists (
+            select from ops.alert_rules as rule
+            where rule.rule_name = open_alert.rule_name
+              and rule.is_enabled
+              and rule.kind = 'kpi_threshold'
+              and rule.kind = open_alert.kind
+              and rule.metric_name = open_alert.subject
+          )
+          -- Nor is a group over whose history is still to be filled.
+          and not exists (
+            select
+            from ops.slo_versions as version
+            join ops.slis as sli
+              on sli.sli_id = version.sli_id
+              and sli.filled_until < 'infinity'
+            where alert.slo_group <> '{}'
+              and version.slo_name = alert.subject
+              and version.valid_from <= as_of
+              and version.valid_until > as_of
+          )
+        )
+      )
+    returning alert.firing_since
+  )
+  select count(*) filter (where moved.firing_since is not null) into resolved from moved;
+  -- A state that never fired is no alert.
+  delete from ops.alerts as alert where alert.state in ('resolved', 'ended') and alert.firing_since is null and alert.resolved_at = as_of;
+  return resolved;
+end;
+$$;
+
 create function ops.repeated_conditions(conditions ops.alert_condition[], as_of timestamptz)
 returns table (org_id uuid, rule_name text, subject text, slo_group jsonb)
 language plpgsql
@@ -1351,6 +1565,37 @@ end;
 $$;
 comment on function ops.raise_alerts(ops.alert_condition[], timestamptz) is
   'Begins an alert for each condition that starts one, and keeps those open whose condition holds; each is pending until it has held for alert_after of its rule, and fires where its condition would start it then. holding: how many are open, fired: how many fire from this instant on.';
+
+create or replace function ops.carry_silences(old_name text, new_name text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  if exists (
+    select from ops.slos as slo where slo.service = old_name
+    union all
+    select from ops.alert_rules as rule where old_name in (rule.rule_name, rule.metric_name, rule.event_type)
+    union all
+    select from ops.alerts as alert where alert.slo_version is null and alert.subject = old_name
+  ) then
+    -- The silence is meant for something else of this name, too, and stays for that.
+    insert into ops.alert_silences (only_org_id, matcher, starts_at, until, reason, author, created_at)
+    select silence.only_org_id, new_name, silence.starts_at, silence.until, silence.reason, silence.author, silence.created_at
+    from ops.alert_silences as silence
+    where silence.matcher = old_name;
+  else
+    update ops.alert_silences as silence set matcher = new_name where silence.matcher = old_name;
+  end if;
+  update ops.alert_silences as silence
+  set matcher = new_name || substr(silence.matcher, char_length(old_name) + 1)
+  where starts_with(silence.matcher, old_name || '/')
+    -- Of one of its groups.
+    or starts_with(silence.matcher, old_name || ' ');
+end;
+$$;
+comment on function ops.carry_silences(text, text) is 'Makes the silences of an objective, of its rules and of its groups hold for its new name.';
 
 create function ops.try_slis()
 returns void
@@ -1573,7 +1818,7 @@ begin
   ),
   -- A window that rolls is the same at every instant, and asked for once.
   periods as materialized (
-    select instant.as_of, held.target, held.window_length, held.elapsed, held.whole_slices
+    select instant.as_of, held.target, held.window_length, held.window_start, held.elapsed, held.whole_slices
     from (
       select counted.as_of from sums as counted where counted.length is null and follows_calendar
       union all
@@ -1589,8 +1834,14 @@ begin
       ) as allowed,
       ops.events_needed(held.target, counted.total, held.whole_slices) as events_needed,
       counted.total > 0 and coalesce(counted.seen_at >= counted.as_of - silent_after, true) as is_judged,
-      -- A group without anything in the window is over.
-      counted.total = 0 and trial_conditions.slo_group <> '{}' as is_over
+      -- A group without anything in the window is over, whether or not that is excluded.
+      trial_conditions.slo_group <> '{}' and coalesce(
+        counted.seen_at < case
+          when follows_calendar then held.window_start
+          else date_bin('5 minutes', counted.as_of - held.window_length, timestamptz '1969-12-29 00:00+00')
+        end,
+        true
+      ) as is_over
     from sums as counted
     join periods as held
       on held.as_of = case when follows_calendar then counted.as_of else trial_conditions.until end
@@ -1867,6 +2118,8 @@ begin atomic
     select status.*
     from ops.evaluate_slos(summary_objectives.as_of, true, null) as status
     where status.org_id = summary_objectives.org_id
+      -- Not the groups that are over, nor those that began later.
+      and (status.slo_group = '{}' or status.total_unadjusted > 0)
   )
   select jsonb_build_object(
     'by_status', (
@@ -1979,6 +2232,53 @@ begin atomic
 end;
 comment on function ops.scrape(timestamptz) is
   'All that GET /metrics tells of the caller''s org: kpis, slos, alerts, jobs (instants in seconds since 1970) and events_waiting.';
+
+create or replace function ops.slo_burn_rates(as_of timestamptz, org_id uuid default null)
+returns table (slo_name text, window_name text, good bigint, total bigint, burn_rate numeric, slo_group jsonb)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(slo_burn_rates.org_id);
+begin
+  return query
+  with fresh as materialized (
+    select array(select row(delta.*)::ops.sli_delta from ops.fresh_slis() as delta where delta.org_id = owner_id) as deltas
+  ),
+  spans as materialized (
+    select version.slo_name, grouped.slo_group, version.version, burning.window_name, burning.since, burning.until
+    from ops.slo_versions as version
+    join (
+      select found.*
+      from fresh
+      cross join lateral ops.groups_of_slis(
+        array[owner_id], array(select distinct counting.sli_id from ops.slo_versions as counting), fresh.deltas
+      ) as found
+    ) as grouped
+      on grouped.of_sli_id = version.sli_id
+    cross join ops.burn_windows(slo_burn_rates.as_of) as burning
+    where version.valid_from <= slo_burn_rates.as_of
+      and version.valid_until > slo_burn_rates.as_of
+  ),
+  sums as materialized (
+    select summed.*
+    from ops.sum_windows(
+      array(select row(owner_id, spans.slo_name, spans.version, spans.since, spans.until, spans.slo_group)::ops.slo_span from spans),
+      (select fresh.deltas from fresh)
+    ) as summed
+  )
+  select spans.slo_name, spans.window_name, sums.good, sums.total, ops.share_of_budget(sums.total - sums.good, sums.allowed), spans.slo_group
+  from spans
+  join sums
+    on sums.slo_name = spans.slo_name
+    and sums.slo_group = spans.slo_group
+    and sums.since = spans.since
+  order by spans.slo_name, spans.slo_group, spans.since desc;
+end;
+$$;
 
 revoke execute on function
   ops.burns_share,

@@ -65,7 +65,7 @@ def _database_in(space: Path, server: Server) -> Iterator[Database]:
             connection.execute(sql.SQL("drop tablespace {}").format(name))
 
 
-def folder_of(connection: Connection) -> Path:
+def disk_folder(connection: Connection) -> Path:
     query = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'small_disk'"
     return Path(scalar(connection, query)).parent
 
@@ -73,7 +73,7 @@ def folder_of(connection: Connection) -> Path:
 def fill_disk(connection: Connection) -> int:
     """Import events until a batch finds the disk full, and leaves 8 MB or more behind; returns how many are stored."""
     stored = 0
-    while shutil.disk_usage(folder_of(connection)).free > 16 * 2**20:
+    while shutil.disk_usage(disk_folder(connection)).free > 16 * 2**20:
         connection.execute(FILL, {"first": stored, "count": 5000})
         stored += 5000
     with pytest.raises(psycopg.errors.DiskFull):
@@ -122,7 +122,7 @@ def test_a_disk_without_a_page_left_needs_an_index_less_for_a_while(small_disk: 
         # Nothing is left to give back, and the last byte is somebody else's.
         room.give_back(connection, with_events=True)
         connection.execute("select ops.drop_months_ahead()")
-        with suppress(OSError), (folder_of(connection) / "filler").open("wb", 0) as filler:
+        with suppress(OSError), (disk_folder(connection) / "filler").open("wb", 0) as filler:
             while True:
                 filler.write(bytes(4096))
         answer = on_small_disk("run")

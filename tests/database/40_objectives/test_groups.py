@@ -271,3 +271,36 @@ def test_a_kind_of_event_keeps_the_label_by_which_an_objective_is_grouped(databa
     add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
     with refused():
         database.execute("update ops.event_types set label_keys = '{outcome}' where event_type = 'workflow_run'")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("{}", "{workflow}"), ("{workflow}", "{}"), ("{workflow}", "{team,workflow}")]
+)
+def test_other_groups_count_the_whole_running_window(database: Connection, before: str, after: str) -> None:
+    add_slo(database, "mine", event_type="workflow_run")
+    database.execute("update ops.slos set group_by = %s, valid_from = '-infinity' where slo_name = 'mine'", [before])
+    add_group_attempts(database, "release", 100, 15)
+    refresh(database)
+    database.execute("update ops.slos set group_by = %s where slo_name = 'mine'", [after])
+    as_of = scalar(database, "select now() + interval '1 minute'")
+    database.execute("update ops.slos set rolling_window = '9 years' where slo_name = 'mine'")
+    refresh(database)
+    assert [(status, good, total) for _, status, good, total in groups_standing(database, as_of)] == [
+        ("breached", 100, 115)
+    ]
+
+
+def test_an_objective_with_groups_but_without_data_has_nothing_to_explain(database: Connection) -> None:
+    add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"])
+    assert rows(database, "select * from ops.explain_slo('mine', '2026-03-10Z', '2026-03-11Z')") == []
+
+
+def test_a_weekly_summary_lists_the_groups_that_lived_then(database: Connection) -> None:
+    add_slo(database, "mine", event_type="workflow_run", group_by=["workflow"], window="7 days")
+    for name, at in (("merged", "2026-01-10T12:00Z"), ("release", AT), ("later", "2026-03-20T12:00Z")):
+        add_group_attempts(database, name, 20, 0, at=at)
+    refresh(database)
+    listed = (
+        "select jsonb_path_query_array(ops.summary_objectives(%s, %s), '$.list[*] ? (@.objective == \"mine\").group')"
+    )
+    assert scalar(database, listed, NIL, NEXT_DAY) == ["workflow=release"]

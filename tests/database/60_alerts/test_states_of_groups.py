@@ -2,7 +2,18 @@
 
 import pytest
 
-from support.events import Connection, add_events, add_row, add_rule, add_slo, refused, rows, run_jobs, scalar
+from support.events import (
+    Connection,
+    add_events,
+    add_row,
+    add_rule,
+    add_slo,
+    evaluate_alerts,
+    refused,
+    rows,
+    run_jobs,
+    scalar,
+)
 
 pytestmark = pytest.mark.database
 
@@ -93,3 +104,40 @@ def test_a_simulation_tells_the_groups_apart(grouped: Connection) -> None:
         " ops.simulate_conditions('2026-03-10T12:05Z', '2026-03-10T12:15Z', '{mine}') where holds is not null order by 1"
     )
     assert rows(grouped, found) == [("a", True), ("b", False)]
+
+
+def test_while_nobody_can_tell_the_alert_of_a_group_stays_as_it_is(grouped: Connection) -> None:
+    grouped.execute("update ops.slos set rolling_window = null, calendar_period = 'day', time_zone = 'UTC'")
+    add_attempts_of(grouped, "a", "failure", 20, "2026-03-10T23:40Z")
+    run_jobs(grouped, "2026-03-10T23:45Z")
+    # The jobs stop, and the day that holds the failures is over.
+    evaluate_alerts(grouped, "2026-03-11T00:20Z")
+    assert rows(grouped, "select state, is_frozen from ops.alerts") == [("firing", True)]
+
+
+def test_a_changed_definition_whose_history_is_not_filled_ends_no_alert_of_a_group(grouped: Connection) -> None:
+    add_attempts_of(grouped, "a", "failure", 20)
+    run_jobs(grouped, LATER)
+    grouped.execute("""update ops.slos set total_labels = '{"workflow": ["a", "b"]}', valid_from = %s""", [LATER])
+    evaluate_alerts(grouped, "2026-03-10T12:06Z")
+    assert rows(grouped, "select state from ops.alerts") == [("firing",)]
+    run_jobs(grouped, "2026-03-10T12:10Z")
+    assert rows(grouped, "select state from ops.alerts") == [("firing",)]
+
+
+def test_a_silence_of_a_group_goes_along_to_a_new_name(grouped: Connection) -> None:
+    add_attempts_of(grouped, "a", "failure", 20)
+    run_jobs(grouped, LATER)
+    grouped.execute("select ops.silence_alerts('mine workflow=a', '2099-01-01Z', 'known', 'me')")
+    grouped.execute("update ops.slos set slo_name = 'yours' where slo_name = 'mine'")
+    assert rows(grouped, "select matcher from ops.alert_silences") == [("yours workflow=a",)]
+
+
+def test_a_group_whose_window_is_left_out_is_not_over_in_a_simulation_either(grouped: Connection) -> None:
+    add_attempts_of(grouped, "a", "failure", 20)
+    run_jobs(grouped, LATER)
+    grouped.execute("select ops.exclude_from_slo('mine', '2026-03-01Z', '2026-03-11Z', 'move', 'me')")
+    found = "select holds from ops.simulate_conditions('2026-03-10T12:10Z', '2026-03-10T12:15Z', '{mine}')"
+    assert rows(grouped, found) == [(None,)]
+    live = "select holds from ops.objective_conditions('2026-03-10T12:10Z', '{mine}')"
+    assert rows(grouped, live) == [(None,)]

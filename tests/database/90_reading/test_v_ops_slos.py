@@ -77,3 +77,17 @@ def test_a_year_burns_down_day_by_day_from_its_first_instant(database: Connectio
     ]
     (length,) = rows(database, "select window_length from ops.slo_windows('2026-03-01Z', array['deploys'])")
     assert length == (timedelta(days=365),)
+
+
+def test_burn_rates_of_a_page_are_those_of_the_status_after_a_change_of_the_target(database: Connection) -> None:
+    add_slo(database, target="0.9")
+    now = rows(database, "select now() from ops.settings limit 1")[0][0]
+    for outcome, count in (("success", 80), ("failure", 20)):
+        for _ in range(count):
+            add_event(database, "deploy", now - timedelta(minutes=30), outcome=outcome)
+    refresh(database)
+    database.execute("update ops.slos set target = 0.99 where slo_name = 'deploys'")
+    [(of_status,)] = rows(database, "select burn_rate_1h from public.v_ops_slo_status where slo_name = 'deploys'")
+    shown = "select burn_rate from ops.slo_burn_rates(now()) where slo_name = 'deploys' and window_name = '1h'"
+    assert rows(database, shown) == [(of_status,)]
+    assert of_status == 2
