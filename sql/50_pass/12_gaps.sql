@@ -64,20 +64,23 @@ end;
 $$;
 comment on function ops.new_gaps(bigint, bigint, bigint) is 'The ranges of ids with after_id < id <= until_id that no event has, as far as can be seen; the first max_gaps of them.';
 
-create function ops.ids_to_count(after_id bigint, fence ops.fence, max_ids bigint, out ids ops.event_ids, out late bigint[], out is_held boolean)
+create type ops.asked_ids as (ids ops.event_ids, late bigint[], is_held boolean);
+comment on type ops.asked_ids is
+  'The ids whose events a pass counts; all late ones; is_held: the ids are fewer than there are, since no more gaps may be kept.';
+
+create function ops.ids_to_count(after_id bigint, fence ops.fence, max_ids bigint)
+returns ops.asked_ids
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
+  late constant bigint[] := case when fence.has_gaps then ops.late_ids() end;
+  ids ops.event_ids := ops.first_events(row(after_id, fence.drawn_id, '{}', late)::ops.event_ids, max_ids);
+  is_held boolean := false;
   room bigint;
   gaps int8range[];
 begin
-  if fence.has_gaps then
-    late := ops.late_ids();
-  end if;
-  ids := ops.first_events(row(after_id, fence.drawn_id, '{}', late)::ops.event_ids, max_ids);
-  is_held := false;
   if cardinality(fence.writers) > 0 and ids.until_id > after_id then
     room := ops.room_for_gaps(fence.open_writers);
     gaps := array(select gap.ids from ops.new_gaps(after_id, ids.until_id, room + 1) as gap (ids));
@@ -89,6 +92,7 @@ begin
     -- From here on the set stands: statements that see more than this one did leave out the same ids.
     ids.missing := coalesce((select range_agg(gap.ids) from unnest(gaps) as gap (ids)), '{}');
   end if;
+  return row(ids, late, is_held);
 end;
 $$;
 comment on function ops.ids_to_count(bigint, ops.fence, bigint) is

@@ -114,7 +114,7 @@ declare
   started_at timestamptz := clock_timestamp();
   after_id bigint;
   fence ops.fence;
-  asked record;
+  asked ops.asked_ids;
   counted ops.counted_range;
 begin
   perform ops.require_refreshable(max_ids);

@@ -1685,8 +1685,8 @@ declare
   -- What was counted before each five minutes from the origin on, and of whole time slices before each slice: a window is a difference.
   good_before bigint[];
   total_before bigint[];
-  good_slices bigint[] := '{0}';
-  total_slices bigint[] := '{0}';
+  good_slices bigint[] := array[0::bigint];
+  total_slices bigint[] := array[0::bigint];
   steps integer;
   first_step integer;
   end_step integer;
