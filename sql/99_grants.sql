@@ -75,7 +75,7 @@ grant select on ops.request_counts to authenticated;
 grant select on ops.cursors, ops.event_gaps to service_role;
 -- Not who holds up the cursor, nor which ids were drawn since: that is of all tenants. The ids of gaps are behind the cursor,
 -- and without them nobody could tell which of their own events are counted.
-grant select (name, last_id, moved_at) on ops.cursors to authenticated;
+grant select (name, last_id, moved_at, advanced_at) on ops.cursors to authenticated;
 grant select (ids) on ops.event_gaps to authenticated;
 -- The policy shows the awaited writers to callers with the scope admin.
 grant select on ops.awaited_writers, ops.uncounted_events to authenticated, service_role;

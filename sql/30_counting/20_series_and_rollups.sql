@@ -68,16 +68,18 @@ create table ops.cursors (
   most_events bigint,
   quiet_id bigint,
   quiet_writers text[] not null default '{}',
+  advanced_at timestamptz,
   constraint cursors_pkey primary key (name)
 );
 comment on table ops.cursors is 'One row: how far the events have been aggregated.';
 comment on column ops.cursors.name is 'telemetry_events.';
 comment on column ops.cursors.last_id is 'Every committed event up to this id has been counted or set aside, those in ops.event_gaps excepted, and none beyond it.';
-comment on column ops.cursors.moved_at is 'When the cursor last moved.';
+comment on column ops.cursors.moved_at is 'When events were last counted, late ones behind last_id included.';
 comment on column ops.cursors.attempts is 'The number of the last attempt to count events that ended well, see ops.refresh_attempts.';
 comment on column ops.cursors.most_events is 'How many events the next attempt takes at most, since one failed; null: as many as the call allows.';
 comment on column ops.cursors.quiet_id is 'The newest id that was drawn after quiet_writers were listed; null: there were no gaps.';
 comment on column ops.cursors.quiet_writers is 'What ops.quiet_writers said then: a transaction that is still listed in the same words has drawn no id beyond quiet_id.';
+comment on column ops.cursors.advanced_at is 'When last_id last grew; null: as moved_at says.';
 alter table ops.cursors enable row level security;
 create policy cursors_select_authenticated on ops.cursors for select to authenticated using ((select ops.caller_may('{read}')) is not null);
 

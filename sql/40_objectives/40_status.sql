@@ -112,7 +112,7 @@ begin atomic
       -- While refreshes wait for a writer, what counts is when the cursor last moved.
       case
         when done.last_run_at > coalesce(done.last_whole_at, '-infinity')
-          then greatest(done.last_whole_at, cursor.moved_at)
+          then greatest(done.last_whole_at, coalesce(cursor.advanced_at, cursor.moved_at))
         else done.last_whole_at
       end as counted_at
     from (

@@ -160,6 +160,7 @@ begin
   update ops.cursors
   set last_id = (attempt.ids).until_id,
       moved_at = clock_timestamp(),
+      advanced_at = case when (attempt.ids).until_id > cursors.last_id then clock_timestamp() else cursors.advanced_at end,
       attempts = (select sequence.last_value from ops.refresh_attempts as sequence),
       -- From there on by doubling: where one event cannot be counted, there may be more.
       most_events = case when 2 * attempt.most_events < max_ids then 2 * attempt.most_events end

@@ -20,6 +20,10 @@ drop function ops.slo_windows;
 drop function ops.is_overspent;
 
 alter table ops.settings add constraint settings_min_failures_is_a_number check (name <> 'min_failures' or (value ~ '^[1-9][0-9]{0,5}$'));
+alter table ops.cursors add column advanced_at timestamptz;
+comment on column ops.cursors.moved_at is 'When events were last counted, late ones behind last_id included.';
+comment on column ops.cursors.advanced_at is 'When last_id last grew; null: as moved_at says.';
+
 alter table ops.slos add column min_failures integer;
 alter table ops.slos add constraint slos_min_failures_is_sensible check (min_failures between 1 and 1000000);
 comment on column ops.slos.min_failures is
@@ -513,6 +517,46 @@ end;
 comment on function ops.slo_status(numeric, numeric, numeric, numeric, bigint, boolean, boolean) is
   'The status of an objective in a word: ok, at_risk, breached, insufficient or no_data, whether or not its counts are fresh.';
 
+create or replace function ops.counting_freshness(as_of timestamptz)
+returns table (last_run_at timestamptz, counted_at timestamptz, freshness text, stale_since timestamptz)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    refreshed.last_run_at,
+    refreshed.counted_at,
+    case when judged.is_fresh then 'fresh' else 'stale' end,
+    case when not judged.is_fresh then refreshed.counted_at end
+  from (
+    select
+      done.last_run_at,
+      -- While refreshes wait for a writer, what counts is when the cursor last moved.
+      case
+        when done.last_run_at > coalesce(done.last_whole_at, '-infinity')
+          then greatest(done.last_whole_at, coalesce(cursor.advanced_at, cursor.moved_at))
+        else done.last_whole_at
+      end as counted_at
+    from (
+      select
+        max(run.finished_at) as last_run_at,
+        max(run.finished_at) filter (where run.outcome = 'success') as last_whole_at
+      from ops.job_runs as run
+      where run.job = 'refresh'
+        and run.outcome in ('success', 'waiting')
+    ) as done
+    left join ops.cursors as cursor
+      on cursor.name = 'telemetry_events'
+  ) as refreshed
+  cross join lateral (
+    select coalesce(
+      refreshed.last_run_at >= counting_freshness.as_of - 2 * ops.refresh_interval()
+        and refreshed.counted_at >= counting_freshness.as_of - 3 * ops.refresh_interval(),
+      false
+    ) as is_fresh
+  ) as judged;
+end;
+
 create function ops.evaluate_slos(as_of timestamptz, with_fresh boolean default true, slo_names text[] default null)
 returns table (
   org_id uuid,
@@ -899,6 +943,56 @@ begin
     account := ops.slo_account(slo_name, since, until, explained);
     return query select found.* from ops.explain_account(account, only_org_id) as found;
   end loop;
+end;
+$$;
+
+create or replace function ops.count_or_set_aside(ids ops.event_ids, max_ids bigint, as_of timestamptz)
+returns ops.counted_range
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  attempt ops.attempt := ops.next_attempt(ids, max_ids);
+  counted ops.counted_range;
+  set_aside integer := 0;
+  waiting bigint;
+begin
+  if attempt.is_lost_alone then
+    perform ops.set_aside(attempt.ids, 'three attempts to count this event alone were cut off: by a timeout, a cancellation or the end of the server process');
+    set_aside := 1;
+  end if;
+  loop
+    begin
+      counted := ops.count_range(attempt.ids, as_of);
+      exit;
+    exception
+      when others then
+        waiting := ops.events_among(attempt.ids);
+        if waiting = 0 or not ops.is_fault_of_events(sqlstate) then
+          perform ops.forget_attempt();
+          raise;
+        elsif waiting = 1 then
+          perform ops.set_aside(attempt.ids, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
+          set_aside := set_aside + 1;
+        else
+          attempt.most_events := waiting / 2;
+          attempt.ids := ops.first_events(attempt.ids, attempt.most_events);
+        end if;
+    end;
+  end loop;
+  update ops.cursors
+  set last_id = (attempt.ids).until_id,
+      moved_at = clock_timestamp(),
+      advanced_at = case when (attempt.ids).until_id > cursors.last_id then clock_timestamp() else cursors.advanced_at end,
+      attempts = (select sequence.last_value from ops.refresh_attempts as sequence),
+      -- From there on by doubling: where one event cannot be counted, there may be more.
+      most_events = case when 2 * attempt.most_events < max_ids then 2 * attempt.most_events end
+  where cursors.name = 'telemetry_events';
+  if set_aside > 0 then
+    counted.message := format('%s event(s) could not be counted and are set aside; opskpi doctor says what to do', set_aside);
+  end if;
+  return counted;
 end;
 $$;
 
@@ -2367,6 +2461,7 @@ begin
     ops.scrape,
     ops.slo_burndown
   to authenticated, service_role;
+  grant select (advanced_at) on ops.cursors to authenticated;
   grant select on
     public.v_ops_error_budget_burndown,
     public.v_ops_slo_status

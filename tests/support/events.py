@@ -244,7 +244,7 @@ def run_jobs(connection: Connection, as_of: str | datetime) -> AlertReport:
 
 def wait_for_a_writer(connection: Connection, *, since: str | datetime, until: str | datetime) -> None:
     """Let refreshes have waited all the time between two instants, as the journal and the cursor tell."""
-    connection.execute("update ops.cursors set moved_at = %s", [since])
+    connection.execute("update ops.cursors set advanced_at = %s", [since])
     connection.execute(
         "insert into ops.job_runs (job, started_at, finished_at, outcome) select 'refresh', at, at, 'waiting'"
         " from generate_series(%s::timestamptz + interval '5 minutes', %s, interval '5 minutes') as at",

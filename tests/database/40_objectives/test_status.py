@@ -138,7 +138,7 @@ def test_a_refresh_that_waits_for_more_than_three_intervals_is_stale(
 def test_a_refresh_that_waits_and_still_gets_on_is_fresh(database, status_after_refresh):
     status_after_refresh("error_rate", "status")
     wait_for_a_writer(database, since=AS_OF, until="2026-03-10T14:00Z")
-    database.execute("update ops.cursors set moved_at = '2026-03-10T13:50Z'")
+    database.execute("update ops.cursors set advanced_at = '2026-03-10T13:50Z'")
     assert scalar(database, "select freshness from ops.counting_freshness('2026-03-10T14:00Z')") == "fresh"
 
 

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from opskpi.alerting import messages
-from support.events import NIL, Connection, add_event, add_events, at, rebuild, refresh, rows, scalar
+from support.events import NIL, Connection, add_event, add_events, at, rebuild, refresh, rows, scalar, wait_for_a_writer
 from support.fixtures import ActingAs
 from support.oracle import assert_exact
 from support.privacy import keyed
@@ -344,3 +344,17 @@ def test_a_tenant_is_told_that_counting_waits_and_only_its_admin_for_whom(databa
         assert rows(database, FRESHNESS) == [(True, None)]
     with acting_as(database, "authenticated", app_metadata={"org_id": ORG_A, "scopes": ["read", "admin"]}):
         assert rows(database, FRESHNESS)[0][1] is not None
+
+
+def test_late_events_alone_do_not_make_counts_fresh_that_wait(database, connect):
+    writer = connect(autocommit=False)
+    add_event(writer, outcome="failure", tag="v1")
+    add_event(database, outcome="success", tag="v2")
+    refresh(database)
+    ((moved_at, advanced_at),) = rows(database, "select moved_at, advanced_at from ops.cursors")
+    writer.commit()
+    assert refresh(database).events == 1
+    ((moved_later, advanced_later),) = rows(database, "select moved_at, advanced_at from ops.cursors")
+    assert (moved_later > moved_at, advanced_later) == (True, advanced_at)
+    wait_for_a_writer(database, since="2030-01-01T12:00Z", until="2030-01-01T13:00Z")
+    assert scalar(database, "select freshness from ops.counting_freshness('2030-01-01T13:00Z')") == "stale"
