@@ -175,7 +175,7 @@ def test_a_migrated_database_has_all_that_sql_grants_and_nothing_more(database: 
         (
             "revoke select (moved_at) on ops.cursors from authenticated",
             "grant",
-            "select (name, last_id, moved_at) on ops.cursors to authenticated",
+            "select (name, last_id, moved_at, advanced_at) on ops.cursors to authenticated",
         ),
         (
             "revoke usage on sequence slsa_audit_metrics_id_seq from service_role",
