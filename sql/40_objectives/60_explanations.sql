@@ -139,6 +139,7 @@ begin
         hint = case account.group_by
           when '{}' then 'It has no groups.'
           else format('It is grouped by %s; opskpi slo lists the groups.', array_to_string(account.group_by, ' and '))
+            || case when ops.overflow_group() = any (known) then ' Values beyond the first 1,000 count in the group overflow.' else '' end
         end;
   end if;
   foreach explained in array case when only_group is null then known else array[only_group] end loop

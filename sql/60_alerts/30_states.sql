@@ -112,7 +112,7 @@ begin
     insert into ops.job_runs (job, started_at, outcome, message)
     values (
       'alerts', started_at, 'success',
-      case when report.fired + report.resolved > 0 then format('%s fired, %s resolved', report.fired, report.resolved) end
+      case when report.fired + report.resolved > 0 then format('%s fired, %s over', report.fired, report.resolved) end
     );
   end if;
   return report;

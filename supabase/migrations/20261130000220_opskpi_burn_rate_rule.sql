@@ -937,6 +937,7 @@ begin
         hint = case account.group_by
           when '{}' then 'It has no groups.'
           else format('It is grouped by %s; opskpi slo lists the groups.', array_to_string(account.group_by, ' and '))
+            || case when ops.overflow_group() = any (known) then ' Values beyond the first 1,000 count in the group overflow.' else '' end
         end;
   end if;
   foreach explained in array case when only_group is null then known else array[only_group] end loop
@@ -1420,6 +1421,62 @@ begin atomic
   where rule.is_enabled
     and rule.kind = 'silent_jobs';
 end;
+
+create or replace function ops.evaluate_alerts(as_of timestamptz default now(), kinds text[] default null)
+returns ops.alert_report
+language plpgsql
+volatile
+set search_path = ''
+-- Compiling these plans takes a hundred times as long as running them.
+set jit = off
+as $$
+declare
+  report ops.alert_report;
+  started_at timestamptz := clock_timestamp();
+  conditions ops.alert_condition[];
+begin
+  if as_of is null or not isfinite(as_of) then
+    raise exception 'alerts are evaluated as of an instant, not of %', as_of
+      using errcode = 'OP001', hint = 'Leave it out for now.';
+  end if;
+  if kinds <> array['silent_jobs'] or array_position(kinds, null) is not null then
+    raise exception 'alerts are evaluated all, or silent_jobs alone, not %', kinds
+      using errcode = 'OP001', hint = 'Leave kinds out, or pass {silent_jobs}.';
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended('ops.evaluate_alerts', 0)) then
+    report.state := 'busy';
+    return report;
+  end if;
+  if exists (select from ops.alert_evaluations as evaluation where evaluation.evaluated_at > as_of and evaluation.evaluated_at <= clock_timestamp()) then
+    report.state := 'past';
+    return report;
+  end if;
+
+  if kinds is null then
+    -- First, since an evaluation that runs has not stood still.
+    insert into ops.alert_evaluations (evaluated_at) values (as_of)
+    on conflict on constraint alert_evaluations_pkey do update set evaluated_at = excluded.evaluated_at;
+  end if;
+  conditions := array(
+    select condition from ops.objective_conditions(as_of) as condition where kinds is null
+    union all
+    select condition from ops.other_conditions(as_of) as condition where kinds is null
+    union all
+    select condition from ops.job_conditions(as_of) as condition where kinds is null or 'silent_jobs' = any (kinds)
+  );
+  report := ops.move_alerts(conditions, as_of, kinds);
+  report.queued := ops.queue_notifications(as_of);
+  report.state := 'done';
+  if kinds is null then
+    insert into ops.job_runs (job, started_at, outcome, message)
+    values (
+      'alerts', started_at, 'success',
+      case when report.fired + report.resolved > 0 then format('%s fired, %s over', report.fired, report.resolved) end
+    );
+  end if;
+  return report;
+end;
+$$;
 
 create or replace function ops.open_alerts(conditions ops.alert_condition[], kinds text[])
 returns table (

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 
 from opskpi import openslo
+from opskpi.errors import OpsKpiError
 from opskpi.openslo.reading import read_text
 from support.openslo_texts import (
     CALENDAR,
@@ -297,3 +298,31 @@ def test_two_slos_may_not_make_objectives_of_one_name(faults):
     assert faults(joined(SEVERAL, other, POLICY)) == [
         "slo.yaml:36: metadata.name: release_speed.2 is an objective of slo.yaml:4 too; rename one of them"
     ]
+
+
+@pytest.mark.parametrize(
+    ("good", "total"),
+    [
+        ("count: succeeded", "count: attempts, groupBy: [outcome]"),
+        ("count: events, labels: {workflow: release}", "count: events, groupBy: [workflow]"),
+    ],
+)
+def test_groups_by_what_says_what_is_good_are_refused_without_a_database(good: str, total: str) -> None:
+    text = f"""apiVersion: openslo/v1
+kind: SLO
+metadata: {{name: runs}}
+spec:
+  service: ci
+  indicator:
+    metadata: {{name: runs}}
+    spec:
+      ratioMetric:
+        counter: true
+        good: {{metricSource: {{type: opskpi, spec: {{eventType: workflow_run, {good}}}}}}}
+        total: {{metricSource: {{type: opskpi, spec: {{eventType: workflow_run, {total}}}}}}}
+  timeWindow: [{{duration: 30d, isRolling: true}}]
+  budgetingMethod: Occurrences
+  objectives: [{{target: 0.95}}]
+"""
+    with pytest.raises(OpsKpiError, match=r"slo\.yaml:12: .*all of a group by .* would be good, or all of it bad"):
+        read_text("slo.yaml", text)

@@ -182,7 +182,7 @@ def in_words(evaluated: Evaluation | None, sent: delivery.Summary | None) -> str
 def _found_in_words(evaluated: Evaluation) -> str:
     if evaluated.state != "done":
         return "another evaluation is running" if evaluated.state == "busy" else "a later instant has been evaluated"
-    return f"{evaluated.found} conditions hold, {evaluated.fired} fired, {evaluated.resolved} resolved"
+    return f"{evaluated.found} conditions hold, {evaluated.fired} fired, {evaluated.resolved} over"
 
 
 def sent_in_words(sent: delivery.Summary) -> str:

@@ -1,5 +1,7 @@
 """SLIs as OpenSLO writes them: ratios of counted events."""
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -128,6 +130,17 @@ def _query(metric: Place | None, limits: set[str]) -> Block | None:
     return query
 
 
+def _refuse_groups_by_what_is_good(
+    total: Block, group_by: Sequence[str], telling: AbstractSet[str], objective: str
+) -> None:
+    if objective in {"availability", "error_rate", "latency"}:
+        telling = telling | {"outcome"}
+    for key in sorted(telling & {*group_by}):
+        total.places["groupBy"].refuse(
+            f"all of a group by {key} would be good, or all of it bad: group by a label that does not say what is good"
+        )
+
+
 def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator | None:
     part, total = ratio.part, ratio.total
     part_type, total_type = part.places["eventType"], total.places["eventType"]
@@ -142,6 +155,7 @@ def _counted(name: str, ratio: _Ratio, annotations: dict[str, str]) -> Indicator
     own = narrowed(labels, total_labels, part.get("labels"))
     group_by = grouped(total.get("groupBy"), part.get("groupBy"))
     limit = _limit(ratio, objective)
+    _refuse_groups_by_what_is_good(total, group_by, {*own} if own else set(), objective)
     if part.place.faults.count > before or own is None:
         return None
     if objective == "availability" and own:
