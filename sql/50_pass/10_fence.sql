@@ -74,7 +74,7 @@ begin atomic
     from noted
     join now_open
       on now_open.name = noted.restarted
-      -- One that had no id when it was noted may be any of those that a restart brought back.
+      -- A transaction that had no id when it was noted may be any of those that a restart brought back.
       or (noted.restarted = '-1/' and now_open.name like '-1/%')
     order by 1
   );
@@ -89,7 +89,7 @@ volatile
 set search_path = ''
 as $$
 begin
-  -- What pg_stat_activity says is remembered to the end of the transaction, unless it is asked anew.
+  -- The contents of pg_stat_activity are remembered to the end of the transaction, unless it is asked anew.
   perform pg_stat_clear_snapshot();
   return array(
     select listed.writer || ' ' || coalesce(extract(epoch from session.state_change)::text, 'prepared')

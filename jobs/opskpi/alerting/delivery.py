@@ -53,7 +53,7 @@ class Summary:
 
 @dataclass(slots=True)
 class _Run:
-    """What one run has learned: the channels that take nothing now, failures in a row, and what became of messages."""
+    """The knowledge of one run: the channels that take nothing now, failures in a row, and what became of messages."""
 
     closed: set[str] = field(default_factory=set)
     failures: dict[str, int] = field(default_factory=dict)

@@ -251,7 +251,7 @@ def _burn(detail: Mapping[str, object]) -> str | None:
 
 
 def _taken(detail: Mapping[str, object]) -> str | None:
-    """What the long window took of the budget of the whole SLO window."""
+    """The share that the long window took of the budget of the whole SLO window."""
     bad, total = wording.count(detail.get("bad_long")), wording.count(detail.get("total_long"))
     window, share = wording.duration(detail.get("long_window")), wording.percent(detail.get("budget_taken"))
     if bad is None or total is None:

@@ -70,7 +70,7 @@ Outcome = Sent | Retry | Refused
 
 
 def by_status(status: int, after: timedelta | None) -> Outcome:
-    """What an HTTP status means: 2xx is sent; a status that may pass or is about the address is worth a retry.
+    """The meaning of an HTTP status: 2xx is sent; a status that may pass or is about the address is worth a retry.
 
     429 puts the message off, and so does a 503 that names a time. All else is refused.
     """

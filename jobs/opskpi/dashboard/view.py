@@ -36,7 +36,7 @@ LONGEST_GROUP = 1500
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One view of one page. Empty texts are filters that are not set; `period` empty: as suits the range.
+    """A view of a page. Empty texts are filters that are not set; `period` empty: as suits the range.
 
     `group` is the name of a group of the objective `slo`.
     """

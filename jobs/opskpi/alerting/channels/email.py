@@ -168,7 +168,7 @@ def _address(value: object) -> Address:
 
 
 def _before_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -> Retry:
-    """What a session that did not come about means: it knows no mail yet, so the whole channel takes nothing now."""
+    """The meaning of a session that did not come about: it knows no mail yet, so the whole channel takes nothing now."""
     if not isinstance(error, smtplib.SMTPException):
         return Retry(None, network_reason(error), "channel")
     reason = _reason(error, mailbox)
@@ -181,7 +181,7 @@ def _before_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -
 
 
 def _about_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -> Outcome:
-    """What the end of a session means in which the mail was spoken of.
+    """The meaning of the end of a session in which the mail was spoken of.
 
     Sender and recipients are the channel's: a temporary refusal of them is its pace, as limits of providers are told.
     """

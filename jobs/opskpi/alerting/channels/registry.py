@@ -83,7 +83,7 @@ def _send(delivery: Delivery, environ: Mapping[str, str], timeouts: Timeouts) ->
 
 
 def _within(seconds: float, call: Callable[[], Outcome]) -> Outcome | None:
-    """What a call gives, None when it takes longer.
+    """The result of a call, None when it takes longer.
 
     A thread, because name look-ups, the steps of SMTP and the library apprise know no limit for all of it together.
     A late message may still arrive, as after a crash; the thread does not keep the process from ending.
