@@ -122,6 +122,10 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
     objective = draw(st.sampled_from(["error_rate", "latency", "availability", "events", "measured"]))
     calendar = draw(st.booleans())
     sliced = draw(st.booleans())
+    counted = draw(labels_of(objective))
+    # Nothing is grouped by what says what is good.
+    telling = {"outcome", *counted.get("good_labels", {}), *counted.get("bad_labels", {})}
+    group_keys = (names | st.sampled_from(["yes", "hook_type"])).filter(lambda key: key not in telling)
     carried = optional(
         indicator_display_name=line, indicator_description=several.filter(bool), objective_display_name=line
     )
@@ -135,8 +139,8 @@ def promises(draw: st.DrawFn, name: str) -> Slo:
         description=draw(several),
         threshold_ms=draw(st.decimals("0.001", 10**9, places=3)) if objective == "latency" else None,
         at_most=draw(st.decimals(0, 10**9, places=3)) if objective == "measured" else None,
-        **draw(labels_of(objective)),
-        group_by=tuple(sorted(draw(st.lists(names | st.sampled_from(["yes", "hook_type"]), unique=True, max_size=2)))),
+        **counted,
+        group_by=tuple(sorted(draw(st.lists(group_keys, unique=True, max_size=2)))),
         window_kind="calendar" if calendar else "rolling",
         rolling_window=None if calendar else draw(spans) + timedelta(hours=1),
         calendar_period=draw(st.sampled_from(["day", "week", "month", "quarter", "year"])) if calendar else None,

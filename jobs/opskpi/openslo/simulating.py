@@ -1,4 +1,4 @@
-"""The alerts that definitions would have fired over past days, found out by the conditions of the rules, without a trace."""
+"""The alerts that definitions would have fired over past days, found by their rules, without a trace."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -168,7 +168,7 @@ def _address(value: object) -> Address:
 
 
 def _before_the_mail(error: smtplib.SMTPException | OSError, mailbox: Mailbox) -> Retry:
-    """The meaning of a session that did not come about: it knows no mail yet, so the whole channel takes nothing now."""
+    """The meaning of a session that did not come about: no mail was spoken of, so the channel takes nothing now."""
     if not isinstance(error, smtplib.SMTPException):
         return Retry(None, network_reason(error), "channel")
     reason = _reason(error, mailbox)
