@@ -11,6 +11,7 @@ create table ops.kpi_definitions (
   percentile numeric,
   breakdowns text[] not null default '{}',
   breakdown_periods text[] not null default '{day,week,month}',
+  updated_at timestamptz not null default clock_timestamp(),
   constraint kpi_definitions_pkey primary key (metric_name),
   constraint kpi_definitions_measure_check check (measure in ('ratio', 'average', 'percentile', 'count')),
   constraint kpi_definitions_unit_check check (unit in ('percent', 'ms', 'bytes', 'count')),
@@ -42,5 +43,6 @@ comment on column ops.kpi_definitions.denominator is 'Labels an event of the den
 comment on column ops.kpi_definitions.percentile is 'The share of values at or below the result, as in percentile_disc; null for other measures.';
 comment on column ops.kpi_definitions.breakdowns is 'Labels by which the KPI is also kept, one at a time.';
 comment on column ops.kpi_definitions.breakdown_periods is 'Periods for which the breakdowns are kept.';
+comment on column ops.kpi_definitions.updated_at is 'When the definition last changed. KPI rows written later are of this definition; the others are counted anew when they change.';
 alter table ops.kpi_definitions enable row level security;
 create policy kpi_definitions_select_authenticated on ops.kpi_definitions for select to authenticated using ((select ops.caller_may('{read}')) is not null);

@@ -42,6 +42,34 @@ create index kpi_aggregations_period_end_idx on public.kpi_aggregations (period_
 create policy kpi_aggregations_select_own_org on public.kpi_aggregations for select to authenticated
   using (org_id = (select ops.org_for('{read}')));
 
+create function ops.note_kpi_change()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  -- A refresh that runs would write rows of the old definition after this.
+  perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));
+  new.updated_at := greatest(
+    clock_timestamp(),
+    -- The clock may have been set back.
+    (select max(kpi.created_at) from public.kpi_aggregations as kpi where kpi.metric_name = new.metric_name)
+  );
+  return new;
+end;
+$$;
+comment on function ops.note_kpi_change() is
+  'Trigger: notes when a KPI definition changed, after every row that was written by an earlier one; it waits for a refresh that runs.';
+
+create trigger kpi_definitions_note_insert
+before insert on ops.kpi_definitions
+for each row execute function ops.note_kpi_change();
+
+create trigger kpi_definitions_note_update
+before update on ops.kpi_definitions
+for each row when (old.* is distinct from new.*) execute function ops.note_kpi_change();
+
 create type ops.kpi_value as (
   org_id uuid,
   metric_name text,

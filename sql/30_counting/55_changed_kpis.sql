@@ -39,7 +39,7 @@ begin atomic
 end;
 comment on function ops.span_rollups(ops.kpi_span[]) is 'The stored rollups of numbered periods; one row per period and series.';
 
-create function ops.changed_sums(deltas ops.rollup_delta[])
+create function ops.added_sums(deltas ops.rollup_delta[])
 returns setof ops.kpi_sum
 language sql
 stable
@@ -52,37 +52,24 @@ begin atomic
   -- Spans and groups go by number: hashing them as they are, text and jsonb, took most of the time.
   with span as materialized (
     select changed.*
-    from ops.changed_spans(changed_sums.deltas) as changed
-  ),
-  found as materialized (
-    select stored.* from ops.span_rollups(array(select row(span.*)::ops.kpi_span from span)) as stored
-  ),
-  -- Only the series of these periods: matching all that ever were with the KPIs took seconds where one org had made many.
-  stored_series as materialized (
-    select series.series_id, series.event_type, series.labels
-    from ops.series
-    where series.series_id in (select found.series_id from found)
+    from ops.changed_spans(added_sums.deltas) as changed
   ),
   kpi_group as materialized (
     select kpi_group.*, dense_rank() over (order by kpi_group.metric_name, kpi_group.group_labels) as group_id
     from ops.kpi_groups(array(
       select row(kind.event_type, kind.labels)::ops.series_kind
-      from (
-        select stored_series.event_type, stored_series.labels from stored_series
-        union
-        select delta.event_type, delta.labels from unnest(changed_sums.deltas) as delta
-      ) as kind
+      from (select distinct delta.event_type, delta.labels from unnest(added_sums.deltas) as delta) as kind
     )) as kpi_group
   ),
-  added as materialized (
+  summed as (
     select
       span.span_id,
       kpi_group.group_id,
-      kpi_group.in_numerator,
-      delta.event_count,
-      delta.value_count,
-      delta.value_sum
-    from unnest(changed_sums.deltas) as delta
+      sum(delta.event_count) as events,
+      coalesce(sum(delta.event_count) filter (where kpi_group.in_numerator), 0) as numerator_events,
+      sum(delta.value_count) as value_count,
+      sum(delta.value_sum) as value_sum
+    from unnest(added_sums.deltas) as delta
     join span
       on span.org_id = delta.org_id
       and span.period = delta.period
@@ -91,40 +78,6 @@ begin atomic
       on kpi_group.event_type = delta.event_type
       and kpi_group.series_labels = delta.labels
       and delta.period = any (kpi_group.periods)
-  ),
-  member as materialized (
-    select stored_series.series_id, kpi_group.group_id, kpi_group.in_numerator
-    from kpi_group
-    join stored_series
-      on stored_series.event_type = kpi_group.event_type
-      and stored_series.labels = kpi_group.series_labels
-  ),
-  -- The barrier keeps the order of the joins: periods times all members of their KPIs would be quadratic.
-  counted as (
-    select found.span_id, member.group_id, member.in_numerator, found.event_count, found.value_count, found.value_sum
-    from found
-    join member
-      on member.series_id = found.series_id
-    offset 0
-  ),
-  summed as (
-    select
-      part.span_id,
-      part.group_id,
-      sum(part.event_count) as events,
-      coalesce(sum(part.event_count) filter (where part.in_numerator), 0) as numerator_events,
-      sum(part.value_count) as value_count,
-      sum(part.value_sum) as value_sum
-    from (
-      select added.span_id, added.group_id, added.in_numerator, added.event_count, added.value_count, added.value_sum
-      from added
-      union all
-      select counted.span_id, counted.group_id, counted.in_numerator, counted.event_count, counted.value_count, counted.value_sum
-      from counted
-      join (select distinct added.span_id, added.group_id from added) as touched
-        on touched.span_id = counted.span_id
-        and touched.group_id = counted.group_id
-    ) as part
     group by 1, 2
   )
   select
@@ -143,8 +96,76 @@ begin atomic
   join (select distinct kpi_group.group_id, kpi_group.metric_name, kpi_group.group_labels from kpi_group) as kpi
     on kpi.group_id = summed.group_id;
 end;
-comment on function ops.changed_sums(ops.rollup_delta[]) is
-  'The sums of the series of each KPI that a delta changes, over the rollups and that delta; one row per KPI, period and breakdown.';
+comment on function ops.added_sums(ops.rollup_delta[]) is
+  'What a delta adds to the sums of the series of each KPI; one row per KPI, period and breakdown.';
+
+create function ops.stored_sums(asked ops.kpi_sum[])
+returns setof ops.kpi_sum
+language sql
+stable
+set search_path = ''
+-- As in ops.added_sums.
+set enable_nestloop = off
+set enable_sort = off
+begin atomic
+  with span as materialized (
+    select row_number() over () as span_id, period.org_id, period.period, period.period_start
+    from (select distinct kpi.org_id, kpi.period, kpi.period_start from unnest(stored_sums.asked) as kpi) as period
+  ),
+  wanted as materialized (
+    select span.span_id, kpi.org_id, kpi.metric_name, kpi.labels, kpi.period, kpi.period_start
+    from unnest(stored_sums.asked) as kpi
+    join span
+      on span.org_id = kpi.org_id
+      and span.period = kpi.period
+      and span.period_start = kpi.period_start
+  ),
+  found as materialized (
+    select stored.* from ops.span_rollups(array(select row(span.*)::ops.kpi_span from span)) as stored
+  ),
+  -- Only the series of these periods: matching all that ever were with the KPIs took seconds where one org had made many.
+  stored_series as materialized (
+    select series.series_id, series.event_type, series.labels
+    from ops.series
+    where series.series_id in (select found.series_id from found)
+  ),
+  member as materialized (
+    select stored_series.series_id, kpi_group.metric_name, kpi_group.group_labels, kpi_group.periods, kpi_group.in_numerator
+    from ops.kpi_groups(array(
+      select distinct row(stored_series.event_type, stored_series.labels)::ops.series_kind from stored_series
+    )) as kpi_group
+    join stored_series
+      on stored_series.event_type = kpi_group.event_type
+      and stored_series.labels = kpi_group.series_labels
+  ),
+  -- The barrier keeps the order of the joins: periods times all members of their KPIs would be quadratic.
+  counted as (
+    select
+      found.span_id, member.metric_name, member.group_labels, member.in_numerator, found.event_count, found.value_count, found.value_sum
+    from found
+    join member
+      on member.series_id = found.series_id
+    offset 0
+  )
+  select
+    wanted.org_id,
+    wanted.metric_name,
+    wanted.labels,
+    wanted.period,
+    wanted.period_start,
+    sum(counted.event_count),
+    coalesce(sum(counted.event_count) filter (where counted.in_numerator), 0),
+    sum(counted.value_count),
+    sum(counted.value_sum)
+  from wanted
+  join counted
+    on counted.span_id = wanted.span_id
+    and counted.metric_name = wanted.metric_name
+    and counted.group_labels = wanted.labels
+  group by 1, 2, 3, 4, 5;
+end;
+comment on function ops.stored_sums(ops.kpi_sum[]) is
+  'The sums over the stored rollups for the KPIs, periods and breakdowns that are named (of the sums that are passed nothing is read); no row where nothing is stored.';
 
 create function ops.changed_ratios(deltas ops.rollup_delta[])
 returns setof ops.kpi_value
@@ -152,22 +173,75 @@ language sql
 stable
 set search_path = ''
 begin atomic
+  with changed as materialized (
+    select added.*, stored.metadata as stored
+    from ops.kpi_figures(array(select sums from ops.added_sums(changed_ratios.deltas) as sums)) as added
+    join ops.kpi_definitions as definition
+      on definition.metric_name = added.metric_name
+    -- Looked up one by one, since the cost must follow what is new: adding up the rollups of these periods took a third of a refresh.
+    left join lateral (
+      select known.metadata
+      from public.kpi_aggregations as known
+      where known.org_id = added.org_id
+        and known.metric_name = added.metric_name
+        and known.aggregation_period = added.period
+        and known.period_start = added.period_start
+        and known.labels = added.labels
+        -- Written by the definition as it is, and with the figures of which it was made.
+        and known.created_at > definition.updated_at
+        and jsonb_typeof(known.metadata -> 'sample_count') = 'number'
+        and (added.numerator is null or jsonb_typeof(known.metadata -> 'numerator') = 'number')
+        and (added.denominator is null or jsonb_typeof(known.metadata -> 'denominator') = 'number')
+      offset 0
+    ) as stored on true
+  ),
+  recounted as materialized (
+    select figure.*
+    from ops.kpi_figures(array(
+      select sums
+      from ops.stored_sums(array(
+        select row(changed.org_id, changed.metric_name, changed.labels, changed.period, changed.period_start, null, null, null, null)::ops.kpi_sum
+        from changed
+        where changed.stored is null
+      )) as sums
+    )) as figure
+  ),
+  total as (
+    select
+      changed.org_id,
+      changed.metric_name,
+      changed.labels,
+      changed.period,
+      changed.period_start,
+      changed.measure,
+      changed.unit,
+      changed.numerator + coalesce((changed.stored -> 'numerator')::numeric, recounted.numerator, 0) as numerator,
+      changed.denominator + coalesce((changed.stored -> 'denominator')::numeric, recounted.denominator, 0) as denominator,
+      changed.sample_count + coalesce((changed.stored -> 'sample_count')::bigint, recounted.sample_count, 0) as sample_count
+    from changed
+    left join recounted
+      on recounted.org_id = changed.org_id
+      and recounted.metric_name = changed.metric_name
+      and recounted.labels = changed.labels
+      and recounted.period = changed.period
+      and recounted.period_start = changed.period_start
+  )
   select
-    kpi.org_id,
-    kpi.metric_name,
-    kpi.labels,
-    kpi.period,
-    kpi.period_start,
-    kpi.unit,
+    total.org_id,
+    total.metric_name,
+    total.labels,
+    total.period,
+    total.period_start,
+    total.unit,
     -- Null without samples, so that write_kpis removes the row of a count of 0, too.
-    case when kpi.sample_count <> 0 then ops.measured_value(kpi.measure, kpi.numerator, kpi.denominator, kpi.sample_count) end,
-    kpi.numerator,
-    kpi.denominator,
-    kpi.sample_count
-  from ops.kpi_figures(array(select summed from ops.changed_sums(changed_ratios.deltas) as summed)) as kpi;
+    case when total.sample_count <> 0 then ops.measured_value(total.measure, total.numerator, total.denominator, total.sample_count) end,
+    total.numerator,
+    total.denominator,
+    total.sample_count
+  from total;
 end;
 comment on function ops.changed_ratios(ops.rollup_delta[]) is
-  'The ratios, averages and counts that a delta changes, computed from the rollups and that delta; one row a KPI, period and breakdown.';
+  'The ratios, averages and counts that a delta changes, computed from their stored figures (where these are missing, from the rollups) and that delta; one row a KPI, period and breakdown.';
 
 create function ops.changed_percentiles(merged ops.histograms[])
 returns setof ops.kpi_value
