@@ -126,7 +126,8 @@ create type ops.event_delta as (
   value_min numeric,
   value_max numeric
 );
-comment on type ops.event_delta is 'Events of one org, type, labels, hour and bin, counted.';
+comment on type ops.event_delta is
+  'Events of one org, type, labels and hour, counted (bin null), or the values among them in one bin, by the labels of histograms (event_count 0).';
 
 create type ops.rollup_delta as (
   org_id uuid,
@@ -149,14 +150,14 @@ volatile
 set search_path = ''
 begin atomic
   insert into ops.series (org_id, event_type, labels)
-  select distinct delta.org_id, delta.event_type, delta.labels
-  from unnest(add_rollups.deltas) as delta
+  select counted.org_id, counted.event_type, counted.labels
+  from (select distinct delta.org_id, delta.event_type, delta.labels from unnest(add_rollups.deltas) as delta) as counted
   where not exists (
     select
     from ops.series
-    where series.org_id = delta.org_id
-      and series.event_type = delta.event_type
-      and series.labels = delta.labels
+    where series.org_id = counted.org_id
+      and series.event_type = counted.event_type
+      and series.labels = counted.labels
   )
   on conflict on constraint series_org_id_event_type_labels_key do nothing;
 
@@ -171,6 +172,8 @@ begin atomic
     on series.org_id = delta.org_id
     and series.event_type = delta.event_type
     and series.labels = delta.labels
+  -- What is read together stands together.
+  order by delta.org_id, delta.period, delta.period_start
   on conflict on constraint rollups_pkey do update set
     event_count = rollup.event_count + excluded.event_count,
     value_count = rollup.value_count + excluded.value_count,

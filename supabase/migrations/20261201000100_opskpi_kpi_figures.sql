@@ -2,6 +2,69 @@
 
 alter table ops.kpi_definitions add column updated_at timestamptz not null default clock_timestamp();
 comment on column ops.kpi_definitions.updated_at is 'When the definition last changed. KPI rows written later are of this definition; the others are counted anew when they change.';
+comment on type ops.event_delta is
+  'Events of one org, type, labels and hour, counted (bin null), or the values among them in one bin, by the labels of histograms (event_count 0).';
+
+create or replace function ops.add_rollups(deltas ops.rollup_delta[])
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  insert into ops.series (org_id, event_type, labels)
+  select counted.org_id, counted.event_type, counted.labels
+  from (select distinct delta.org_id, delta.event_type, delta.labels from unnest(add_rollups.deltas) as delta) as counted
+  where not exists (
+    select
+    from ops.series
+    where series.org_id = counted.org_id
+      and series.event_type = counted.event_type
+      and series.labels = counted.labels
+  )
+  on conflict on constraint series_org_id_event_type_labels_key do nothing;
+
+  insert into ops.rollups as rollup (
+    org_id, period, period_start, series_id, event_count, value_count, value_sum, value_min, value_max
+  )
+  select
+    delta.org_id, delta.period, delta.period_start, series.series_id,
+    delta.event_count, delta.value_count, delta.value_sum, delta.value_min, delta.value_max
+  from unnest(add_rollups.deltas) as delta
+  join ops.series
+    on series.org_id = delta.org_id
+    and series.event_type = delta.event_type
+    and series.labels = delta.labels
+  -- What is read together stands together.
+  order by delta.org_id, delta.period, delta.period_start
+  on conflict on constraint rollups_pkey do update set
+    event_count = rollup.event_count + excluded.event_count,
+    value_count = rollup.value_count + excluded.value_count,
+    value_sum = rollup.value_sum + excluded.value_sum,
+    value_min = least(rollup.value_min, excluded.value_min),
+    value_max = greatest(rollup.value_max, excluded.value_max);
+
+  -- The last audit of an hour may have moved to another.
+  delete from ops.rollups as rollup
+  where rollup.ctid = any (array(
+    select found.ctid
+    from unnest(add_rollups.deltas) as delta
+    cross join lateral (
+      select stored.ctid
+      from ops.series
+      join ops.rollups as stored
+        on stored.org_id = series.org_id
+        and stored.period = delta.period
+        and stored.period_start = delta.period_start
+        and stored.series_id = series.series_id
+      where series.org_id = delta.org_id
+        and series.event_type = delta.event_type
+        and series.labels = delta.labels
+        and stored.event_count = 0
+      offset 0
+    ) as found
+    where delta.event_count < 0
+  ));
+end;
 
 create function ops.note_kpi_change()
 returns trigger
