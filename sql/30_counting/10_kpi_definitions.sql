@@ -11,7 +11,7 @@ create table ops.kpi_definitions (
   percentile numeric,
   breakdowns text[] not null default '{}',
   breakdown_periods text[] not null default '{day,week,month}',
-  updated_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default now(),
   constraint kpi_definitions_pkey primary key (metric_name),
   constraint kpi_definitions_measure_check check (measure in ('ratio', 'average', 'percentile', 'count')),
   constraint kpi_definitions_unit_check check (unit in ('percent', 'ms', 'bytes', 'count')),

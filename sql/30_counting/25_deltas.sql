@@ -42,7 +42,11 @@ select
     -- 1.0198 keeps the middle of a bin within 0.98 % of all that is in it.
     else ceil(ln(measured.value::double precision * 1000) / ln(1.0198::double precision))::integer
   end as bin,
-  agent.team
+  agent.team,
+  kind.bins_by_1,
+  kind.bins_by_2,
+  kind.bins_by_3,
+  kind.bins_by_4
 from ops.countable_events as event
 cross join (
   select setting.name, setting.name = 'UTC' as is_utc
@@ -56,7 +60,11 @@ left join (
     event_type.label_keys[2] as key_2,
     event_type.label_keys[3] as key_3,
     event_type.label_keys[4] as key_4,
-    event_type.event_type in (select histogram_group.event_type from ops.histogram_groups as histogram_group) as has_histogram
+    event_type.event_type in (select histogram_group.event_type from ops.histogram_groups as histogram_group) as has_histogram,
+    (event_type.event_type, event_type.label_keys[1]) in (select kept.event_type, kept.breakdown from ops.histogram_groups as kept) as bins_by_1,
+    (event_type.event_type, event_type.label_keys[2]) in (select kept.event_type, kept.breakdown from ops.histogram_groups as kept) as bins_by_2,
+    (event_type.event_type, event_type.label_keys[3]) in (select kept.event_type, kept.breakdown from ops.histogram_groups as kept) as bins_by_3,
+    (event_type.event_type, event_type.label_keys[4]) in (select kept.event_type, kept.breakdown from ops.histogram_groups as kept) as bins_by_4
   from ops.event_types as event_type
   -- A barrier, so that the keys are taken out of the array once a type and not once an event.
   offset 0
@@ -75,7 +83,7 @@ cross join lateral (
   -- A barrier: without it the expression is evaluated once for each of the figures made of it.
   offset 0
 ) as measured;
-comment on view ops.labelled_events is 'One row an event, with its labels, its value and the bin of the value. Nothing that a plain insert may hold makes it fail.';
+comment on view ops.labelled_events is 'One row an event, with its labels, its value, the bin of the value, and by which of the labels its kind has histograms (bins_by_1 to bins_by_4). Nothing that a plain insert may hold makes it fail.';
 
 create function ops.count_events(ids ops.event_ids, since timestamptz, until timestamptz)
 returns setof ops.event_delta
@@ -87,7 +95,8 @@ set plan_cache_mode = force_custom_plan
 as $$
 begin
   return query
-  with counted as (
+  -- Counts go by all labels, bins by those alone that histograms are kept by: together they would be a row for almost every event.
+  with labelled as materialized (
     select
       event.org_id,
       event.event_type,
@@ -97,11 +106,11 @@ begin
       event.label_3,
       event.label_4,
       event.bin,
-      count(*) as event_count,
-      count(event.value) as value_count,
-      coalesce(sum(event.value), 0) as value_sum,
-      min(event.value) as value_min,
-      max(event.value) as value_max
+      case when event.bins_by_1 then event.label_1 end as bin_label_1,
+      case when event.bins_by_2 then event.label_2 end as bin_label_2,
+      case when event.bins_by_3 then event.label_3 end as bin_label_3,
+      case when event.bins_by_4 then event.label_4 end as bin_label_4,
+      event.value
     from ops.labelled_events as event
     where (
       (event.id > ids.after_id and event.id <= ids.until_id and (isempty(ids.missing) or not event.id <@ ids.missing))
@@ -109,16 +118,44 @@ begin
     )
       and event.event_timestamp >= since
       and event.event_timestamp < until
-    group by 1, 2, 3, 4, 5, 6, 7, 8
+  ),
+  counted as (
+    select
+      labelled.org_id,
+      labelled.event_type,
+      labelled.hour_start,
+      array[labelled.label_1, labelled.label_2, labelled.label_3, labelled.label_4] as labels,
+      null::integer as bin,
+      count(*) as event_count,
+      count(labelled.value) as value_count,
+      coalesce(sum(labelled.value), 0) as value_sum,
+      min(labelled.value) as value_min,
+      max(labelled.value) as value_max
+    from labelled
+    group by labelled.org_id, labelled.event_type, labelled.hour_start, labelled.label_1, labelled.label_2, labelled.label_3, labelled.label_4
+    union all
+    select
+      labelled.org_id,
+      labelled.event_type,
+      labelled.hour_start,
+      array[labelled.bin_label_1, labelled.bin_label_2, labelled.bin_label_3, labelled.bin_label_4],
+      labelled.bin,
+      0,
+      count(*),
+      0,
+      null,
+      null
+    from labelled
+    where labelled.bin is not null
+    group by
+      labelled.org_id, labelled.event_type, labelled.hour_start, labelled.bin,
+      labelled.bin_label_1, labelled.bin_label_2, labelled.bin_label_3, labelled.bin_label_4
   )
   select
     counted.org_id,
     counted.event_type,
     coalesce(
-      jsonb_strip_nulls(jsonb_object(
-        kind.label_keys,
-        (array[counted.label_1, counted.label_2, counted.label_3, counted.label_4])[1:cardinality(kind.label_keys)]
-      )),
+      jsonb_strip_nulls(jsonb_object(kind.label_keys, counted.labels[1:cardinality(kind.label_keys)])),
       '{}'
     ),
     counted.hour_start,
@@ -134,7 +171,7 @@ begin
 end;
 $$;
 comment on function ops.count_events(ops.event_ids, timestamptz, timestamptz) is
-  'The events of a set with since <= event_timestamp < until, counted by series, hour and bin.';
+  'The events of a set with since <= event_timestamp < until, counted by series and hour, and their values by the labels of histograms, hour and bin.';
 
 create function ops.kept_spans(hours timestamptz[])
 returns table (hour_start timestamptz, period text, period_start timestamptz)
@@ -179,6 +216,7 @@ begin atomic
       min(event.value_min) as value_min,
       max(event.value_max) as value_max
     from unnest(rollup_deltas.events) as event
+    where event.bin is null
     group by 1, 2, 3, 4
   ),
   spans as materialized (
