@@ -11,7 +11,7 @@ import psycopg
 
 from opskpi import console
 from opskpi.orgs import NIL_ORG
-from opskpi.postgres import connecting, migrations
+from opskpi.postgres import connecting, history
 
 PERIODS = ("hour", "day", "week", "month")
 
@@ -36,7 +36,7 @@ class Options:
         """A connection to the chosen database; `current` refuses one whose migrations differ from this program's."""
         connection = connecting.connect(connecting.resolve_dsn(self.dsn, console.notice))
         if current:
-            migrations.require_current(connection)
+            history.require_current(connection)
         return connection
 
 
