@@ -23,7 +23,8 @@ sys.argv[0] = "opskpi"
 main()
 """
 DRAWING = {"rich"}
-SENDING = {"apprise", "certifi", "httpx", "opskpi.alerting.channels.registry", "opskpi.alerting.messages"}
+SENDING = {"apprise", "certifi", "httpx"}
+MESSAGES = {"opskpi.alerting.channels.registry", "opskpi.alerting.messages"}
 SERVING = {"fastapi", "starlette", "uvicorn", "jinja2"}
 OF_THE_EMBEDDED_SERVER = {"filelock", "platformdirs", "opskpi.postgres.embedded"}
 FILES = {"yaml", "opskpi.postgres.migrations"}
@@ -31,10 +32,11 @@ FILES = {"yaml", "opskpi.postgres.migrations"}
 DRIVER = {"asyncio", "psycopg", "psycopg_binary", "ssl"}
 
 
-def imports_of(*arguments: str, env: dict[str, str] | None = None) -> set[str]:
+def imports_of(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> set[str]:
     """Return what a command line imports, in a process of its own."""
     ended = subprocess.run(
         [sys.executable, "-c", NAMING, *arguments],
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(JOBS)} | (env or {}),
         capture_output=True,
         text=True,
@@ -62,7 +64,7 @@ def test_a_command_with_nothing_to_show_and_nothing_to_send_imports_only_the_dri
     migrated_database: Database, arguments: tuple[str, ...]
 ) -> None:
     imported = imports_of(*arguments, env={"OPSKPI_DSN": migrated_database.dsn})
-    assert imported & (DRAWING | SENDING | SERVING | OF_THE_EMBEDDED_SERVER | FILES) == set()
+    assert imported & (DRAWING | SENDING | MESSAGES | SERVING | OF_THE_EMBEDDED_SERVER | FILES) == set()
     assert imported >= DRIVER
 
 
@@ -75,6 +77,18 @@ def test_a_command_that_shows_a_table_imports_what_draws_and_nothing_that_sends(
     assert imported & (SENDING | SERVING | OF_THE_EMBEDDED_SERVER | FILES) == set()
     assert imported >= {"rich.table"}
     assert "rich.progress" not in imported
+
+
+@pytest.mark.parametrize("arguments", [("hook",), ("hook", "--help"), ("grafana", "--help")], ids=" ".join)
+def test_a_command_that_needs_no_database_imports_no_driver(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    imported = imports_of(*arguments, env={"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}, cwd=tmp_path)
+    assert imported & (DRAWING | SENDING | SERVING | OF_THE_EMBEDDED_SERVER | FILES | DRIVER) == set()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_no_command_imports_what_draws_sends_or_serves_for_its_help(name: str) -> None:
+    assert imports_of(name, "--help") & (DRAWING | SENDING | SERVING) == set()
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 200])

@@ -83,7 +83,7 @@ def require_current(connection: psycopg.Connection) -> None:
 
 
 def _refuse_newer(connection: psycopg.Connection, ours: set[str], done: set[str]) -> None:
-    if not ours & done:
+    if not ours & done or done <= ours:
         return
     # A user's own migrations live in the same history; only ones after our newest that name us are ours.
     with connection.cursor(row_factory=scalar_row) as cursor:
