@@ -34,8 +34,13 @@ DRIVER = {"asyncio", "psycopg", "psycopg_binary", "ssl"}
 
 def imports_of(*arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> set[str]:
     """Return what a command line imports, in a process of its own."""
+    return set(last_line_of(NAMING, *arguments, env=env, cwd=cwd).split())
+
+
+def last_line_of(code: str, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Return the last line that code which runs a command line says on standard error."""
     ended = subprocess.run(
-        [sys.executable, "-c", NAMING, *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(JOBS)} | (env or {}),
         capture_output=True,
@@ -43,7 +48,7 @@ def imports_of(*arguments: str, env: dict[str, str] | None = None, cwd: Path | N
         check=False,
     )
     assert "Traceback" not in ended.stderr
-    return set(ended.stderr.splitlines()[-1].split())
+    return ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "--version", "no-such-command", "--no-such-option"])
@@ -89,6 +94,13 @@ def test_a_command_that_needs_no_database_imports_no_driver(tmp_path: Path, argu
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_no_command_imports_what_draws_sends_or_serves_for_its_help(name: str) -> None:
     assert imports_of(name, "--help") & (DRAWING | SENDING | SERVING) == set()
+
+
+def test_garbage_is_collected_while_a_command_runs(tmp_path: Path) -> None:
+    code = "import atexit, gc, sys; atexit.register(lambda: print(gc.isenabled(), file=sys.stderr));" + (
+        "from opskpi.__main__ import main; main()"
+    )
+    assert last_line_of(code, "grafana", "--out", str(tmp_path)) == "True"
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 200])
