@@ -14,11 +14,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from opskpi import console, tables
+from opskpi.columns import Column
 from opskpi.groups import Group
 from opskpi.objectives.reporting import Cost
 from opskpi.orgs import NIL_ORG
 from opskpi.status import reading, showing
-from opskpi.tables import Column
 
 NAME = "release_of_everything_that_the_platform_team_ships_on_fridays.of-all-attempts-those-that-succeeded-within-fifteen-minute"
 SLO = reading.Slo(

@@ -1,24 +1,21 @@
 """What a person sees: tables, progress bars and one-line notices; or one JSON document for machines."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from opskpi import tables
+from opskpi.columns import Column
 from opskpi.orgs import NIL_ORG
-from opskpi.tables import Column
+
+# Functions that draw import rich themselves, because importing rich takes longer than many commands run.
 
 
 def notice(text: str) -> None:
@@ -44,24 +41,27 @@ def show_json(value: object) -> None:
 @contextmanager
 def progress(description: str, total: int | None, *, quiet: bool = False) -> Iterator["Bar"]:
     """A progress bar on stderr; silent when `quiet` or when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield Bar(lambda **_: None)
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
-        yield Bar(bars, bars.add_task(description, total=total))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield Bar(partial(bars.update, bars.add_task(description, total=total)))
 
 
 class Bar:
-    """One running progress bar."""
+    """One running progress bar, which `draw` draws."""
 
-    def __init__(self, bars: Progress, task: Any) -> None:
-        self._bars = bars
-        self._task = task
+    def __init__(self, draw: Callable[..., None]) -> None:
+        self._draw = draw
 
     def update(self, done: int, total: int | None = None) -> None:
         """Say how much is done, and of how much if that is known now."""
-        self._bars.update(self._task, completed=done)
-        if total is not None:
-            self._bars.update(self._task, total=total)
+        self._draw(completed=done, total=total)
 
 
 def show_rows(
@@ -115,27 +115,22 @@ def _rank(name: str, rows: Sequence[Any], dispensable: Sequence[str]) -> int:
 
 def show_marked(line: str) -> None:
     """One line with the markup of rich, however long."""
-    _stdout().print(line, soft_wrap=True, highlight=False)
+    from opskpi import tables  # noqa: PLC0415
+
+    tables.stdout().print(line, soft_wrap=True, highlight=False)
 
 
 def show_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """A table within the width of the terminal; cells are markup, what strangers wrote made `safe`."""
-    tables.show(_stdout(), safe(title), columns, rows)
+    from opskpi import tables  # noqa: PLC0415
 
-
-class _Stdout(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        # rich would end the process with 1; whoever stops reading has seen enough.
-        raise BrokenPipeError
-
-
-def _stdout() -> Console:
-    # A pipe has no width of its own; at 80 columns a script would miss what it looks for.
-    return _Stdout() if sys.stdout.isatty() or "COLUMNS" in os.environ else _Stdout(width=200)
+    tables.show(tables.stdout(), safe(title), columns, rows)
 
 
 def safe(text: str) -> str:
     """The text without markup of ours and without what would steer a terminal: names and tags come from strangers."""
+    from rich.markup import escape  # noqa: PLC0415
+
     return escape("".join(character if character.isprintable() else "\ufffd" for character in text))
 
 

@@ -1,8 +1,10 @@
 """What can go wrong, as one sentence, one hint and one exit code."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import psycopg
+if TYPE_CHECKING:
+    import psycopg
 
 
 class ExitCode(IntEnum):
@@ -56,8 +58,20 @@ BY_SQLSTATE: dict[str, tuple[ExitCode, str]] = {
 }
 
 
-def explain(error: psycopg.Error) -> OpsKpiError:
+def of_database() -> "type[psycopg.Error]":
+    """The class of all failures of the database, for an `except` clause around code that may use no database.
+
+    The clause is evaluated only when something was raised, so commands without a database do not import the driver.
+    """
+    import psycopg  # noqa: PLC0415 - the driver takes longer to import than all else
+
+    return psycopg.Error
+
+
+def explain(error: "psycopg.Error") -> OpsKpiError:
     """The failure of a database call as a user should read it; a lost or refused connection is worth a retry."""
+    import psycopg  # noqa: PLC0415 - as above
+
     diagnosis = error.diag
     message = diagnosis.message_primary or str(error).strip().splitlines()[0]
     exit_code, hint = BY_SQLSTATE.get(error.sqlstate or "", (ExitCode.FAILED, ""))

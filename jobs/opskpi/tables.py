@@ -1,31 +1,23 @@
-"""Tables that fit their width: columns are left out before a key is cut, and a long key takes a line of its own."""
+"""Standard output as rich draws it, and tables that fit its width.
 
+Columns are left out before a key is cut, and a long key takes a line of its own.
+"""
+
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from opskpi.columns import Column
+
 # The width that rich draws around a cell, and once more at the end of a line.
 _FRAME, _EDGE = 3, 1
 _INDENT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: `is_key` names the row and is never cut, `stays` is left out only beside a key that is too long.
-
-    The others are left out by how `dispensable` they are, then from the last to the first. A cell of a column that
-    `wraps` may take several lines.
-    """
-
-    name: str
-    is_key: bool = False
-    stays: bool = False
-    dispensable: int = 0
-    wraps: bool = False
-    right: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +28,18 @@ class _Fitted:
     place: int
     natural: int
     least: int
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        # rich would end the process with 1; whoever stops reading has seen enough.
+        raise BrokenPipeError
+
+
+def stdout() -> Console:
+    """Standard output as rich draws on it."""
+    # A pipe has no width of its own; at 80 columns a script would miss what it looks for.
+    return _Stdout() if sys.stdout.isatty() or "COLUMNS" in os.environ else _Stdout(width=200)
 
 
 def show(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from opskpi.hooks import events, queue_file, refusals, schedule, sender, starting, targets
+from opskpi.hooks import events, queue_file, refusals, requests, schedule, sender, starting, targets
 from opskpi.hooks.storage import Folder
 from support.hook_world import AGENT, EXECUTION, KEY, ORG, Receiver, World, send
 from support.patience import PATIENCE_S, eventually
@@ -383,7 +383,7 @@ def test_an_answer_that_does_not_come_in_time_leaves_the_events_where_they_are(
     queue_executions(inside, 2)
     inside.target(receiver.url, kind)
     receiver.always = behaviour
-    assert targets.DEADLINE_S == 5
+    assert requests.DEADLINE_S == 5
     told = ended_early(inside, "pass")
     assert (told["stopped"], told["reason"], told["left"]) == ("retry", "no answer in time", 2)
 
@@ -398,8 +398,8 @@ def test_a_name_look_up_that_hangs_keeps_neither_the_sender_nor_the_events(insid
 def ended_early(world: World, change: str) -> dict[str, Any]:
     """Send with a deadline of half a second, in a process of its own, which has to end for this to return."""
     script = (
-        f"import socket, sys, time; from opskpi.hooks import sender, targets; {change};"
-        "targets.DEADLINE_S = 0.5; sender.main([sys.argv[1], '--foreground'])"
+        f"import socket, sys, time; from opskpi.hooks import requests, sender; {change};"
+        "requests.DEADLINE_S = 0.5; sender.main([sys.argv[1], '--foreground'])"
     )
     return json.loads(world.python(script, world.folder).stdout)
 

@@ -13,8 +13,8 @@ import pytest
 from psycopg import conninfo
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.postgres import connecting, locks, migrations
-from opskpi.postgres.migrations import Migration
+from opskpi.postgres import connecting, history, locks, migrations
+from opskpi.postgres.history import Migration
 from support.fixtures import CreateDatabase
 from support.migrated import (
     OLD_AUDITS,
@@ -89,15 +89,15 @@ def test_migrate_brings_an_empty_database_up_to_date_and_a_second_time_does_noth
 ) -> None:
     connection = open_database(empty_database)
     announced: list[str] = []
-    assert migrations.migrate(connection, announced.append) == migrations.shipped()
-    assert announced == [f"{migration.version}_{migration.name}" for migration in migrations.shipped()]
+    assert migrations.migrate(connection, announced.append) == history.shipped()
+    assert announced == [f"{migration.version}_{migration.name}" for migration in history.shipped()]
     assert migration_history(connection) == all_shipped()
-    assert migrations.pending(connection) == []
-    migrations.require_current(connection)
+    assert history.pending(connection) == []
+    history.require_current(connection)
     assert connection.execute("select state from ops.run()").fetchone() == ("done",)
 
     assert migrations.migrate(connection, announced.append) == []
-    assert len(announced) == len(migrations.shipped())
+    assert len(announced) == len(history.shipped())
     assert migration_history(connection) == all_shipped()
 
 
@@ -112,7 +112,7 @@ def test_two_migrations_at_once_do_the_work_once(
         wait_for(gate, "select count(*) = 2 from pg_locks where locktype = 'advisory' and not granted")
         gate.execute("select pg_advisory_unlock_all()")
         done = [run.result(timeout=PATIENCE_S) for run in runs]
-    assert sorted(done[0] + done[1], key=lambda migration: migration.version) == migrations.shipped()
+    assert sorted(done[0] + done[1], key=lambda migration: migration.version) == history.shipped()
     assert migration_history(gate) == all_shipped()
 
 
@@ -134,8 +134,8 @@ def test_two_databases_of_one_server_migrate_at_once_though_roles_belong_to_the_
             creating.execute(PRELUDE.read_bytes())
             run = threads.submit(migrations.migrate, migrating)
             wait_for(watching, "select count(*) = 1 from pg_stat_activity where wait_event = 'transactionid'")
-        assert run.result(timeout=PATIENCE_S) == migrations.shipped()
-    assert migrations.migrate(creating) == migrations.shipped()
+        assert run.result(timeout=PATIENCE_S) == history.shipped()
+    assert migrations.migrate(creating) == history.shipped()
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself_and_the_next_run_goes_on(
@@ -144,10 +144,10 @@ def test_a_migration_that_fails_leaves_nothing_of_itself_and_the_next_run_goes_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connection = open_database(empty_database)
-    shipped = migrations.shipped()
+    shipped = history.shipped()
     broken = Migration(shipped[2].version, "opskpi_broken", "create table ops.half_done (id bigint); select 1 / 0;")
     with monkeypatch.context() as patched:
-        patched.setattr(migrations, "shipped", lambda: [*shipped[:2], broken, *shipped[3:]])
+        patched.setattr(history, "shipped", lambda: [*shipped[:2], broken, *shipped[3:]])
         with pytest.raises(OpsKpiError) as failure:
             migrations.migrate(connection)
     assert failure.value.message == f"the migration {broken.file_name} failed: division by zero"
@@ -166,7 +166,7 @@ def test_when_the_first_migration_fails_the_database_stays_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connection = open_database(create_on(emptied_server, "plain"))
-    monkeypatch.setattr(migrations, "shipped", lambda: [Migration("1", "opskpi_broken", "select 1 / 0")])
+    monkeypatch.setattr(history, "shipped", lambda: [Migration("1", "opskpi_broken", "select 1 / 0")])
     with pytest.raises(OpsKpiError, match="1_opskpi_broken failed: division by zero"):
         migrations.migrate(connection)
     assert connection.execute("select to_regnamespace('supabase_migrations')").fetchone() == (None,)
@@ -178,8 +178,8 @@ def next_migration(monkeypatch: pytest.MonkeyPatch) -> Migration:
     """Ship one more migration, which needs the events for itself alone."""
     script = "alter table public.telemetry_events add column more text"
     following = Migration("20990101000000", "opskpi_next", script)
-    shipped = migrations.shipped()
-    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    shipped = history.shipped()
+    monkeypatch.setattr(history, "shipped", lambda: [*shipped, following])
     monkeypatch.setattr(locks, "TURN_S", 1.5)
     monkeypatch.setattr(locks, "LONGEST_PAUSE_S", 0.2)
     return following
@@ -262,7 +262,7 @@ def test_a_locked_history_is_named_too_and_no_command_waits_for_it_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     migrating, holding = (open_database(migrated_database) for _ in range(2))
-    monkeypatch.setattr(migrations, "READ_WAIT_S", 1)
+    monkeypatch.setattr(history, "READ_WAIT_S", 1)
     with holding.transaction():
         holding.execute("lock table supabase_migrations.schema_migrations")
         with pytest.raises(
@@ -270,7 +270,7 @@ def test_a_locked_history_is_named_too_and_no_command_waits_for_it_without_end(
         ):
             migrations.migrate(migrating, patience_s=2)
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            migrations.require_current(migrating)
+            history.require_current(migrating)
     assert migrations.migrate(migrating) == [next_migration]
 
 
@@ -284,8 +284,8 @@ def test_a_migration_beside_another_tool_that_changes_the_same_goes_on_after_it(
     migrating, pushing, watching = (open_database(migrated_database) for _ in range(3))
     script = "create or replace function ops.both() returns integer language sql set search_path = '' return 1"
     following = Migration("20990101000000", "opskpi_next", script)
-    shipped = migrations.shipped()
-    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    shipped = history.shipped()
+    monkeypatch.setattr(history, "shipped", lambda: [*shipped, following])
     monkeypatch.setattr(locks, "TURN_S", 2.0)
     with ThreadPoolExecutor(max_workers=1) as threads, pushing.transaction():
         pushing.execute(script)
@@ -303,8 +303,8 @@ def test_a_migration_waits_for_the_pass_that_runs_and_no_pass_begins_beside_it(
     counting, migrating = (open_database(migrated_database) for _ in range(2))
     beside: list[object] = []
     following = Migration("20990101000000", "opskpi_next", "select 1")
-    shipped = migrations.shipped()
-    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, following])
+    shipped = history.shipped()
+    monkeypatch.setattr(history, "shipped", lambda: [*shipped, following])
     with counting.transaction():
         counting.execute("select ops.refresh()")
         with pytest.raises(
@@ -445,7 +445,7 @@ def test_the_owner_of_a_database_migrates_it_and_runs_the_jobs_without_being_sup
     superuser.execute("create role keeper login")
     superuser.execute("alter database plain owner to keeper")
     keeper = open_database(database, user="keeper")
-    assert migrations.migrate(keeper) == migrations.shipped()
+    assert migrations.migrate(keeper) == history.shipped()
     keeper.execute("insert into telemetry_events (event_type) values ('workflow_run')")
     assert keeper.execute("select state, events from ops.run()").fetchone() == ("done", 1)
 
@@ -454,10 +454,10 @@ def test_a_database_that_lacks_a_migration_is_told_which(
     database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = Migration("20990101000000", "opskpi_next", "select 1")
-    shipped = migrations.shipped()
-    monkeypatch.setattr(migrations, "shipped", lambda: [*shipped, missing])
+    shipped = history.shipped()
+    monkeypatch.setattr(history, "shipped", lambda: [*shipped, missing])
     with pytest.raises(OpsKpiError) as failure:
-        migrations.require_current(database)
+        history.require_current(database)
     assert "20990101000000_opskpi_next" in failure.value.message
     assert "opskpi migrate" in failure.value.hint
     assert failure.value.exit_code == ExitCode.CONFIGURATION
@@ -466,13 +466,13 @@ def test_a_database_that_lacks_a_migration_is_told_which(
 def test_an_empty_database_is_told_to_migrate(
     empty_database: Database, open_database: Callable[..., psycopg.Connection]
 ) -> None:
-    first = migrations.shipped()[0]
+    first = history.shipped()[0]
     with pytest.raises(OpsKpiError, match=f"{first.version}_{first.name}") as failure:
-        migrations.require_current(open_database(empty_database))
+        history.require_current(open_database(empty_database))
     assert "opskpi migrate" in failure.value.hint
 
 
-@pytest.mark.parametrize("command", [migrations.require_current, migrations.migrate])
+@pytest.mark.parametrize("command", [history.require_current, migrations.migrate])
 def test_a_database_newer_than_the_program_asks_for_an_upgrade(
     database: psycopg.Connection, command: Callable[[psycopg.Connection], object]
 ) -> None:
@@ -486,7 +486,7 @@ def test_a_database_newer_than_the_program_asks_for_an_upgrade(
 def test_the_migrations_of_a_user_in_the_same_history_are_the_users_own(database: psycopg.Connection) -> None:
     add_to_history(database, "20250101000000", "profiles")
     add_to_history(database, "20990101000000", "profiles_again")
-    migrations.require_current(database)
+    history.require_current(database)
     assert migrations.migrate(database) == []
 
 

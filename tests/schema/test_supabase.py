@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from opskpi.postgres import connecting, migrations
+from opskpi.postgres import connecting, history, migrations
 from support.fixtures import CreateDatabase
 from support.migrated import (
     OLD_AUDITS,
@@ -102,7 +102,7 @@ def test_push_brings_an_empty_database_to_the_schema_that_migrate_makes(
 
 def test_push_applies_every_migration_and_warns_of_nothing(pushed: Pushed) -> None:
     said = pushed.push.stdout + pushed.push.stderr
-    for migration in migrations.shipped():
+    for migration in history.shipped():
         assert f"Applying migration {migration.version}_{migration.name}.sql..." in said
     assert "warn" not in "\n".join(line for line in said.lower().splitlines() if not line.startswith("npm "))
 
@@ -114,18 +114,18 @@ def test_pushing_again_does_nothing(pushed: Pushed, supabase: Supabase) -> None:
 
 def test_after_push_migrate_has_nothing_to_do(pushed: Pushed) -> None:
     with connecting.connect(pushed.database.dsn) as connection:
-        migrations.require_current(connection)
+        history.require_current(connection)
         assert migrations.migrate(connection) == []
 
 
 def test_push_goes_on_where_migrate_stopped(
     empty_database: Database, template: Database, supabase: Supabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = migrations.shipped()
+    shipped = history.shipped()
     half = shipped[: len(shipped) // 2]
     with connecting.connect(empty_database.dsn) as connection:
         with monkeypatch.context() as patched:
-            patched.setattr(migrations, "shipped", lambda: half)
+            patched.setattr(history, "shipped", lambda: half)
             assert migrations.migrate(connection) == half
         push = supabase("db", "push", "--yes", on=empty_database)
         assert push.returncode == 0, push.stderr

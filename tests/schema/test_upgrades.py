@@ -7,7 +7,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from opskpi.postgres import migrations
+from opskpi.postgres import history, migrations
 from support.events import NIL, Connection, add_audit, add_event, add_row, evaluate, rebuild, refresh, rows, states
 from support.fixtures import CHECKOUT, CreateDatabase
 from support.postgres import Database
@@ -82,9 +82,9 @@ def test_what_was_counted_before_an_upgrade_is_what_it_would_be_without_one(
     monkeypatch: pytest.MonkeyPatch,
     version: str,
 ) -> None:
-    older = [migration for migration in migrations.shipped() if migration.version <= version]
+    older = [migration for migration in history.shipped() if migration.version <= version]
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "shipped", lambda: older)
+        patch.setattr(history, "shipped", lambda: older)
         migrations.migrate(old_database_in_use)
     old_database_in_use.execute("delete from ops.slos where slo_name = %s", [REMOVED])
     begin(old_database_in_use)
@@ -143,7 +143,7 @@ def test_a_shipped_objective_that_was_removed_or_renamed_is_not_brought_back_by_
 
 def test_migrations_ship_objectives_only_where_nobody_has_removed_them() -> None:
     first = "20261130000170"
-    for migration in migrations.shipped():
+    for migration in history.shipped():
         for statement in statements_in(migration.script):
             if migration.version >= first and re.match(r"insert into ops\.slos\b", statement.sql):
                 assert "ops.slo_changes" in statement.sql, migration.version

@@ -5,7 +5,7 @@ from typing import LiteralString
 
 import psycopg
 
-from opskpi.postgres import migrations
+from opskpi.postgres import history
 
 from .postgres import Database, Server
 
@@ -103,7 +103,7 @@ def migration_history(connection: psycopg.Connection) -> list[tuple[str, str, st
 
 def all_shipped() -> list[tuple[str, str, str]]:
     """Return the history of a database that is up to date."""
-    return [(migration.version, migration.name, migration.script) for migration in migrations.shipped()]
+    return [(migration.version, migration.name, migration.script) for migration in history.shipped()]
 
 
 def schema_without_own_relations(server: Server, database: Database) -> list[str]:

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import psycopg
 from psycopg.rows import class_row, scalar_row
 
-from opskpi.alerting.channels import registry
 from opskpi.alerting.outcomes import Delivery, Outcome, Refused, Retry, Scope, Sent
 from opskpi.errors import OpsKpiError
 
@@ -23,6 +22,12 @@ FAILURES_OF_A_CHANNEL = 3
 
 OnSent = Callable[[Delivery, Outcome, str], None]
 Send = Callable[[Delivery, Mapping[str, str]], Outcome]
+
+
+def _send_through_channel(delivery: Delivery, environ: Mapping[str, str]) -> Outcome:
+    from opskpi.alerting.channels import registry  # noqa: PLC0415 - most runs have nothing to send
+
+    return registry.send(delivery, environ)
 
 
 class Clock:
@@ -88,7 +93,7 @@ def deliver(
     patience: timedelta | None = None,
     limit: int | None = None,
     on_sent: OnSent = lambda *_: None,
-    send: Send = registry.send,
+    send: Send = _send_through_channel,
 ) -> Summary:
     """Send what is due, each message claimed and committed before it is sent, at most `limit` attempts.
 

@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 
 from opskpi import texts
 from opskpi.alerting import summaries, wording
+from opskpi.alerting.outcomes import Message
 from opskpi.alerting.summaries import Part
 
-Message = Mapping[str, object]
 SEVERITIES = ("page", "ticket", "notice")
 NIL_ORG = "00000000-0000-0000-0000-000000000000"
 MOST_ALERTS = 100

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from opskpi.alerting.messages import Message
 from opskpi.outbound.reasons import may_pass, phrase
+
+# The JSON that the database wrote; `messages` says what is in it.
+Message = Mapping[str, object]
 
 # Statuses about the address and its secret, whatever the message: redirects, revoked tokens, pages that are gone.
 _OF_THE_ADDRESS = {*range(300, 400), 401, 402, 403, 404, 405, 407, 410, 421}

@@ -11,9 +11,8 @@ from opskpi.clocks import with_zone
 from opskpi.commands.options import Options, add_options, command
 from opskpi.commands.types import INSTANT
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.github import own_job, polling, reading, storing
+from opskpi.github import own_job, reading, resuming, storing
 from opskpi.github.access import PUBLIC_API
-from opskpi.github.api import GitHub
 from opskpi.github.payloads import Collected
 from opskpi.github.rules import read_rules
 from opskpi.github.storing import Summary
@@ -33,7 +32,7 @@ def collect(options: Options) -> None:
     """
     if click.get_current_context().invoked_subcommand is None:
         with options.connect() as connection:
-            found = polling.collections(connection)
+            found = resuming.collections(connection)
         if options.as_json:
             console.show_json(found)
         else:
@@ -136,6 +135,9 @@ def _read(
 def _poll(
     options: Options, repositories: tuple[str, ...], api_url: str, since: datetime | None, org: UUID
 ) -> list[Summary]:
+    from opskpi.github import polling  # noqa: PLC0415 - only polling needs HTTP
+    from opskpi.github.api import GitHub  # noqa: PLC0415
+
     summaries: list[Summary] = []
     with options.connect() as connection, GitHub(api_url, os.environ) as api:
         rules = read_rules(connection)

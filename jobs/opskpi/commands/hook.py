@@ -10,7 +10,8 @@ import click
 from opskpi import console
 from opskpi.commands.options import Options, add_options, command
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.hooks import configuring, installing, overview, recording, sender, switch, wrapping
+from opskpi.hooks import configuring, installing, overview, recording, switch, wrapping
+from opskpi.hooks.reports import Report
 
 
 @click.group(name="hook", invoke_without_command=True)
@@ -230,7 +231,7 @@ def policy(options: Options) -> None:
     console.show(json.dumps(kept) if not options.as_json else json.dumps(kept, indent=2))
 
 
-def _sent(report: sender.Report) -> str:
+def _sent(report: Report) -> str:
     return f"{report.sent} events sent, {report.duplicate} were there already, {report.refused} refused"
 
 

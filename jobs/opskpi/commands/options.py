@@ -4,14 +4,15 @@ import getpass
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import psycopg
 
 from opskpi import console
 from opskpi.orgs import NIL_ORG
-from opskpi.postgres import connecting, migrations
+
+if TYPE_CHECKING:
+    import psycopg
 
 PERIODS = ("hour", "day", "week", "month")
 
@@ -32,11 +33,13 @@ class Options:
     dsn: str | None
     as_json: bool
 
-    def connect(self, *, current: bool = True) -> psycopg.Connection:
+    def connect(self, *, current: bool = True) -> "psycopg.Connection":
         """A connection to the chosen database; `current` refuses one whose migrations differ from this program's."""
+        from opskpi.postgres import connecting, history  # noqa: PLC0415 - some commands need no database
+
         connection = connecting.connect(connecting.resolve_dsn(self.dsn, console.notice))
         if current:
-            migrations.require_current(connection)
+            history.require_current(connection)
         return connection
 
 

@@ -17,7 +17,7 @@ from opskpi.demo import sample
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.ingestion import files
 from opskpi.objectives import reporting
-from opskpi.postgres import connecting, embedded, migrations
+from opskpi.postgres import connecting, embedded, history, migrations
 from opskpi.postgres.installation import find_installation
 from opskpi.status import reading
 from opskpi.status.reading import Kpi, Slo
@@ -66,7 +66,7 @@ def run(dsn: str | None, *, quiet: bool = False) -> Demo:
     target = dsn or embedded.ensure_running(console.notice)
     with connecting.connect(target) as connection:
         with console.progress("applying migrations", None, quiet=quiet) as bar:
-            total = len(migrations.pending(connection))
+            total = len(history.pending(connection))
             names: list[str] = []
             migrations.migrate(connection, lambda name: (names.append(name), bar.update(len(names), total))[0])
         loaded = _load(connection, target, quiet=quiet)

@@ -4,10 +4,12 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import httpx
+from typing import TYPE_CHECKING
 
 from opskpi.errors import ExitCode, OpsKpiError
+
+if TYPE_CHECKING:
+    import httpx
 
 PUBLIC_API = "https://api.github.com"
 TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
@@ -63,8 +65,10 @@ class Token:
         )
 
 
-def base_url_of(address: str) -> httpx.URL:
+def base_url_of(address: str) -> "httpx.URL":
     """The base URL of an API: https, or http on this machine. Raises OpsKpiError (BAD_ARGUMENT) for all else."""
+    import httpx  # noqa: PLC0415 - most of what is collected comes from files
+
     try:
         url = httpx.URL(address.rstrip("/"))
     except (httpx.InvalidURL, ValueError):

@@ -30,14 +30,6 @@ EARLIER_ATTEMPTS = 50
 JOBS_ASKED_AT_MOST = 100
 
 
-def collections(connection: psycopg.Connection) -> list[Collection]:
-    """The repositories that are polled, by tenant and name."""
-    with connection.cursor(row_factory=class_row(Collection)) as cursor:
-        return cursor.execute(
-            "select org_id, source, resume_at, swept_at, entity_tag, collected_at from ops.collections order by 1, 2"
-        ).fetchall()
-
-
 def poll(
     connection: psycopg.Connection,
     github: GitHub,

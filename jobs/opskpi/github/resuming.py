@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import class_row
+
 from opskpi.github.fields import Malformed, instant
 
 # A run may be run again for 30 days, as another attempt that stands in the list where the first one stood.
@@ -22,6 +25,14 @@ class Collection:
     swept_at: datetime
     entity_tag: str | None
     collected_at: datetime
+
+
+def collections(connection: psycopg.Connection) -> list[Collection]:
+    """The repositories that are polled, by tenant and name."""
+    with connection.cursor(row_factory=class_row(Collection)) as cursor:
+        return cursor.execute(
+            "select org_id, source, resume_at, swept_at, entity_tag, collected_at from ops.collections order by 1, 2"
+        ).fetchall()
 
 
 class Resume:

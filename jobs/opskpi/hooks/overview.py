@@ -18,8 +18,8 @@ from opskpi.hooks import (
     policy,
     queue_file,
     refusals,
+    reports,
     schedule,
-    sender,
     settings,
     shims,
     starting,
@@ -33,7 +33,7 @@ from opskpi.hooks.storage import Folder
 WARNED = "telemetry-warned.json"
 _OWN_FILES = (
     *(settings.NAME, policy.NAME, schedule.STATE, WARNED),
-    *(queue_file.NAME, queue_file.LOCK, sender.LOCK, refusals.NAME, losses.NAME),
+    *(queue_file.NAME, queue_file.LOCK, reports.LOCK, refusals.NAME, losses.NAME),
 )
 
 
@@ -77,14 +77,14 @@ def upcoming() -> list[dict[str, str]]:
         return []
     except queue_file.Locked:
         raise _locked() from None
-    batches = [queued[start : start + sender.BATCH] for start in range(0, len(queued), sender.BATCH)]
+    batches = [queued[start : start + reports.BATCH] for start in range(0, len(queued), reports.BATCH)]
     return [
         {"method": "POST", "url": target.ingest_url(), "body": targets.body(target, batch).decode("ascii")}
         for batch in batches
     ]
 
 
-def flush(*, resend: bool = False) -> sender.Report:
+def flush(*, resend: bool = False) -> reports.Report:
     """Send now, with `resend` also what was refused for its time.
 
     Raises OpsKpiError where not everything could be sent, TRY_LATER or CONFIGURATION by the reason.
@@ -92,14 +92,14 @@ def flush(*, resend: bool = False) -> sender.Report:
     path = places.folder()
     if not os.path.isdir(path):
         if not earlier.Earlier(path).count():
-            return sender.Report()
+            return reports.Report()
         with Folder(path):
             pass
     # A process of its own, because a name look-up that hangs cannot be ended otherwise.
     command = [sys.executable, "-I", starting.ENTRY, "send", path, "--foreground", *["--resend"] * resend]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     try:
-        report = sender.Report(**json.loads(answer.stdout))
+        report = reports.Report(**json.loads(answer.stdout))
     except (ValueError, TypeError):
         raise OpsKpiError(f"nothing could be sent from {path}", "`opskpi hook status` says more.") from None
     if report.stopped == "busy":
@@ -261,7 +261,7 @@ def _stamp(instant: object) -> str | None:
     return events.now_stamp(float(instant)) if isinstance(instant, int | float) and instant > 0 else None
 
 
-def _unsent(report: sender.Report) -> OpsKpiError:
+def _unsent(report: reports.Report) -> OpsKpiError:
     left = f"{report.left} events are still queued"
     if report.stopped == "no_target":
         return OpsKpiError(

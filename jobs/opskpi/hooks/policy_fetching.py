@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from opskpi.hooks import answers, plain_json, policy, targets
+from opskpi.hooks import answers, plain_json, policy, requests, targets
 from opskpi.hooks.storage import Folder
 
 
@@ -11,7 +11,7 @@ def refresh(folder: Folder, loop: asyncio.AbstractEventLoop, target: targets.Tar
     """Ask for the policy and keep it; the result is why that failed, empty when it did not. Raises OSError."""
     kept = policy.document(folder)
     etag = kept.get("etag")
-    reply = targets.fetch_policy(loop, target, etag if isinstance(etag, str) else None)
+    reply = requests.fetch_policy(loop, target, etag if isinstance(etag, str) else None)
     if not isinstance(reply, targets.Answered):
         return reply.reason
     if reply.status == 304 and "fetched_at" in kept:

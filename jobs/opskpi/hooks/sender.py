@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from opskpi.hooks import (
     answers,
@@ -16,40 +16,22 @@ from opskpi.hooks import (
     policy_fetching,
     queue_file,
     refusals,
+    requests,
     schedule,
     settings,
     state,
     switch,
     targets,
 )
+from opskpi.hooks.reports import BATCH, LOCK, Report
 from opskpi.hooks.storage import Folder
 
-LOCK = "telemetry-sender.lock"
-BATCH = 50
 LONGEST_RUN_S = 900.0
 # As long as a request may take, and a little.
 OTHER_SENDER_S = 8.0
 _CLOSED_UP_TO = 256
 
 Event = dict[str, object]
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run did. `stopped` says why it ended with events left, `reason` in words.
-
-    `stopped` is one of "" (nothing is left), busy, off, no_target, paused, retry, limit.
-    """
-
-    sent: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    resent: int = 0
-    left: int = 0
-    stopped: str = ""
-    reason: str = ""
-    wait_s: float = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 def main(arguments: list[str]) -> None:
@@ -159,7 +141,7 @@ class _Run:
         """Queue again what was refused for its time, once the clocks here and there agree."""
         if not self._take_slot():
             return
-        reply = targets.fetch_policy(self._loop, target, None)
+        reply = requests.fetch_policy(self._loop, target, None)
         now = state.clock()
         if not isinstance(reply, targets.Answered):
             self._stop("retry", reply.reason)
@@ -191,7 +173,7 @@ class _Run:
         """Send a batch; where it is refused as a whole, its halves, until it is known which event is at fault."""
         if not self._take_slot():
             return
-        reply = targets.send(self._loop, target, batch)
+        reply = requests.send(self._loop, target, batch)
         outcome = answers.of_batch(reply, len(batch))
         now = state.clock()
         date = reply.date if isinstance(reply, targets.Answered) else None

@@ -12,7 +12,7 @@ import psycopg
 from opskpi.errors import OpsKpiError
 from opskpi.hub.deadlines import CONNECT_S
 from opskpi.hub.problems import unavailable
-from opskpi.postgres import connecting, migrations
+from opskpi.postgres import connecting, history
 
 KEPT_S = 1
 
@@ -43,7 +43,7 @@ class Readiness:
         try:
             with connecting.connect(self._dsn) as connection:
                 try:
-                    migrations.require_current(connection)
+                    history.require_current(connection)
                 except OpsKpiError as error:
                     return error.message
         except (OpsKpiError, psycopg.Error) as error:

@@ -25,7 +25,7 @@ from opskpi import console
 from opskpi.access import keys, pseudonyms
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.outbound import secrets
-from opskpi.postgres import connecting, migrations
+from opskpi.postgres import connecting, history
 
 PACKAGES = (
     "fastapi", "itsdangerous", "jinja2", "jwt", "prometheus_client", "psycopg_pool", "uvicorn", "websockets"
@@ -105,7 +105,7 @@ def serve(settings: Settings, host: str, port: int, workers: int, announce: Call
     _sessions(settings)
     pseudonyms.key()
     with connecting.connect(settings.dsn) as connection:
-        migrations.require_current(connection)
+        history.require_current(connection)
         _require_rights(connection)
     with _listen(host, port) as listener:
         address, bound = listener.getsockname()[:2]

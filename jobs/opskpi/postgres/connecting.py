@@ -8,7 +8,6 @@ import psycopg
 from psycopg import conninfo
 
 from opskpi.errors import ExitCode, OpsKpiError
-from opskpi.postgres import embedded
 
 DSN_VARIABLES = ("OPSKPI_DSN", "SUPABASE_DB_URL", "DATABASE_URL")
 CONNECT_TIMEOUT_S = 10
@@ -22,6 +21,8 @@ def resolve_dsn(dsn: str | None, notify: Callable[[str], None]) -> str:
     for candidate in (dsn, *(os.environ.get(name) for name in DSN_VARIABLES)):
         if candidate:
             return candidate
+    from opskpi.postgres import embedded  # noqa: PLC0415 - most servers are not ours to start
+
     notify("no DSN given, using the embedded Postgres")
     return embedded.ensure_running(notify)
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-import platformdirs
 import psycopg
 from psycopg import sql
 
@@ -146,14 +144,20 @@ def _data_dir(installation: Installation) -> Path:
     chosen = os.environ.get("OPSKPI_HOME")
     if chosen:
         base = Path(chosen).expanduser().absolute()
+    elif os.geteuid() == 0:
+        base = Path("/var/lib/opskpi")
     else:
-        base = Path("/var/lib/opskpi") if os.geteuid() == 0 else platformdirs.user_data_path("opskpi")
+        import platformdirs  # noqa: PLC0415 - one of three places needs it
+
+        base = platformdirs.user_data_path("opskpi")
     return base / f"postgres-{installation.major}"
 
 
 @contextmanager
 def _alone(data_dir: Path) -> Iterator[None]:
     """Hold the lock beside the data folder: one process at a time creates, starts or stops."""
+    import filelock  # noqa: PLC0415 - a server that runs already is used without the lock
+
     _make_folders(data_dir.parent)
     try:
         with filelock.FileLock(data_dir.with_name(f"{data_dir.name}.lock"), timeout=LOCK_SECONDS):

@@ -1,24 +1,19 @@
 """Applies `supabase/migrations` as `supabase db push` does, into the same history, on any Postgres 15 to 18."""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import LiteralString, cast
 
 import psycopg
 from psycopg.rows import scalar_row
 
 from opskpi.errors import ExitCode, OpsKpiError, explain
-from opskpi.postgres import locks, permissions
+from opskpi.postgres import history, locks, permissions
+from opskpi.postgres.history import Migration
 
-FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>\w+)\.sql")
 OLDEST_SERVER = 15
 PATIENCE_S = 60.0
-READ_WAIT_S = 5
 _DONE_BY_ANOTHER = (
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateObject,
@@ -37,48 +32,6 @@ create table if not exists supabase_migrations.schema_migrations (
   name text
 );
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file of `supabase/migrations`: its version, name and SQL."""
-
-    version: str
-    name: str
-    script: str
-
-    @property
-    def file_name(self) -> str:
-        """The name of the file without its ending."""
-        return f"{self.version}_{self.name}"
-
-
-def shipped() -> list[Migration]:
-    """The migrations that came with this program, oldest first."""
-    return [
-        Migration(match["version"], match["name"], file.read_text("utf-8"))
-        for file in sorted(_folder().iterdir(), key=lambda file: file.name)
-        if (match := FILE_NAME.fullmatch(file.name))
-    ]
-
-
-def applied(connection: psycopg.Connection) -> set[str]:
-    """The versions in the history of this database; empty when it has none."""
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        # Not to_regclass, which may remember that the table was not there before another run made it.
-        known = cursor.execute(
-            "select exists (select from pg_catalog.pg_tables as known"
-            " where known.schemaname = 'supabase_migrations' and known.tablename = 'schema_migrations')"
-        ).fetchone()
-        if not known:
-            return set()
-        return set(cursor.execute("select version from supabase_migrations.schema_migrations").fetchall())
-
-
-def pending(connection: psycopg.Connection) -> list[Migration]:
-    """The shipped migrations that this database lacks, oldest first."""
-    done = applied(connection)
-    return [migration for migration in shipped() if migration.version not in done]
 
 
 def migrate(
@@ -130,7 +83,7 @@ def repair_grants(
 
     The database must be at this program's migration. `notify`, `patience_s` and the errors are those of `migrate`.
     """
-    require_current(connection)
+    history.require_current(connection)
     try:
         found = locks.patiently(connection, partial(_repair_grants, connection), notify=notify, patience_s=patience_s)
     except locks.NotFreeError as error:
@@ -161,8 +114,7 @@ def require_grants(connection: psycopg.Connection) -> None:
 def _known_missing(connection: psycopg.Connection, watch: locks.Watch) -> list[Migration]:
     with connection.transaction():
         watch.begin()
-        _refuse_newer(connection)
-        return pending(connection)
+        return history.pending(connection)
 
 
 def _apply(
@@ -178,7 +130,7 @@ def _apply(
         with connection.transaction():
             watch.begin()
             _exclude_jobs(connection)
-            if migration.version in applied(connection):
+            if migration.version in history.applied(connection):
                 return False
             if is_first:
                 _prepare(connection)
@@ -190,7 +142,7 @@ def _apply(
                 [migration.version, [migration.script], migration.name],
             )
     except _DONE_BY_ANOTHER as error:
-        if migration.version in applied(connection):
+        if migration.version in history.applied(connection):
             return False
         if _is_of_two_at_once(error):
             raise psycopg.errors.LockNotAvailable(str(error)) from error
@@ -242,45 +194,6 @@ def _refuse_unfit(connection: psycopg.Connection) -> None:
         )
 
 
-def require_current(connection: psycopg.Connection) -> None:
-    """Raise OpsKpiError unless the database is at the very migration that this program was made for.
-
-    A role that may read the views but not the history is not held up: its queries will tell.
-    """
-    try:
-        with connection.transaction():
-            connection.execute("select set_config('lock_timeout', %s, true)", [f"{READ_WAIT_S}s"])
-            _refuse_newer(connection)
-            missing = pending(connection)
-    except psycopg.errors.InsufficientPrivilege:
-        return
-    if missing:
-        raise OpsKpiError(
-            f"the database lacks {len(missing)} migration(s), the first is {missing[0].file_name}",
-            "Run `opskpi migrate`, or `supabase db push`.",
-            ExitCode.CONFIGURATION,
-        )
-
-
-def _refuse_newer(connection: psycopg.Connection) -> None:
-    ours = [migration.version for migration in shipped()]
-    # A user's own migrations live in the same history; only ones after our newest that name us are ours.
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        if not applied(connection) & set(ours):
-            return
-        newer = cursor.execute(
-            "select version || '_' || name from supabase_migrations.schema_migrations"
-            " where name like 'opskpi%%' and version > %s and version <> all(%s) order by version limit 1",
-            [max(ours), ours],
-        ).fetchone()
-    if newer:
-        raise OpsKpiError(
-            f"the database has the migration {newer}, which is newer than this program",
-            "Upgrade opskpi: pip install --upgrade opskpi.",
-            ExitCode.CONFIGURATION,
-        )
-
-
 def _prepare(connection: psycopg.Connection) -> None:
     """Make the history and, on a plain Postgres, the roles that Supabase would have."""
     connection.execute(cast("LiteralString", HISTORY))
@@ -303,9 +216,3 @@ def _guard_tenants(connection: psycopg.Connection) -> None:
         # A database that stops at an older migration has no such function.
         if cursor.execute("select to_regprocedure('ops.guard_tenants()') is not null").fetchone():
             cursor.execute("select ops.guard_tenants()")
-
-
-def _folder() -> Traversable:
-    packaged = resources.files("opskpi.postgres").joinpath("supabase_migrations")
-    # An editable install reads the checkout itself.
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "supabase" / "migrations"

@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import scalar_row
 
-from opskpi.postgres import connecting, embedded, migrations
+from opskpi.postgres import connecting, migrations
 
 PREFIX = "opskpi_scratch_"
 FORGOTTEN_S = 24 * 3600
@@ -59,6 +59,8 @@ def writable(connection: psycopg.Connection, notify: Callable[[str], None]) -> I
         yield connection
         return
     notify("the database is a replica, so the definitions are tried on a copy of it in the embedded Postgres")
+    from opskpi.postgres import embedded  # noqa: PLC0415 - few databases are replicas
+
     with connecting.connect(embedded.ensure_running(notify)) as server:
         _drop_forgotten(server)
         name = f"{PREFIX}{time.time_ns()}"

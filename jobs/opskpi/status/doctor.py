@@ -5,7 +5,7 @@ from collections.abc import Collection
 import psycopg
 
 from opskpi.errors import OpsKpiError
-from opskpi.postgres import migrations, permissions
+from opskpi.postgres import history, permissions
 from opskpi.status import reading
 from opskpi.status.reading import Check
 
@@ -16,7 +16,7 @@ def examine(connection: psycopg.Connection, channel_kinds: Collection[str]) -> l
     `channel_kinds` are the kinds of channels that this program can send to.
     """
     try:
-        migrations.require_current(connection)
+        history.require_current(connection)
     except OpsKpiError as error:
         return [Check("migrations", passed=False, detail=f"{error.message}. {error.hint}")]
     return [

@@ -5,10 +5,10 @@ from datetime import timedelta
 from decimal import Decimal
 
 from opskpi import console
+from opskpi.columns import Column
 from opskpi.groups import name_of
 from opskpi.orgs import NIL_ORG
 from opskpi.status.reading import Check, Kpi, Slo
-from opskpi.tables import Column
 
 STATUS_STYLES = {
     "ok": "green",
