@@ -113,10 +113,11 @@ create trigger slos_date_change
 before update on ops.slos
 for each row execute function ops.date_slo_change();
 
-create function ops.require_sli(slo ops.slos)
-returns bigint
+create function ops.sli_of(slo ops.slos)
+returns ops.slis
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
 language plpgsql
-volatile
+immutable
 set search_path = ''
 as $$
 declare
@@ -133,6 +134,21 @@ begin
   counted.sli_id := ops.sli_key(
     slo.event_type, slo.objective, slo.threshold_ms, slo.at_most, slo.total_labels, slo.good_labels, slo.bad_labels, slo.group_by
   );
+  return counted;
+end;
+$$;
+comment on function ops.sli_of(ops.slos) is
+  'The SLI by which an objective in canonical form counts, whether or not it is stored; up to when it is filled is null.';
+
+create function ops.require_sli(slo ops.slos)
+returns bigint
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  counted ops.slis := ops.sli_of(slo);
+begin
   -- An SLI has nothing to fill while nothing has been counted; a refresh that is about to count must not pass by.
   if ops.cursor_id() = 0 then
     perform pg_advisory_xact_lock(hashtextextended('ops.refresh', 0));

@@ -34,6 +34,31 @@ $$;
 comment on function ops.sli_verdict(text, text, numeric, numeric, numeric, numeric, boolean, boolean) is
   'Whether an event with the labels of total is good: by its outcome, duration or value and the labels of good, or (fits_bad not null) unless it is bad by both; null: it is not counted, having no such outcome, duration or value.';
 
+create view ops.counting_slis
+with (security_invoker = true)
+as
+select
+  sli.sli_id, sli.event_type, sli.objective, sli.threshold_ms, sli.at_most, sli.total_labels, sli.good_labels, sli.bad_labels, sli.group_by
+from ops.slis as sli
+union all
+select
+  tried.sli_id, tried.event_type, tried.objective, tried.threshold_ms, tried.at_most, tried.total_labels, tried.good_labels, tried.bad_labels,
+  tried.group_by
+from jsonb_to_recordset(nullif(current_setting('ops.tried_slis', true), '')::jsonb) as tried (
+  sli_id bigint,
+  event_type text,
+  objective text,
+  threshold_ms numeric,
+  at_most numeric,
+  total_labels jsonb,
+  good_labels jsonb,
+  bad_labels jsonb,
+  group_by text[]
+)
+where not exists (select from ops.slis as stored where stored.sli_id = tried.sli_id);
+comment on view ops.counting_slis is
+  'One row per SLI by which events can be counted: those that are stored and, while ops.trial_counts runs, those that it tries.';
+
 create view ops.sli_kinds
 with (security_invoker = true)
 as
@@ -50,7 +75,7 @@ from (
     sli.event_type,
     array(
       select distinct key.name
-      from ops.slis as same_kind
+      from ops.counting_slis as same_kind
       cross join lateral (
         select jsonb_object_keys(same_kind.total_labels || same_kind.good_labels || coalesce(same_kind.bad_labels, '{}'))
         union all
@@ -58,7 +83,7 @@ from (
       ) as key (name)
       where same_kind.event_type = sli.event_type
     ) as keys
-  from ops.slis as sli
+  from ops.counting_slis as sli
   group by 1
 ) as asked
 left join ops.event_types as kind
@@ -125,7 +150,7 @@ comment on type ops.sli_labels is
   'A kind of event and labels in the order of its keys in ops.sli_kinds; null where an event has none or no filter asks.';
 
 create function ops.fitting_slis(seen ops.sli_labels[], sli_ids bigint[])
-returns table (sli ops.slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
+returns table (sli ops.counting_slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
 language plpgsql
 stable
 set search_path = ''
@@ -152,7 +177,7 @@ begin
       on kind.event_type = one.event_type
     offset 0
   ) as combination
-  join ops.slis as counting
+  join ops.counting_slis as counting
     on counting.event_type = combination.event_type
     and counting.sli_id = any (sli_ids)
   -- A barrier: the group is found once.

@@ -75,7 +75,7 @@ begin atomic
     sli.event_type,
     array_agg(distinct sli.threshold_ms order by sli.threshold_ms) filter (where sli.threshold_ms is not null),
     array_agg(distinct -sli.at_most order by -sli.at_most) filter (where sli.at_most is not null)
-  from ops.slis as sli
+  from ops.counting_slis as sli
   where sli.sli_id = any (sli_limits.sli_ids)
     and sli.objective <> 'availability'
   group by 1;

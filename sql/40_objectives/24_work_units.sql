@@ -101,7 +101,7 @@ begin
       and event.event_timestamp < count_units.until
       and event.outcome is not null
       and event.event_type in (
-        select sli.event_type from ops.slis as sli where sli.sli_id = any (sli_ids) and sli.objective = 'availability'
+        select sli.event_type from ops.counting_slis as sli where sli.sli_id = any (sli_ids) and sli.objective = 'availability'
       )
     group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
   ),

@@ -38,7 +38,7 @@ begin
 end;
 $$;
 comment on function ops.fill_stretch(bigint[], timestamptz, timestamptz, ops.event_ids) is
-  'Counts those of some events that are in a range for some SLIs that lack just these; only fill_slis and a trial call it.';
+  'Counts those of some events that are in a range for some SLIs that lack just these; only fill_slis calls it.';
 
 create function ops.fill_slis(until timestamptz default 'infinity')
 returns timestamptz

@@ -1,5 +1,50 @@
 -- The windows of objectives: the whole one of each, those of the burn rates, and what is counted in them.
 
+create function ops.slo_window(rolling_window interval, calendar_period text, time_zone text, time_slice interval, as_of timestamptz)
+returns table (
+  window_length interval,
+  window_start timestamptz,
+  window_end timestamptz,
+  elapsed interval,
+  whole_slices numeric,
+  budget_basis text
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+  select
+    lasting.window_length,
+    lasting.window_start,
+    lasting.window_end,
+    case when basis.name = 'expected' then greatest(slo_window.as_of - lasting.window_start, interval '5 minutes') else lasting.window_length end,
+    case when basis.name = 'slices' then extract(epoch from lasting.window_length) / extract(epoch from slo_window.time_slice) end,
+    basis.name
+  from (
+    select
+      ops.slo_window_length(slo_window.rolling_window, slo_window.calendar_period, slo_window.time_zone, slo_window.as_of) as window_length,
+      -- A window begins with the five minutes that hold its first instant.
+      date_bin(
+        '5 minutes',
+        ops.slo_window_start(slo_window.rolling_window, slo_window.calendar_period, slo_window.time_zone, slo_window.as_of),
+        timestamptz '1969-12-29 00:00+00'
+      ) as window_start,
+      date_bin('5 minutes', slo_window.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as window_end
+    -- A barrier: each is used several times.
+    offset 0
+  ) as lasting
+  cross join lateral (
+    select case
+      when slo_window.calendar_period is null then 'counted'
+      when slo_window.time_slice is not null then 'slices'
+      when lasting.window_start + lasting.window_length > lasting.window_end then 'expected'
+      else 'counted'
+    end as name
+  ) as basis;
+end;
+comment on function ops.slo_window(interval, text, text, interval, timestamptz) is
+  'The window of an objective as of an instant, in whole five minutes up to the ones that hold it. budget_basis: the budget is that of what is counted (counted), of what a calendar period will come to at the pace since it began, which is elapsed ago (expected), or of its whole_slices (slices).';
+
 create function ops.slo_windows(as_of timestamptz, slo_names text[] default null)
 returns table (
   slo_name text,
@@ -33,37 +78,19 @@ begin atomic
     lasting.window_length,
     lasting.window_start,
     lasting.window_end,
-    case when basis.name = 'expected' then greatest(slo_windows.as_of - lasting.window_start, interval '5 minutes') else lasting.window_length end,
-    case when basis.name = 'slices' then extract(epoch from lasting.window_length) / extract(epoch from held.time_slice) end,
-    basis.name
+    lasting.elapsed,
+    lasting.whole_slices,
+    lasting.budget_basis
   from ops.slo_versions as held
-  cross join lateral (
-    select
-      ops.slo_window_length(held.rolling_window, held.calendar_period, held.time_zone, slo_windows.as_of) as window_length,
-      -- A window begins with the five minutes that hold its first instant.
-      date_bin(
-        '5 minutes',
-        ops.slo_window_start(held.rolling_window, held.calendar_period, held.time_zone, slo_windows.as_of),
-        timestamptz '1969-12-29 00:00+00'
-      ) as window_start,
-      date_bin('5 minutes', slo_windows.as_of, timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as window_end
-    -- A barrier: each is used several times.
-    offset 0
+  cross join lateral ops.slo_window(
+    held.rolling_window, held.calendar_period, held.time_zone, held.time_slice, slo_windows.as_of
   ) as lasting
-  cross join lateral (
-    select case
-      when held.calendar_period is null then 'counted'
-      when held.time_slice is not null then 'slices'
-      when lasting.window_start + lasting.window_length > lasting.window_end then 'expected'
-      else 'counted'
-    end as name
-  ) as basis
   where held.valid_from <= slo_windows.as_of
     and held.valid_until > slo_windows.as_of
     and (slo_windows.slo_names is null or held.slo_name = any (slo_windows.slo_names));
 end;
 comment on function ops.slo_windows(timestamptz, text[]) is
-  'One row per objective with the version that held at as_of and its window, in whole five minutes up to the ones that hold as_of; slo_names null: all objectives. budget_basis: the budget is that of what is counted (counted), of what a calendar period will come to at the pace since it began, which is elapsed ago (expected), or of its whole_slices (slices).';
+  'One row per objective with the version that held at as_of and its window as ops.slo_window gives it; slo_names null: all objectives.';
 
 create function ops.slo_parts(windows ops.slo_span[])
 returns table (

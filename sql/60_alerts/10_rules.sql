@@ -143,13 +143,60 @@ comment on column ops.alert_rules.bundle is 'The files that made it, as slo appl
 alter table ops.alert_rules enable row level security;
 create policy alert_rules_select_authenticated on ops.alert_rules for select to authenticated using ((select ops.caller_may('{read,admin}')) is not null);
 
+create function ops.rule_within_slo(
+  rolling_window interval,
+  calendar_period text,
+  time_zone text,
+  target numeric,
+  factor numeric,
+  budget_share numeric,
+  long_window interval
+)
+returns table (useless_because text, never_fires boolean)
+language sql
+stable
+set search_path = ''
+begin atomic
+  -- Periods of a calendar differ in length: these are in the shortest and in the longest of each, and what means something in either is left.
+  with periods as materialized (
+    select
+      given.place,
+      ops.slo_window_length(
+        rule_within_slo.rolling_window, rule_within_slo.calendar_period, rule_within_slo.time_zone, given.as_of
+      ) as length
+    from (values (1, timestamptz '2026-02-15 12:00+00'), (2, '2028-07-15 12:00+00')) as given (place, as_of)
+  ),
+  meant as materialized (
+    select
+      period.place,
+      period.length,
+      coalesce(
+        rule_within_slo.factor, ops.alert_factor(rule_within_slo.budget_share, period.length, rule_within_slo.long_window)
+      ) as factor
+    from periods as period
+  ),
+  judged as materialized (
+    select
+      meant.place,
+      meant.factor,
+      ops.useless_because(meant.factor, meant.length, rule_within_slo.long_window, rule_within_slo.target) as because
+    from meant
+  )
+  select
+    case when count(judged.because) = 2 then min(judged.because) filter (where judged.place = 2) end,
+    bool_or(judged.factor >= ops.highest_burn_rate(rule_within_slo.target)) filter (where judged.place = 2)
+  from judged;
+end;
+comment on function ops.rule_within_slo(interval, text, text, numeric, numeric, numeric, interval) is
+  'Why a burn-rate rule can mean nothing for an objective with that window and target, in words (null: it means something), and whether its factor is out of reach.';
+
 create function ops.useless_rules(slo_name text default null, rule_name text default null)
 returns table (slo_name text, rule_name text, is_own boolean, because text, never_fires boolean)
 language sql
 stable
 set search_path = ''
 begin atomic
-  select slo.slo_name, rule.rule_name, rule.slo_name is not null, longest.because, longest.factor >= ops.highest_burn_rate(slo.target)
+  select slo.slo_name, rule.rule_name, rule.slo_name is not null, judged.useless_because, judged.never_fires
   from ops.slos as slo
   join ops.alert_rules as rule
     on rule.slo_name = slo.slo_name
@@ -158,27 +205,30 @@ begin atomic
       and rule.is_enabled
       and not exists (select from ops.alert_rules as own where own.slo_name = slo.slo_name and own.kind = rule.kind and own.is_enabled)
     )
-  -- Periods of a calendar differ in length: these are in the shortest and in the longest of each, and what means something in either is left.
-  cross join lateral (
-    select meant.factor, ops.useless_because(meant.factor, period.length, rule.long_window, slo.target) as because
-    from (select ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, '2026-02-15 12:00+00') as length) as period
-    cross join lateral (select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.length, rule.long_window)) as factor) as meant
-    offset 0
-  ) as shortest
-  cross join lateral (
-    select meant.factor, ops.useless_because(meant.factor, period.length, rule.long_window, slo.target) as because
-    from (select ops.slo_window_length(slo.rolling_window, slo.calendar_period, slo.time_zone, '2028-07-15 12:00+00') as length) as period
-    cross join lateral (select coalesce(rule.factor, ops.alert_factor(rule.budget_share, period.length, rule.long_window)) as factor) as meant
-    offset 0
-  ) as longest
+  cross join lateral ops.rule_within_slo(
+    slo.rolling_window, slo.calendar_period, slo.time_zone, slo.target, rule.factor, rule.budget_share, rule.long_window
+  ) as judged
   where rule.kind = 'burn_rate'
-    and shortest.because is not null
-    and longest.because is not null
+    and judged.useless_because is not null
     and (useless_rules.slo_name is null or slo.slo_name = useless_rules.slo_name)
     and (useless_rules.rule_name is null or rule.rule_name = useless_rules.rule_name);
 end;
 comment on function ops.useless_rules(text, text) is
   'Burn-rate rules that can mean nothing for an objective that they are for, and why: its own, or the general ones, which leave it out. never_fires: its factor is out of reach. null: every objective, every rule.';
+
+create function ops.refuse_useless_rule(rule_name text, slo_name text, because text)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  raise exception 'the rule % can mean nothing for the objective %: %', rule_name, slo_name, because
+    using errcode = 'OP001',
+      hint = 'The factor must be at least 1 and below 1 / (1 - target), and long_window at most the window of the objective; leave the rule out, or change these.';
+end;
+$$;
+comment on function ops.refuse_useless_rule(text, text, text) is 'Refuses a burn-rate rule that can mean nothing for the objective that has it.';
 
 create function ops.check_alert_factor()
 returns trigger
@@ -199,9 +249,7 @@ begin
     and to_jsonb(new) ->> 'slo_name' is not null
   limit 1;
   if found.rule_name is not null then
-    raise exception 'the rule % can mean nothing for the objective %: %', found.rule_name, found.slo_name, found.because
-      using errcode = 'OP001',
-        hint = 'The factor must be at least 1 and below 1 / (1 - target), and long_window at most the window of the objective; leave the rule out, or change these.';
+    perform ops.refuse_useless_rule(found.rule_name, found.slo_name, found.because);
   end if;
   return null;
 end;

@@ -79,7 +79,7 @@ $$;
 comment on function ops.judge_slos(timestamptz, text[]) is
   'Each objective of each org as of an instant, from the counts alone, and each group that has something in its window; slo_names null: all objectives.';
 
-create function ops.rules_of_slos(kind text, judged ops.judged_slo[], as_of timestamptz)
+create function ops.rules_of_slos(kind text, judged ops.judged_slo[], as_of timestamptz, tried ops.alert_rules[] default null)
 returns table (
   slo_name text,
   rule_name text,
@@ -97,6 +97,11 @@ set search_path = ''
 as $$
 begin
   return query
+  with asked as materialized (
+    select stored.* from ops.alert_rules as stored where tried is null and stored.is_enabled and stored.kind = rules_of_slos.kind
+    union all
+    select given.* from unnest(tried) as given where given.is_enabled and given.kind = rules_of_slos.kind
+  )
   select
     slo.slo_name,
     rule.rule_name,
@@ -107,7 +112,7 @@ begin
     date_bin('5 minutes', as_of - ops.in_hours(rule.long_window), timestamptz '1969-12-29 00:00+00'),
     date_bin('5 minutes', as_of - ops.in_hours(rule.short_window), timestamptz '1969-12-29 00:00+00'),
     rule.silent_for
-  from ops.alert_rules as rule
+  from asked as rule
   join (select distinct found.slo_name from unnest(judged) as found) as slo
     on slo.slo_name = rule.slo_name
     or (
@@ -115,18 +120,14 @@ begin
       and rule.event_type is null
       and not exists (
         select
-        from ops.alert_rules as own
+        from asked as own
         where own.slo_name = slo.slo_name
-          and own.kind = rule.kind
-          and own.is_enabled
       )
-    )
-  where rule.is_enabled
-    and rule.kind = rules_of_slos.kind;
+    );
 end;
 $$;
-comment on function ops.rules_of_slos(text, ops.judged_slo[], timestamptz) is
-  'The rules of a kind that apply to each objective: its own, or else the general ones; with the first instant of each window that ends at as_of.';
+comment on function ops.rules_of_slos(text, ops.judged_slo[], timestamptz, ops.alert_rules[]) is
+  'The rules of a kind that apply to each objective: its own, or else the general ones; with the first instant of each window that ends at as_of. tried: these rules instead of those that are stored.';
 
 create function ops.burn_rate_conditions(judged ops.judged_slo[], as_of timestamptz)
 returns setof ops.alert_condition

@@ -1,46 +1,8 @@
--- Trials: what rules would have found in the past, in a transaction that is rolled back.
+-- Trials: what rules would have found in the past, and the alerts that would have come of it. Nothing is written.
 
-create function ops.backdate_slos(slo_names text[])
-returns void
-language sql
-volatile
-set search_path = ''
-begin atomic
-  delete from ops.slo_versions as version
-  where version.slo_name = any (backdate_slos.slo_names)
-    and version.valid_until < 'infinity';
-  update ops.slo_versions as version
-  set valid_from = '-infinity'
-  where version.slo_name = any (backdate_slos.slo_names);
-end;
-comment on function ops.backdate_slos(text[]) is
-  'Makes objectives as they stand those that always were, to try them on the past; for a transaction that is rolled back.';
-
-create function ops.try_slis()
-returns void
-language plpgsql
-volatile
-set search_path = ''
-set jit = off
-as $$
-declare
-  counted_ids constant ops.event_ids := ops.counted_ids();
-  stretch record;
-begin
-  for stretch in
-    select sli.filled_until as since, array_agg(sli.sli_id) as sli_ids
-    from ops.slis as sli
-    where sli.filled_until < 'infinity'
-    group by 1
-  loop
-    perform ops.fill_stretch(stretch.sli_ids, stretch.since, 'infinity', counted_ids);
-  end loop;
-end;
-$$;
-comment on function ops.try_slis() is
-  'Gives new SLIs their history as fill_slis does, without the lock of a refresh, since nobody else sees them; for a transaction that is rolled back.';
-
-create function ops.trial_conditions(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, until timestamptz)
+create function ops.trial_conditions(
+  slo ops.slos, rules ops.alert_rules[], history ops.trial_history, is_group boolean, since timestamptz, until timestamptz
+)
 returns table (as_of timestamptz, rule_name text, holds boolean, starts boolean, lost_since timestamptz, lost bigint)
 language plpgsql
 stable
@@ -50,39 +12,32 @@ as $$
 #variable_conflict use_column
 declare
   named constant ops.judged_slo[] := array[
-    jsonb_populate_record(null::ops.judged_slo, jsonb_build_object('slo_name', trial_conditions.slo_name))
+    jsonb_populate_record(null::ops.judged_slo, jsonb_build_object('slo_name', slo.slo_name))
   ];
-  silent_after interval;
-  min_failures integer;
-  follows_calendar boolean;
+  silent_after constant interval := 2 * ops.in_hours(coalesce(slo.expected_interval, ops.setting('expected_interval')::interval));
+  min_failures constant integer := coalesce(slo.min_failures, ops.setting('min_failures')::integer, 3);
+  follows_calendar constant boolean := slo.calendar_period is not null;
 begin
-  select
-    2 * ops.in_hours(coalesce(slo.expected_interval, ops.setting('expected_interval')::interval)),
-    coalesce(slo.min_failures, ops.setting('min_failures')::integer, 3),
-    slo.calendar_period is not null
-  into silent_after, min_failures, follows_calendar
-  from ops.slos as slo
-  where slo.slo_name = trial_conditions.slo_name;
   return query
   with burning as materialized (
-    select rule.* from ops.rules_of_slos('burn_rate', named, trial_conditions.until) as rule
+    select rule.* from ops.rules_of_slos('burn_rate', named, trial_conditions.until, rules) as rule
   ),
   sums as materialized (
     select counted.*
     from ops.trial_sums(
-      trial_conditions.org_id, trial_conditions.slo_name, trial_conditions.slo_group, trial_conditions.since, trial_conditions.until,
+      slo, history, trial_conditions.since, trial_conditions.until,
       array(select rule.long_window from burning as rule union select rule.short_window from burning as rule where rule.short_window is not null)
     ) as counted
   ),
   -- A window that rolls is the same at every instant, and asked for once.
   periods as materialized (
-    select instant.as_of, held.target, held.window_length, held.window_start, held.elapsed, held.whole_slices
+    select instant.as_of, slo.target, held.window_length, held.window_start, held.elapsed, held.whole_slices
     from (
       select counted.as_of from sums as counted where counted.length is null and follows_calendar
       union all
       select trial_conditions.until where not follows_calendar
     ) as instant (as_of)
-    cross join lateral ops.slo_windows(instant.as_of, array[trial_conditions.slo_name]) as held
+    cross join lateral ops.slo_window(slo.rolling_window, slo.calendar_period, slo.time_zone, slo.time_slice, instant.as_of) as held
   ),
   judged as materialized (
     select
@@ -93,7 +48,7 @@ begin
       ops.events_needed(held.target, counted.total, held.whole_slices) as events_needed,
       counted.total > 0 and coalesce(counted.seen_at >= counted.as_of - silent_after, true) as is_judged,
       -- A group without anything in the window is over, whether or not that is excluded.
-      trial_conditions.slo_group <> '{}' and coalesce(
+      is_group and coalesce(
         counted.seen_at < case
           when follows_calendar then held.window_start
           else date_bin('5 minutes', counted.as_of - held.window_length, timestamptz '1969-12-29 00:00+00')
@@ -156,7 +111,7 @@ begin
     null,
     null
   from judged
-  cross join ops.rules_of_slos('budget_exhausted', named, trial_conditions.until) as rule
+  cross join ops.rules_of_slos('budget_exhausted', named, trial_conditions.until, rules) as rule
   cross join lateral (select ops.is_overspent(judged.lost, judged.allowed, judged.target) as is_overspent offset 0) as spent
   union all
   select
@@ -167,25 +122,113 @@ begin
     null,
     null
   from judged
-  cross join ops.rules_of_slos('silent_input', named, trial_conditions.until) as rule;
+  cross join ops.rules_of_slos('silent_input', named, trial_conditions.until, rules) as rule;
 end;
 $$;
-comment on function ops.trial_conditions(uuid, text, jsonb, timestamptz, timestamptz) is
-  'What the rules on an objective, or on a group of it, would have found as of every five minutes of a range, by its version that holds now and by what had happened by then: as objective_conditions finds it, from all instants at once.';
+comment on function ops.trial_conditions(ops.slos, ops.alert_rules[], ops.trial_history, boolean, timestamptz, timestamptz) is
+  'What some rules on an objective, or (is_group) on a group of it, would have found as of every five minutes of a range, by its history up to then: as objective_conditions finds it, from all instants at once. lost: how many were bad since lost_since, which is what a burn rate looks back over.';
 
-create function ops.simulate_conditions(since timestamptz, until timestamptz, slo_names text[])
+create function ops.trial_lost(history ops.trial_history, since timestamptz, until timestamptz)
+returns bigint
+language sql
+immutable
+set search_path = ''
+begin atomic
+  select counted.total - counted.good
+  from ops.trial_count(
+    (history).good_before, (history).total_before, (history).good_slices, (history).total_slices, (history).steps, (history).slice_target,
+    (extract(epoch from since - (history).starts_at) / 300)::integer,
+    (extract(epoch from until - (history).starts_at) / 300)::integer
+  ) as counted;
+end;
+comment on function ops.trial_lost(ops.trial_history, timestamptz, timestamptz) is
+  'How many were bad between two instants of the five-minute grid of a history.';
+
+create type ops.trial_alert as (
+  rule_name text,
+  severity text,
+  fired_at timestamptz,
+  resolved_at timestamptz
+);
+comment on type ops.trial_alert is 'An alert that would have fired; resolved_at null: it was not over at the end of the trial.';
+
+create function ops.trial_alerts(
+  slo ops.slos, rules ops.alert_rules[], history ops.trial_history, is_group boolean, since timestamptz, until timestamptz
+)
+returns setof ops.trial_alert
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+declare
+  alert ops.trial_alert;
+  alert_after interval;
+  pending_since timestamptz;
+  mended_at timestamptz;
+  mended_since timestamptz;
+  mended_lost bigint;
+  finding record;
+begin
+  for finding in
+    select found.*
+    from ops.trial_conditions(slo, rules, history, is_group, since, until) as found
+    order by found.rule_name, found.as_of
+  loop
+    if finding.rule_name is distinct from alert.rule_name then
+      if alert.fired_at is not null then
+        return next alert;
+      end if;
+      select rule.rule_name, rule.severity, rule.alert_after
+      into alert.rule_name, alert.severity, alert_after
+      from unnest(rules) as rule
+      where rule.rule_name = finding.rule_name;
+      alert.fired_at := null;
+      pending_since := null;
+      mended_at := null;
+    end if;
+    -- From state to state as ops.move_alerts takes an alert: inactive, pending, firing, and then resolved.
+    if finding.holds is false then
+      if alert.fired_at is not null then
+        alert.resolved_at := finding.as_of;
+        return next alert;
+        mended_at := finding.as_of;
+        mended_since := finding.lost_since;
+        mended_lost := finding.lost;
+      end if;
+      alert.fired_at := null;
+      alert.resolved_at := null;
+      pending_since := null;
+    elsif finding.holds and alert.fired_at is null and coalesce(finding.starts, true) then
+      -- As ops.repeated_conditions asks: nothing has failed since the alert was resolved, and its failures are still in the window.
+      if pending_since is null
+        and coalesce(mended_at > finding.lost_since and ops.trial_lost(history, mended_since, finding.as_of) <= mended_lost, false)
+      then
+        continue;
+      end if;
+      pending_since := coalesce(pending_since, finding.as_of);
+      if finding.as_of - pending_since >= alert_after then
+        alert.fired_at := finding.as_of;
+      end if;
+    end if;
+  end loop;
+  if alert.fired_at is not null then
+    return next alert;
+  end if;
+end;
+$$;
+comment on function ops.trial_alerts(ops.slos, ops.alert_rules[], ops.trial_history, boolean, timestamptz, timestamptz) is
+  'The alerts that some rules on an objective, or (is_group) on a group of it, would have fired in a range of whole five minutes, evaluated every five minutes.';
+
+create function ops.simulate_slos(slos ops.slos[], rules ops.alert_rules[], since timestamptz, until timestamptz)
 returns table (
-  as_of timestamptz,
   org_id uuid,
   rule_name text,
   severity text,
   subject text,
-  alert_after interval,
-  holds boolean,
-  starts boolean,
-  lost_since timestamptz,
-  lost bigint,
-  slo_group jsonb
+  slo_group jsonb,
+  fired_at timestamptz,
+  resolved_at timestamptz
 )
 language plpgsql
 stable
@@ -193,70 +236,42 @@ set search_path = ''
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+  slis constant ops.slis[] := array(select distinct ops.sli_of(slo) from unnest(slos) as slo);
+  fresh constant ops.sli_delta[] := array(select delta from ops.trial_counts(slis) as delta);
+  first_at constant timestamptz := date_bin('5 minutes', since + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00');
+  longest constant interval := coalesce((select max(ops.in_hours(rule.long_window)) from unnest(rules) as rule), interval '0');
 begin
   return query
-  with compared as (
-    select
-      condition.*,
-      counted.org_id,
-      version.slo_name as subject,
-      counted.slo_group,
-      coalesce(condition.starts, condition.holds) as begins,
-      lag(condition.holds) over subject_over_time as held_before,
-      lag(coalesce(condition.starts, condition.holds)) over subject_over_time as began_before,
-      lag(condition.lost) over subject_over_time as lost_before,
-      row_number() over subject_over_time as place
-    from ops.slo_versions as version
-    join ops.groups_of_slis(
-      array(select ops.orgs_with_objectives()),
-      array(
-        select distinct counting.sli_id
-        from ops.slo_versions as counting
-        where counting.slo_name = any (simulate_conditions.slo_names)
-          and counting.valid_until = 'infinity'
-      )
-    ) as counted
-      on counted.of_sli_id = version.sli_id
-    cross join lateral ops.trial_conditions(
-      counted.org_id,
-      version.slo_name,
-      counted.slo_group,
-      date_bin('5 minutes', simulate_conditions.since + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00'),
-      simulate_conditions.until
-    ) as condition
-    where version.slo_name = any (simulate_conditions.slo_names)
-      and version.valid_until = 'infinity'
-    window subject_over_time as (
-      partition by counted.org_id, version.slo_name, counted.slo_group, condition.rule_name order by condition.as_of
-    )
+  with fresh_by_key as materialized (
+    select delta.org_id, delta.sli_id, array_agg(row(delta.*)::ops.sli_delta) as deltas
+    from unnest(fresh) as delta
+    group by 1, 2
+  ),
+  tried as materialized (
+    select slo, (ops.sli_of(slo)).sli_id from unnest(slos) as slo
   )
-  select
-    compared.as_of, compared.org_id, compared.rule_name, rule.severity, compared.subject, rule.alert_after, compared.holds,
-    compared.begins, compared.lost_since, compared.lost, compared.slo_group
-  from compared
-  join ops.alert_rules as rule
-    on rule.rule_name = compared.rule_name
-  where compared.place = 1
-    or compared.holds is distinct from compared.held_before
-    or compared.begins is distinct from compared.began_before
-    or (compared.begins and compared.lost is distinct from compared.lost_before)
-  order by 1, 2, 3, 5, 11;
+  select counted.org_id, alert.rule_name, alert.severity, (tried.slo).slo_name, counted.slo_group, alert.fired_at, alert.resolved_at
+  from tried
+  join ops.groups_of_slis(
+    array(select ops.orgs_with_objectives()), array(select distinct tried.sli_id from tried), fresh
+  ) as counted
+    on counted.of_sli_id = tried.sli_id
+  left join fresh_by_key as own
+    on own.org_id = counted.org_id
+    and own.sli_id = counted.sli_id
+  cross join lateral (
+    select ops.trial_history(
+      tried.slo, counted.org_id, counted.slo_group, first_at, simulate_slos.until, longest, coalesce(own.deltas, '{}')
+    ) as history
+    -- A barrier: it is made once.
+    offset 0
+  ) as past
+  cross join lateral ops.trial_alerts(
+    tried.slo, rules, past.history, counted.slo_group <> '{}', first_at, simulate_slos.until
+  ) as alert
+  order by 6, 2, 4, 5, 1;
 end;
 $$;
-comment on function ops.simulate_conditions(timestamptz, timestamptz, text[]) is
-  'What the rules on some objectives would have found at every five minutes of a range: the first finding and each change. holds is null where they could not tell, and false where a group is over; starts: whether it is enough to begin an alert; lost: how many were bad since lost_since, which is what a burn rate looks back over.';
-
-create function ops.lost_between(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, as_of timestamptz)
-returns bigint
-language sql
-stable
-set search_path = ''
-begin atomic
-  select summed.total - summed.good
-  from ops.sum_windows(array(
-    select row(lost_between.org_id, held.slo_name, held.version, lost_between.since, lost_between.as_of, lost_between.slo_group)::ops.slo_span
-    from ops.slo_windows(lost_between.as_of, array[lost_between.slo_name]) as held
-  )) as summed;
-end;
-comment on function ops.lost_between(uuid, text, jsonb, timestamptz, timestamptz) is
-  'How many of an objective, or of a group of it, were bad from an instant up to as_of.';
+comment on function ops.simulate_slos(ops.slos[], ops.alert_rules[], timestamptz, timestamptz) is
+  'The alerts that some rules would have fired over some objectives in a range, had all of them always stood as given, whatever stands: evaluated every five minutes by what had happened by then, each group and org by itself. It only reads.';

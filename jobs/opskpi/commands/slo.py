@@ -310,15 +310,12 @@ def simulate(options: Options, files: tuple[str, ...], days: int, until: datetim
     """
     until = until or datetime.now(UTC)
     since, until = parse_range(days_before(until, days), until)
-    with (
-        options.connect() as connection,
-        console.progress("trying days", days, quiet=options.as_json) as bar,
-    ):
+    with options.connect() as connection:
         definitions = openslo.read(
             _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
         )
-        with scratch.writable(connection, console.notice) as tried:
-            fired = simulating.simulate(tried, definitions, since, until, bar.update)
+        with console.progress("trying objectives", len(definitions.slos), quiet=options.as_json) as bar:
+            fired = simulating.simulate(connection, definitions, since, until, bar.update)
     untried = [rule.rule_name for rule in definitions.rules if rule.kind in simulating.UNTRIED or rule.event_type]
     if untried:
         console.notice(f"not tried, since they are about no objective: {', '.join(untried)}")

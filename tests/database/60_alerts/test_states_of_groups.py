@@ -3,12 +3,14 @@
 import pytest
 
 from support.events import (
+    NIL,
     Connection,
     add_events,
     add_row,
     add_rule,
     add_slo,
     evaluate_alerts,
+    instant,
     refused,
     rows,
     run_jobs,
@@ -100,10 +102,11 @@ def test_a_simulation_tells_the_groups_apart(grouped: Connection) -> None:
     add_attempts_of(grouped, "b", "success", 20)
     run_jobs(grouped, LATER)
     found = (
-        "select distinct slo_group ->> 'workflow', holds from"
-        " ops.simulate_conditions('2026-03-10T12:05Z', '2026-03-10T12:15Z', '{mine}') where holds is not null order by 1"
+        "select slo_group ->> 'workflow', fired_at from ops.simulate_slos("
+        "  array(select slo from ops.slos as slo where slo_name = 'mine'),"
+        "  array(select rule from ops.alert_rules as rule where slo_name = 'mine'), '2026-03-10T12:05Z', '2026-03-10T12:15Z')"
     )
-    assert rows(grouped, found) == [("a", True), ("b", False)]
+    assert rows(grouped, found) == [("a", instant(LATER))]
 
 
 def test_while_nobody_can_tell_the_alert_of_a_group_stays_as_it_is(grouped: Connection) -> None:
@@ -137,7 +140,12 @@ def test_a_group_whose_window_is_left_out_is_not_over_in_a_simulation_either(gro
     add_attempts_of(grouped, "a", "failure", 20)
     run_jobs(grouped, LATER)
     grouped.execute("select ops.exclude_from_slo('mine', '2026-03-01Z', '2026-03-11Z', 'move', 'me')")
-    found = "select holds from ops.simulate_conditions('2026-03-10T12:10Z', '2026-03-10T12:15Z', '{mine}')"
-    assert rows(grouped, found) == [(None,)]
+    found = (
+        "select condition.holds from ops.slos as slo cross join lateral ops.trial_history("
+        "  slo, %s, '{\"workflow\": \"a\"}', '2026-03-10T12:10Z', '2026-03-10T12:15Z', '1 hour', '{}') as history"
+        " cross join lateral ops.trial_conditions(slo, array(select rule from ops.alert_rules as rule where slo_name = 'mine'),"
+        "  history, true, '2026-03-10T12:10Z', '2026-03-10T12:15Z') as condition where slo_name = 'mine'"
+    )
+    assert rows(grouped, found, NIL) == [(None,)]
     live = "select holds from ops.objective_conditions('2026-03-10T12:10Z', '{mine}')"
     assert rows(grouped, live) == [(None,)]
