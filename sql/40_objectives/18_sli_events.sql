@@ -138,19 +138,8 @@ left join ops.agents as agent
 comment on view ops.sli_events is
   'One row an event of a kind that an SLI counts, with its value and the labels that filters ask for: those of its series, and the team that its agent has now. Nothing that a plain insert may hold makes it fail.';
 
-create type ops.sli_labels as (
-  event_type text,
-  label_1 text,
-  label_2 text,
-  label_3 text,
-  label_4 text,
-  team text
-);
-comment on type ops.sli_labels is
-  'A kind of event and labels in the order of its keys in ops.sli_kinds; null where an event has none or no filter asks.';
-
-create function ops.fitting_slis(seen ops.sli_labels[], sli_ids bigint[])
-returns table (sli ops.counting_slis, labels ops.sli_labels, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
+create function ops.fitting_slis(seen text[], sli_ids bigint[])
+returns table (sli ops.counting_slis, place integer, fits_good boolean, fits_bad boolean, slo_group jsonb, counted_as bigint)
 language plpgsql
 stable
 set search_path = ''
@@ -159,22 +148,22 @@ begin
   return query
   select
     counting,
-    combination.labels,
+    combination.place,
     ops.labels_fit(combination.named, counting.good_labels),
     case when counting.bad_labels is not null then ops.labels_fit(combination.named, counting.bad_labels) end,
     own.slo_group,
     coalesce(ops.group_key(counting.sli_id, own.slo_group), counting.sli_id)
   from (
     select
-      one as labels,
-      one.event_type,
+      one.place,
+      kind.event_type,
       jsonb_strip_nulls(jsonb_object(
         array[coalesce(kind.key_1, '1'), coalesce(kind.key_2, '2'), coalesce(kind.key_3, '3'), coalesce(kind.key_4, '4'), 'team'],
-        array[one.label_1, one.label_2, one.label_3, one.label_4, one.team]
+        array[seen[one.place][2], seen[one.place][3], seen[one.place][4], seen[one.place][5], seen[one.place][6]]
       )) as named
-    from unnest(seen) as one
+    from generate_subscripts(seen, 1) as one (place)
     join ops.sli_kinds as kind
-      on kind.event_type = one.event_type
+      on kind.event_type = seen[one.place][1]
     offset 0
   ) as combination
   join ops.counting_slis as counting
@@ -188,8 +177,8 @@ begin
     or ops.labels_fit(combination.named, counting.total_labels);
 end;
 $$;
-comment on function ops.fitting_slis(ops.sli_labels[], bigint[]) is
-  'Which of the SLIs count events of each combination of labels, and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none, and counted_as the key of the group, else of the SLI.';
+comment on function ops.fitting_slis(text[], bigint[]) is
+  'Which of the SLIs count events of each combination of labels (by its place among those seen, each a kind of event, labels in the order of its keys in ops.sli_kinds, and the team; null where an event has none or no filter asks), and whether these are labels of good and (null: the SLI does not say) of bad events; slo_group is the group of these labels, null where the SLI has none, and counted_as the key of the group, else of the SLI.';
 
 create function ops.named_labels(event ops.sli_events)
 returns jsonb

@@ -123,21 +123,18 @@ begin
   with limits as materialized (
     select found.* from ops.sli_limits(sli_ids) as found
   ),
-  -- Events of the same outcome between the same limits (a class) are good for the same SLIs: the smallest of them stands for all.
+  -- Events of the same outcome between the same limits (a class) are good for the same SLIs.
   grouped as materialized (
     select
       event.org_id,
-      row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
+      array[event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team] as labels,
       date_bin('5 minutes', event.event_timestamp, timestamptz '1969-12-29 00:00+00') as bucket_start,
       event.event_type,
       (
         case event.outcome when 'success' then 1 when 'failure' then 2 else 0 end * 1000000::bigint
         + coalesce(width_bucket(event.duration_ms, limits.thresholds_ms) + 1, 0)
       ) * 1000000 + coalesce(width_bucket(-event.value, limits.negative_limits) + 1, 0) as class,
-      min(event.outcome) as outcome,
-      min(event.duration_ms) as duration_ms,
-      min(event.value) as value,
-      count(*) as events,
+      count(*)::integer as events,
       min(event.id) as first_id
     from ops.sli_events as event
     join limits
@@ -151,10 +148,15 @@ begin
     group by
       event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, 3, class
   ),
+  -- Joined by number: comparing labels takes longer than all the rest of a join.
+  combinations as materialized (
+    select row_number() over () as place, seen.labels
+    from (select distinct grouped.labels from grouped) as seen
+  ),
   -- Columns and not the whole row, which would be taken apart for each group again.
   fitting as materialized (
     select
-      found.labels,
+      found.place,
       found.fits_good,
       found.fits_bad,
       found.slo_group,
@@ -166,7 +168,7 @@ begin
       (found.sli).at_most as at_most,
       -- The ways in which labels fit an SLI, by number.
       dense_rank() over (order by (found.sli).sli_id, found.fits_good, found.fits_bad) as fit
-    from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
+    from ops.fitting_slis((select array_agg(seen.labels order by seen.place) from combinations as seen), sli_ids) as found
     where (found.sli).objective <> 'availability'
   ),
   -- Judged once a class and way: an SLI has a few of these, and ten times as many groups of events.
@@ -177,14 +179,24 @@ begin
       from fitting
     ) as way
     join (
+      -- A value at the lower limit stands for all; below the first limit lies what is smaller by one.
       select
-        grouped.event_type,
-        grouped.class,
-        min(grouped.outcome) as outcome,
-        min(grouped.duration_ms) as duration_ms,
-        min(grouped.value) as value
-      from grouped
-      group by 1, 2
+        seen.event_type,
+        seen.class,
+        (array['success', 'failure'])[seen.outcome_place] as outcome,
+        coalesce(limits.thresholds_ms[seen.threshold_place - 1], limits.thresholds_ms[seen.threshold_place] - 1) as duration_ms,
+        -coalesce(limits.negative_limits[seen.limit_place - 1], limits.negative_limits[seen.limit_place] - 1) as value
+      from (
+        select distinct
+          grouped.event_type,
+          grouped.class,
+          (grouped.class / 1000000000000)::integer as outcome_place,
+          (grouped.class / 1000000 % 1000000)::integer as threshold_place,
+          (grouped.class % 1000000)::integer as limit_place
+        from grouped
+      ) as seen
+      join limits
+        on limits.event_type = seen.event_type
     ) as class
       on class.event_type = way.event_type
     cross join lateral (
@@ -201,12 +213,14 @@ begin
       grouped.org_id,
       fitting.counted_as,
       grouped.bucket_start,
-      coalesce(sum(grouped.events) filter (where verdicts.is_good), 0)::bigint as good,
-      sum(grouped.events)::bigint as total,
+      coalesce(sum(grouped.events) filter (where verdicts.is_good), 0) as good,
+      sum(grouped.events) as total,
       min(grouped.first_id) as first_id
     from grouped
+    join combinations
+      on combinations.labels = grouped.labels
     join fitting
-      on fitting.labels = grouped.labels
+      on fitting.place = combinations.place
     join verdicts
       on verdicts.fit = fitting.fit
       and verdicts.class = grouped.class

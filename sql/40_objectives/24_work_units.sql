@@ -87,7 +87,7 @@ begin
   with grouped as materialized (
     select
       event.org_id,
-      row(event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team)::ops.sli_labels as labels,
+      array[event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team] as labels,
       event.unit,
       min(event.event_timestamp) as first_attempt_at,
       bool_or(event.outcome = 'success') as succeeded,
@@ -105,9 +105,14 @@ begin
       )
     group by event.org_id, event.event_type, event.label_1, event.label_2, event.label_3, event.label_4, event.team, event.unit
   ),
+  -- As in ops.count_attempts.
+  combinations as materialized (
+    select row_number() over () as place, seen.labels
+    from (select distinct grouped.labels from grouped) as seen
+  ),
   fitting as materialized (
-    select (found.sli).sli_id, found.labels, found.slo_group, found.counted_as
-    from ops.fitting_slis(array(select distinct grouped.labels from grouped), sli_ids) as found
+    select (found.sli).sli_id, found.place, found.slo_group, found.counted_as
+    from ops.fitting_slis((select array_agg(seen.labels order by seen.place) from combinations as seen), sli_ids) as found
     where (found.sli).objective = 'availability'
   ),
   attempted as materialized (
@@ -119,8 +124,10 @@ begin
       bool_or(grouped.succeeded) as succeeded,
       min(grouped.first_id) as first_id
     from grouped
+    join combinations
+      on combinations.labels = grouped.labels
     join fitting
-      on fitting.labels = grouped.labels
+      on fitting.place = combinations.place
     group by 1, 2, 3
   ),
   placed as materialized (
