@@ -84,11 +84,14 @@ def test_nothing_is_left_out_where_everything_fits(monkeypatch, capsys):
 def test_an_explanation_keeps_the_whole_event_id_and_its_cost_at_80_columns(narrow, capsys):
     event = UUID("5d0c1a7e-9f4b-4a55-8f0e-3c2b1a09f8e7")
     at = datetime(2026, 3, 1, 2, tzinfo=UTC)
-    cost = Cost(
-        NIL_ORG, at, event, "provenance_validate", 1_234_567_890, "checkout-api/v1.2.3", "failed", Decimal("0.25"), {}
-    )
+    said = ("provenance_validate", 1_234_567_890, "checkout-api/v1.2.3", "failed", Decimal("0.25"))
     console.show_rows(
-        "What burned", [cost], "nothing", keys=["event_id"], dispensable=["event_type", "tag", "run_id", "reason"]
+        "What burned",
+        [Cost(NIL_ORG, at, event, *said, {}, 1, "counted", at)],
+        "nothing",
+        keys=["event_id"],
+        without=["slo_group", "version", "budget_basis", "budget_since"],
+        dispensable=["event_type", "tag", "run_id", "reason"],
     )
     found = printed_lines(capsys)
     assert max(map(len, found)) <= 80

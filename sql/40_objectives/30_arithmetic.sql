@@ -57,10 +57,11 @@ returns numeric
 language sql
 immutable
 set search_path = ''
+-- Trimmed, so that a window that has elapsed has the very quotients of its burn rate, not others in their last digits.
 return case
-  when total > 0 then allowed + ops.allowed_losses(
+  when total > 0 then trim_scale(allowed + ops.allowed_losses(
     coalesce(whole_slices, total * extract(epoch from slo_window) / extract(epoch from elapsed)) - total, target
-  )
+  ))
 end;
 comment on function ops.window_budget(numeric, numeric, numeric, interval, interval, numeric) is
   'How many of a whole window may be bad: what is allowed of its total so far, and target''s share of what is still to come. That is none where the window has elapsed; else as many again as fit the pace so far, or the rest of whole_slices. Null while nothing is counted.';

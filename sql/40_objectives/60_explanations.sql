@@ -1,6 +1,26 @@
 -- Explanations: the events that burned a budget, and the exclusions from the account.
 
-create function ops.explain_account(account ops.slo_account, only_org_id uuid default null)
+create function ops.account_slices(account ops.slo_account, only_org_id uuid default null)
+returns table (org_id uuid, slice_start timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select bucket.org_id, bucket.slice_start
+  from ops.account_counts(account, account_slices.only_org_id) as bucket
+  group by 1, 2
+  having account.time_slice is null
+    or sum(bucket.good) < account.slice_target * sum(bucket.total);
+end;
+$$;
+comment on function ops.account_slices(ops.slo_account, uuid) is
+  'The time slices of an account that are bad, and where it has none the range itself: only losses in these cost.';
+
+create function ops.explain_account(account ops.slo_account, until timestamptz, only_org_id uuid default null)
 returns table (
   org_id uuid,
   version integer,
@@ -11,7 +31,9 @@ returns table (
   tag text,
   reason text,
   cost numeric,
-  slo_group jsonb
+  slo_group jsonb,
+  budget_basis text,
+  budget_since timestamptz
 )
 language plpgsql
 stable
@@ -21,38 +43,29 @@ as $$
 #variable_conflict use_column
 begin
   return query
-  with slices as materialized (
-    select bucket.org_id, bucket.slice_start, sum(bucket.good) as good, sum(bucket.total) as total
-    from ops.account_counts(account, explain_account.only_org_id) as bucket
-    group by 1, 2
+  with parts as materialized (
+    select part from ops.account_parts(account) as part
   ),
-  budgets as (
-    -- In time slices a slice is what counts, else an event is.
-    select
-      slices.org_id,
-      ops.allowed_losses(
-        case when account.time_slice is null then sum(slices.total) else count(*) filter (where slices.total > 0) end,
-        account.target
-      ) as allowed
-    from slices
-    group by 1
+  lost as materialized (
+    select (parts.part).version, (parts.part).event_type, loss.*
+    from parts
+    cross join lateral ops.account_losses(parts.part, explain_account.only_org_id) as loss
+    join lateral ops.account_slices(parts.part, explain_account.only_org_id) as slice
+      on slice.org_id = loss.org_id
+      and slice.slice_start = loss.slice_start
   ),
-  placed as materialized (
-    select lost.* from ops.account_losses(account, explain_account.only_org_id) as lost
+  budgets as materialized (
+    select budget.*
+    from ops.account_budgets(account, explain_account.until, array(select distinct lost.org_id from lost)) as budget
   ),
   numbered as (
     select
-      placed.*,
-      row_number() over (partition by placed.org_id order by placed.counted_at, placed.event_id) as place,
-      row_number() over (partition by placed.org_id, placed.slice_start order by placed.counted_at, placed.event_id) as place_in_slice,
-      count(*) over (partition by placed.org_id, placed.slice_start) as bad_in_slice,
-      dense_rank() over (partition by placed.org_id order by placed.slice_start) as slice_number
-    from placed
-    join slices
-      on slices.org_id = placed.org_id
-      and slices.slice_start = placed.slice_start
-    where account.time_slice is null
-      or slices.good < account.slice_target * slices.total
+      lost.*,
+      row_number() over (partition by lost.org_id order by lost.counted_at, lost.event_id) as place,
+      row_number() over (partition by lost.org_id, lost.slice_start, lost.version order by lost.counted_at, lost.event_id) as place_in_slice,
+      count(*) over (partition by lost.org_id, lost.slice_start, lost.version) as bad_in_slice,
+      dense_rank() over (partition by lost.org_id order by lost.slice_start, lost.version) as slice_number
+    from lost
   ),
   weighed as (
     -- What had been lost after each event; the cost is the difference to the one before, so that costs add up exactly.
@@ -66,28 +79,30 @@ begin
     from numbered
   ),
   burnt as (
-    select weighed.*, weighed.lost_so_far / budgets.allowed as consumed_so_far
+    select weighed.*, ops.share_of_budget(weighed.lost_so_far, budgets.allowed) as consumed_so_far, budgets.budget_basis, budgets.budget_since
     from weighed
     join budgets
       on budgets.org_id = weighed.org_id
   )
   select
     burnt.org_id,
-    account.version,
+    burnt.version,
     burnt.event_timestamp,
     burnt.event_id,
-    account.event_type,
+    burnt.event_type,
     burnt.run_id,
     burnt.tag,
     burnt.reason,
     burnt.consumed_so_far - coalesce(lag(burnt.consumed_so_far) over (partition by burnt.org_id order by burnt.place), 0),
-    account.slo_group
+    account.slo_group,
+    burnt.budget_basis,
+    burnt.budget_since
   from burnt
   order by burnt.org_id, burnt.place;
 end;
 $$;
-comment on function ops.explain_account(ops.slo_account, uuid) is
-  'The counted events that burned the budget of an account, each with its share of it; the costs of an org add up to exactly its burn rate.';
+comment on function ops.explain_account(ops.slo_account, timestamptz, uuid) is
+  'The counted events that burned the budget of an account whose range ends at until, each by the version that held then, with its share of the budget that ops.account_budgets gives; the costs of an org add up to exactly what it consumed.';
 
 create function ops.explain_slo(
   slo_name text,
@@ -106,7 +121,9 @@ returns table (
   tag text,
   reason text,
   cost numeric,
-  slo_group jsonb
+  slo_group jsonb,
+  budget_basis text,
+  budget_since timestamptz
 )
 language plpgsql
 stable
@@ -118,10 +135,11 @@ declare
   known jsonb[];
   explained jsonb;
 begin
-  if since is null or until is null or since >= until then
+  if until is null or since >= until then
     raise exception 'the range to explain is empty: % to %', since, until
       using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
   end if;
+  since := coalesce(since, ops.running_since(ops.slo_account(slo_name, until - interval '1 microsecond', until), until));
   account := ops.slo_account(slo_name, since, until);
   known := case
     when account.group_by = '{}' then array[jsonb '{}']
@@ -144,9 +162,9 @@ begin
   end if;
   foreach explained in array case when only_group is null then known else array[only_group] end loop
     account := ops.slo_account(slo_name, since, until, explained);
-    return query select found.* from ops.explain_account(account, only_org_id) as found;
+    return query select found.* from ops.explain_account(account, until, only_org_id) as found;
   end loop;
 end;
 $$;
 comment on function ops.explain_slo(text, timestamptz, timestamptz, uuid, jsonb) is
-  'The counted events that burned the budget in the five-minute steps of a range, by the version that held at its end, group by group (only_group null: all groups); cost is a share of the budget of that range, and the costs of an org and group add up to exactly its burn rate there. One that is no longer stored has no event_id, and the start of its five minutes as its time.';
+  'The counted events that burned the budget in the five-minute steps of a range (since null: the window that ends there), each by the version that held then, group by group (only_group null: all groups). cost is a share of the budget that begins at budget_since and rests on budget_basis, and the costs of an org and group add up to exactly what they consumed of it. That budget is the one of the range (counted): of a rolling window the share that status says. Of an objective by the calendar it is that of the whole period which holds the range, as status has it: of what the period will come to at the pace so far (expected), of its time slices (slices), or of all that it counted (counted). A range over several periods is explained by the budget of what it counted. An event that is no longer stored has no event_id, and the start of its five minutes as its time.';

@@ -1,6 +1,5 @@
 -- Conditions of objectives: one function per kind of rule, each reading the same judgement of every objective.
--- All in plpgsql, which keeps a plan for the session: a simulation asks for every five minutes of a range, and planning
--- anew each time took a fifth longer.
+-- All in plpgsql, which keeps a plan for the session.
 
 create type ops.judged_slo as (
   org_id uuid,

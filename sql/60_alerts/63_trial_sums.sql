@@ -1,4 +1,4 @@
--- The counts of trials: what is not counted yet, and windows as of every five minutes of a range, from one reading of what was counted.
+-- The counts of trials: windows as of every five minutes of a range, from one reading of what was counted.
 
 create function ops.trial_count(
   good_before bigint[],
@@ -48,44 +48,6 @@ end;
 $$;
 comment on function ops.trial_count(bigint[], bigint[], bigint[], bigint[], integer, numeric, integer, integer) is
   'Good and total between two five minutes, from what was counted before each of them, in events; or with a slice_target in slices of so many steps, from those before each slice.';
-
-create function ops.trial_counts(slis ops.slis[])
-returns setof ops.sli_delta
-language plpgsql
-stable
-set search_path = ''
-set jit = off
-as $$
-declare
-  counted_ids constant ops.event_ids := ops.counted_ids();
-  stretch record;
-begin
-  for stretch in
-    select coalesce(known.filled_until, '-infinity') as since, array_agg(distinct tried.sli_id) as sli_ids
-    from unnest(slis) as tried
-    left join ops.slis as known
-      on known.sli_id = tried.sli_id
-    where known.filled_until is distinct from 'infinity'
-    group by 1
-  loop
-    -- For ops.counting_slis: views have no parameters. It ends with the transaction, whatever happens here.
-    perform set_config('ops.tried_slis', to_jsonb(slis)::text, true);
-    return query
-    select delta.* from ops.count_attempts(counted_ids, stretch.since, 'infinity', stretch.sli_ids, true) as delta
-    union all
-    select delta.*
-    from ops.unit_slis(array(
-      select changed
-      from ops.changed_units(array(
-        select attempted from ops.count_units(counted_ids, stretch.since, 'infinity', stretch.sli_ids, true) as attempted
-      )) as changed
-    )) as delta;
-    perform set_config('ops.tried_slis', '', true);
-  end loop;
-end;
-$$;
-comment on function ops.trial_counts(ops.slis[]) is
-  'What some SLIs, stored or not, lack of their history, from the events before the cursor: what fill_slis would add to the SLI counts. Nothing where all are stored and filled.';
 
 create type ops.trial_history as (
   starts_at timestamptz,

@@ -98,15 +98,8 @@ $$;
 comment on function ops.newest_losses(ops.slo_account, uuid, integer) is
   'The newest five minutes in which an org''s account lost something, each with what one bad event there is of a loss (1; in a time slice its share), and how many bad events are newer.';
 
-create function ops.newest_burners(
-  slo_name text,
-  since timestamptz,
-  until timestamptz,
-  max_events integer,
-  org_id uuid default null,
-  slo_group jsonb default '{}'
-)
-returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+create function ops.newest_lost_events(account ops.slo_account, org_id uuid, max_events integer)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, share numeric)
 language plpgsql
 stable
 set search_path = ''
@@ -115,27 +108,19 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  owner_id constant uuid := newest_lost_events.org_id;
   -- Once, and not for each event that is looked at.
   counted_until constant bigint := ops.cursor_id();
   missing constant int8multirange := ops.missing_ids();
-  account constant ops.slo_account := ops.slo_account(
-    newest_burners.slo_name, newest_burners.since, newest_burners.until, newest_burners.slo_group
-  );
   -- Without labels or a value the events say enough, and nobody has to find out where those stand for each five minutes.
   is_plain constant boolean := account.objective in ('error_rate', 'latency')
     and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null and account.group_by = '{}';
 begin
   return query
-  with budget as materialized (
-    select ops.allowed_losses(summed.total, account.target) as allowed
-    from ops.sum_slos(
-      array[row(owner_id, account.slo_name, account.version, account.since, account.until, account.slo_group)::ops.slo_span]
-    ) as summed
-  ),
+  with
   -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
   burned as materialized (
-    select lost.* from ops.newest_losses(account, owner_id, newest_burners.max_events) as lost
+    select lost.* from ops.newest_losses(account, owner_id, newest_lost_events.max_events) as lost
   ),
   newest as (
     select found.*, burned.share
@@ -198,16 +183,48 @@ begin
         and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
       offset 0
     ) as found
-    where burned.newer < newest_burners.max_events
+    where burned.newer < newest_lost_events.max_events
       and found.reason is not null
     order by found.counted_at desc
-    limit newest_burners.max_events
+    limit newest_lost_events.max_events
   )
-  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share / budget.allowed
+  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share
   from newest
-  cross join budget
   order by newest.counted_at desc;
 end;
 $$;
+comment on function ops.newest_lost_events(ops.slo_account, uuid, integer) is
+  'The newest counted events (for availability: units of work, at their first attempt) that an org''s account lost, each with what it is of a loss (1; in a time slice its share).';
+
+create function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null,
+  slo_group jsonb default '{}'
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  account constant ops.slo_account := ops.slo_account(
+    newest_burners.slo_name, newest_burners.since, newest_burners.until, newest_burners.slo_group
+  );
+begin
+  return query
+  select found.event_timestamp, found.run_id, found.tag, found.reason, ops.share_of_budget(found.share, budget.allowed)
+  from ops.account_budgets(account, newest_burners.until, array[owner_id]) as budget
+  cross join ops.account_parts(account) as part
+  cross join lateral ops.newest_lost_events(part, owner_id, newest_burners.max_events) as found
+  order by found.event_timestamp desc
+  limit newest_burners.max_events;
+end;
+$$;
 comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid, jsonb) is
-  'The newest counted events (for availability: units of work, at their first attempt) of an org, in a group of an objective ({}: without groups), that burned the budget in a range, each with its share of the budget of that range, as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
+  'The newest counted events (for availability: units of work, at their first attempt) of an org, in a group of an objective ({}: without groups), that burned the budget in a range, each with its share of the budget as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';

@@ -3,6 +3,8 @@
 drop function ops.trial_conditions;
 drop function ops.trial_sums;
 drop function ops.rules_of_slos;
+drop function ops.explain_slo;
+drop function ops.explain_account;
 drop function ops.fitting_slis;
 
 create function ops.sli_of(slo ops.slos)
@@ -286,6 +288,25 @@ $$;
 comment on function ops.fill_stretch(bigint[], timestamptz, timestamptz, ops.event_ids) is
   'Counts those of some events that are in a range for some SLIs that lack just these; only fill_slis calls it.';
 
+create or replace function ops.window_budget(
+  allowed numeric,
+  total numeric,
+  target numeric,
+  slo_window interval,
+  elapsed interval,
+  whole_slices numeric
+)
+returns numeric
+language sql
+immutable
+set search_path = ''
+-- Trimmed, so that a window that has elapsed has the very quotients of its burn rate, not others in their last digits.
+return case
+  when total > 0 then trim_scale(allowed + ops.allowed_losses(
+    coalesce(whole_slices, total * extract(epoch from slo_window) / extract(epoch from elapsed)) - total, target
+  ))
+end;
+
 create function ops.slo_window(rolling_window interval, calendar_period text, time_zone text, time_slice interval, as_of timestamptz)
 returns table (
   window_length interval,
@@ -377,6 +398,270 @@ begin atomic
 end;
 comment on function ops.slo_windows(timestamptz, text[]) is
   'One row per objective with the version that held at as_of and its window as ops.slo_window gives it; slo_names null: all objectives.';
+
+create function ops.account_parts(account ops.slo_account)
+returns setof ops.slo_account
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select
+    known.slo_name, known.version, known.target, known.time_slice, known.slice_target,
+    ops.group_key(sli.sli_id, account.slo_group), sli.event_type, sli.objective, sli.threshold_ms, sli.filled_until,
+    -- Five minutes belong to the version that held when they began, as their counts do.
+    date_bin('5 minutes', part.since + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00'),
+    date_bin('5 minutes', part.until + interval '00:04:59.999999', timestamptz '1969-12-29 00:00+00'),
+    sli.at_most, sli.total_labels, sli.good_labels, sli.bad_labels, sli.sli_id, sli.group_by, account.slo_group
+  from ops.slo_parts(
+    array[row(null, account.slo_name, account.version, account.since, account.until, account.slo_group)::ops.slo_span]
+  ) as part
+  join ops.slo_versions as known
+    on known.slo_name = part.slo_name
+    and known.version = part.version
+  join ops.slis as sli
+    on sli.sli_id = known.sli_id
+  order by part.since;
+end;
+$$;
+comment on function ops.account_parts(ops.slo_account) is
+  'An account cut where a version took over from another, as ops.slo_parts cuts windows: one account for each version.';
+
+create function ops.running_since(account ops.slo_account, as_of timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+begin atomic
+  select date_bin(
+    '5 minutes',
+    ops.slo_window_start(known.rolling_window, known.calendar_period, known.time_zone, running_since.as_of),
+    timestamptz '1969-12-29 00:00+00'
+  )
+  from ops.slo_versions as known
+  where known.slo_name = (running_since.account).slo_name
+    and known.version = (running_since.account).version;
+end;
+comment on function ops.running_since(ops.slo_account, timestamptz) is
+  'The start of the window of the version of an account as of an instant.';
+
+create function ops.account_budgets(account ops.slo_account, until timestamptz, org_ids uuid[])
+returns table (org_id uuid, allowed numeric, budget_basis text, budget_since timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  promise ops.slo_versions;
+  -- The end of the range, and not what is still to come.
+  as_of timestamptz := least(account_budgets.until, now());
+  budgeted_since timestamptz := account.since;
+  period record;
+begin
+  select known.* into promise
+  from ops.slo_versions as known
+  where known.slo_name = account.slo_name
+    and known.version = account.version;
+  if ops.running_since(account, as_of) >= as_of then
+    -- The range ends with a period, and does not begin the next.
+    as_of := as_of - interval '1 microsecond';
+  end if;
+  select null::interval as window_length, null::interval as elapsed, null::numeric as whole_slices, 'counted' as budget_basis into period;
+  if promise.calendar_period is not null and isfinite(as_of) and account.since >= ops.running_since(account, as_of) then
+    select held.window_length, held.elapsed, held.whole_slices, held.budget_basis
+    into period
+    from ops.slo_window(promise.rolling_window, promise.calendar_period, promise.time_zone, promise.time_slice, as_of) as held;
+    budgeted_since := ops.running_since(account, as_of);
+  end if;
+  return query
+  select
+    summed.org_id,
+    ops.window_budget(
+      summed.allowed, summed.total, account.target, coalesce(period.window_length, interval '1 day'),
+      coalesce(period.elapsed, interval '1 day'), period.whole_slices
+    ),
+    period.budget_basis,
+    budgeted_since
+  from ops.sum_windows(array(
+    select row(org.id, account.slo_name, account.version, budgeted_since, account.until, account.slo_group)::ops.slo_span
+    from unnest(org_ids) as org (id)
+  )) as summed;
+end;
+$$;
+comment on function ops.account_budgets(ops.slo_account, timestamptz, uuid[]) is
+  'How many may be bad of what orgs count in an account whose range ends at until, each stretch by its own version, on what that rests (budget_basis) and since when (budget_since). For an objective by the calendar that is the budget of the whole period which holds the range, as status has it (expected or slices, and counted once it is over); else the budget of what is counted in the range (counted).';
+
+create function ops.account_slices(account ops.slo_account, only_org_id uuid default null)
+returns table (org_id uuid, slice_start timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select bucket.org_id, bucket.slice_start
+  from ops.account_counts(account, account_slices.only_org_id) as bucket
+  group by 1, 2
+  having account.time_slice is null
+    or sum(bucket.good) < account.slice_target * sum(bucket.total);
+end;
+$$;
+comment on function ops.account_slices(ops.slo_account, uuid) is
+  'The time slices of an account that are bad, and where it has none the range itself: only losses in these cost.';
+
+create function ops.explain_account(account ops.slo_account, until timestamptz, only_org_id uuid default null)
+returns table (
+  org_id uuid,
+  version integer,
+  event_timestamp timestamptz,
+  event_id uuid,
+  event_type text,
+  run_id bigint,
+  tag text,
+  reason text,
+  cost numeric,
+  slo_group jsonb,
+  budget_basis text,
+  budget_since timestamptz
+)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+  with parts as materialized (
+    select part from ops.account_parts(account) as part
+  ),
+  lost as materialized (
+    select (parts.part).version, (parts.part).event_type, loss.*
+    from parts
+    cross join lateral ops.account_losses(parts.part, explain_account.only_org_id) as loss
+    join lateral ops.account_slices(parts.part, explain_account.only_org_id) as slice
+      on slice.org_id = loss.org_id
+      and slice.slice_start = loss.slice_start
+  ),
+  budgets as materialized (
+    select budget.*
+    from ops.account_budgets(account, explain_account.until, array(select distinct lost.org_id from lost)) as budget
+  ),
+  numbered as (
+    select
+      lost.*,
+      row_number() over (partition by lost.org_id order by lost.counted_at, lost.event_id) as place,
+      row_number() over (partition by lost.org_id, lost.slice_start, lost.version order by lost.counted_at, lost.event_id) as place_in_slice,
+      count(*) over (partition by lost.org_id, lost.slice_start, lost.version) as bad_in_slice,
+      dense_rank() over (partition by lost.org_id order by lost.slice_start, lost.version) as slice_number
+    from lost
+  ),
+  weighed as (
+    -- What had been lost after each event; the cost is the difference to the one before, so that costs add up exactly.
+    select
+      numbered.*,
+      case
+        when account.time_slice is null then numbered.place
+        when numbered.place_in_slice = numbered.bad_in_slice then numbered.slice_number
+        else numbered.slice_number - 1 + numbered.place_in_slice::numeric / numbered.bad_in_slice
+      end as lost_so_far
+    from numbered
+  ),
+  burnt as (
+    select weighed.*, ops.share_of_budget(weighed.lost_so_far, budgets.allowed) as consumed_so_far, budgets.budget_basis, budgets.budget_since
+    from weighed
+    join budgets
+      on budgets.org_id = weighed.org_id
+  )
+  select
+    burnt.org_id,
+    burnt.version,
+    burnt.event_timestamp,
+    burnt.event_id,
+    burnt.event_type,
+    burnt.run_id,
+    burnt.tag,
+    burnt.reason,
+    burnt.consumed_so_far - coalesce(lag(burnt.consumed_so_far) over (partition by burnt.org_id order by burnt.place), 0),
+    account.slo_group,
+    burnt.budget_basis,
+    burnt.budget_since
+  from burnt
+  order by burnt.org_id, burnt.place;
+end;
+$$;
+comment on function ops.explain_account(ops.slo_account, timestamptz, uuid) is
+  'The counted events that burned the budget of an account whose range ends at until, each by the version that held then, with its share of the budget that ops.account_budgets gives; the costs of an org add up to exactly what it consumed.';
+
+create function ops.explain_slo(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  only_org_id uuid default null,
+  only_group jsonb default null
+)
+returns table (
+  org_id uuid,
+  version integer,
+  event_timestamp timestamptz,
+  event_id uuid,
+  event_type text,
+  run_id bigint,
+  tag text,
+  reason text,
+  cost numeric,
+  slo_group jsonb,
+  budget_basis text,
+  budget_since timestamptz
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+#variable_conflict use_variable
+declare
+  account ops.slo_account;
+  known jsonb[];
+  explained jsonb;
+begin
+  if until is null or since >= until then
+    raise exception 'the range to explain is empty: % to %', since, until
+      using errcode = 'OP001', hint = 'Pass since before until; the range is half-open.';
+  end if;
+  since := coalesce(since, ops.running_since(ops.slo_account(slo_name, until - interval '1 microsecond', until), until));
+  account := ops.slo_account(slo_name, since, until);
+  known := case
+    when account.group_by = '{}' then array[jsonb '{}']
+    else array(
+      select distinct counted.slo_group
+      from ops.sli_groups as counted
+      where counted.of_sli_id = account.of_sli_id
+        and (only_org_id is null or counted.org_id = only_org_id)
+      order by 1
+    )
+  end;
+  if only_group is not null and only_group <> all (known) then
+    raise exception 'the objective % has counted nothing in a group %', slo_name, coalesce(ops.group_name(only_group), only_group::text)
+      using errcode = 'OP001',
+        hint = case account.group_by
+          when '{}' then 'It has no groups.'
+          else format('It is grouped by %s; opskpi slo lists the groups.', array_to_string(account.group_by, ' and '))
+            || case when ops.overflow_group() = any (known) then ' Values beyond the first 1,000 count in the group overflow.' else '' end
+        end;
+  end if;
+  foreach explained in array case when only_group is null then known else array[only_group] end loop
+    account := ops.slo_account(slo_name, since, until, explained);
+    return query select found.* from ops.explain_account(account, until, only_org_id) as found;
+  end loop;
+end;
+$$;
+comment on function ops.explain_slo(text, timestamptz, timestamptz, uuid, jsonb) is
+  'The counted events that burned the budget in the five-minute steps of a range (since null: the window that ends there), each by the version that held then, group by group (only_group null: all groups). cost is a share of the budget that begins at budget_since and rests on budget_basis, and the costs of an org and group add up to exactly what they consumed of it. That budget is the one of the range (counted): of a rolling window the share that status says. Of an objective by the calendar it is that of the whole period which holds the range, as status has it: of what the period will come to at the pace so far (expected), of its time slices (slices), or of all that it counted (counted). A range over several periods is explained by the budget of what it counted. An event that is no longer stored has no event_id, and the start of its five minutes as its time.';
 
 create function ops.rule_within_slo(
   rolling_window interval,
@@ -1175,19 +1460,157 @@ $$;
 comment on function ops.simulate_definitions(jsonb, timestamptz, timestamptz, text) is
   'The alerts that the objectives and rules in {"slos", "rules"} would have fired in a range, as ops.simulate_slos finds them; refused where slo apply would refuse the definitions. event_type null: all objectives, else those that count it. It only reads.';
 
+create function ops.newest_lost_events(account ops.slo_account, org_id uuid, max_events integer)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, share numeric)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := newest_lost_events.org_id;
+  -- Once, and not for each event that is looked at.
+  counted_until constant bigint := ops.cursor_id();
+  missing constant int8multirange := ops.missing_ids();
+  -- Without labels or a value the events say enough, and nobody has to find out where those stand for each five minutes.
+  is_plain constant boolean := account.objective in ('error_rate', 'latency')
+    and account.total_labels = '{}' and account.good_labels = '{}' and account.bad_labels is null and account.group_by = '{}';
+begin
+  return query
+  with
+  -- The counts say where to look: only five minutes in which something burned are read, however rare those are.
+  burned as materialized (
+    select lost.* from ops.newest_losses(account, owner_id, newest_lost_events.max_events) as lost
+  ),
+  newest as (
+    select found.*, burned.share
+    from burned
+    cross join lateral (
+      select
+        event.event_timestamp as counted_at,
+        event.run_id,
+        event.tag,
+        ops.lost_because(account, row(event.*)::ops.sli_events) as reason
+      from (
+        select stored.*
+        from ops.sli_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        -- A barrier: the planner would also read the index on the kind, which is all events of that kind, each time.
+        offset 0
+      ) as event
+      where account.objective <> 'availability'
+        and not is_plain
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and not event.id <@ missing
+        and event.event_timestamp < account.filled_until
+        and ops.is_admitted(account, row(event.*)::ops.sli_events)
+      union all
+      select
+        event.event_timestamp,
+        event.run_id,
+        event.tag,
+        ops.loss_reason(account.objective, event.duration_ms, account.threshold_ms)
+      from (
+        select stored.*
+        from ops.countable_events as stored
+        where stored.org_id = owner_id
+          and stored.event_timestamp >= burned.bucket_start
+          and stored.event_timestamp < burned.bucket_start + interval '5 minutes'
+        offset 0
+      ) as event
+      where is_plain
+        and event.event_type = account.event_type
+        and event.id <= counted_until
+        and not event.id <@ missing
+        and event.event_timestamp < account.filled_until
+        and event.outcome in ('success', 'failure')
+        and not ops.sli_verdict(account.objective, event.outcome, event.duration_ms, null, account.threshold_ms, null)
+      union all
+      select
+        unit.first_attempt_at,
+        case when unit.unit ~ '^run:[0-9]{1,18}$' then substr(unit.unit, 5)::bigint end,
+        case when unit.unit like 'tag:%' then substr(unit.unit, 5) end,
+        ops.loss_reason(account.objective, null, null)
+      from ops.work_units as unit
+      where account.objective = 'availability'
+        and unit.org_id = owner_id
+        and unit.sli_id = account.sli_id
+        and not unit.succeeded
+        and unit.first_attempt_at >= burned.bucket_start
+        and unit.first_attempt_at < burned.bucket_start + interval '5 minutes'
+      offset 0
+    ) as found
+    where burned.newer < newest_lost_events.max_events
+      and found.reason is not null
+    order by found.counted_at desc
+    limit newest_lost_events.max_events
+  )
+  select newest.counted_at, newest.run_id, newest.tag, newest.reason, newest.share
+  from newest
+  order by newest.counted_at desc;
+end;
+$$;
+comment on function ops.newest_lost_events(ops.slo_account, uuid, integer) is
+  'The newest counted events (for availability: units of work, at their first attempt) that an org''s account lost, each with what it is of a loss (1; in a time slice its share).';
+
+create or replace function ops.newest_burners(
+  slo_name text,
+  since timestamptz,
+  until timestamptz,
+  max_events integer,
+  org_id uuid default null,
+  slo_group jsonb default '{}'
+)
+returns table (event_timestamp timestamptz, run_id bigint, tag text, reason text, cost numeric)
+language plpgsql
+stable
+set search_path = ''
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  owner_id constant uuid := ops.caller_org(newest_burners.org_id);
+  account constant ops.slo_account := ops.slo_account(
+    newest_burners.slo_name, newest_burners.since, newest_burners.until, newest_burners.slo_group
+  );
+begin
+  return query
+  select found.event_timestamp, found.run_id, found.tag, found.reason, ops.share_of_budget(found.share, budget.allowed)
+  from ops.account_budgets(account, newest_burners.until, array[owner_id]) as budget
+  cross join ops.account_parts(account) as part
+  cross join lateral ops.newest_lost_events(part, owner_id, newest_burners.max_events) as found
+  order by found.event_timestamp desc
+  limit newest_burners.max_events;
+end;
+$$;
+comment on function ops.newest_burners(text, timestamptz, timestamptz, integer, uuid, jsonb) is
+  'The newest counted events (for availability: units of work, at their first attempt) of an org, in a group of an objective ({}: without groups), that burned the budget in a range, each with its share of the budget as explain_slo lists all of them; its cost grows neither with the range nor with how rare they are.';
+
 drop function ops.try_slis;
 drop function ops.simulate_conditions;
 drop function ops.lost_between;
 drop function ops.backdate_slos;
 
 revoke execute on function
+  ops.account_budgets,
+  ops.account_parts,
+  ops.account_slices,
   ops.slo_window,
+  ops.explain_account,
+  ops.explain_slo,
   ops.fitting_slis,
+  ops.newest_lost_events,
   ops.refuse_useless_rule,
   ops.require_useful_rules,
   ops.require_valid,
   ops.rule_within_slo,
   ops.rules_of_slos,
+  ops.running_since,
   ops.simulate_definitions,
   ops.simulate_slos,
   ops.sli_of,
@@ -1209,13 +1632,20 @@ begin
     return;
   end if;
   revoke execute on function
+    ops.account_budgets,
+    ops.account_parts,
+    ops.account_slices,
     ops.slo_window,
+    ops.explain_account,
+    ops.explain_slo,
     ops.fitting_slis,
+    ops.newest_lost_events,
     ops.refuse_useless_rule,
     ops.require_useful_rules,
     ops.require_valid,
     ops.rule_within_slo,
     ops.rules_of_slos,
+    ops.running_since,
     ops.simulate_definitions,
     ops.simulate_slos,
     ops.sli_of,
@@ -1231,8 +1661,15 @@ begin
   from anon, authenticated, service_role;
   revoke all on ops.counting_slis from anon, authenticated, service_role;
   grant execute on function
+    ops.account_budgets,
+    ops.account_parts,
+    ops.account_slices,
     ops.slo_window,
-    ops.fitting_slis
+    ops.explain_account,
+    ops.explain_slo,
+    ops.fitting_slis,
+    ops.newest_lost_events,
+    ops.running_since
   to authenticated, service_role;
   grant select on ops.counting_slis to authenticated, service_role;
 end;

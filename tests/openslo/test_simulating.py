@@ -107,7 +107,7 @@ PROMISES: dict[str, dict[str, Any]] = {
 }
 
 
-def promised(**columns: Any) -> Definitions:
+def new_promise(**columns: Any) -> Definitions:
     """Return a new objective over workflow runs, with a rule of its own."""
     slo = {"objective": "error_rate", "target": Decimal("0.9"), "rolling_window": timedelta(days=1)} | columns
     rule = {"factor": Decimal("1.5"), "long_window": timedelta(hours=1), "short_window": timedelta(minutes=5)}
@@ -140,7 +140,7 @@ def workflows(database: Connection) -> Connection:
 
 @pytest.mark.parametrize("name", PROMISES)
 def test_a_new_objective_is_tried_as_it_is_judged_once_it_stands(workflows: Connection, name: str):
-    definitions = promised(**PROMISES[name])
+    definitions = new_promise(**PROMISES[name])
     before = simulated(workflows, definitions)
     assert rows(workflows, "select from ops.slos where slo_name = 'new'") == []
     applying.make(workflows, definitions)
@@ -184,7 +184,7 @@ def test_a_simulation_only_reads_and_keeps_no_job_waiting(database: Connection, 
     ],
 )
 def test_what_cannot_be_applied_cannot_be_simulated(database: Connection, columns: dict[str, Any], sqlstate: str):
-    definitions = promised(**columns)
+    definitions = new_promise(**columns)
     for attempt in (applying.make, simulated):
         with database.transaction(force_rollback=True), pytest.raises(psycopg.Error) as refusal:
             attempt(database, definitions)

@@ -29,6 +29,12 @@ group_option = click.option(
     help="Only this group: a label and its value, none for events without it; once per label. Or overflow.",
 )
 UNCHANGED = "nothing was changed: this was a dry run"
+# On what the budget rests that an explanation shares out, by `budget_basis`.
+BUDGETS = {
+    "counted": "that of all that was counted since {since}",
+    "expected": "that of the whole period since {since}, as expected at the pace so far",
+    "slices": "that of the time slices of the whole period since {since}",
+}
 
 
 @click.group(name="slo", invoke_without_command=True)
@@ -215,7 +221,9 @@ def export(options: Options, out: Path | None) -> None:
 
 @command(slo)
 @click.argument("name")
-@click.option("--since", type=INSTANT, help="First instant (UTC without an offset); else 30 days before --until.")
+@click.option(
+    "--since", type=INSTANT, help="First instant (UTC without an offset); else that of its window at --until."
+)
 @click.option("--until", type=INSTANT, help="First instant after the range; else now.")
 @click.option("--org", type=click.UUID, help="Only this tenant.")
 @group_option
@@ -230,14 +238,17 @@ def explain(
 ) -> None:
     """List the events that burned the budget of NAME, or of each of its groups; costs add up to what was consumed.
 
+    They are shares of the budget that `opskpi slo` shows, for a range of a calendar period as well; for a part of a
+    rolling window they are shares of the budget of that part. A stretch before a change is judged as it was then.
+
     \b
     Example:
       opskpi slo explain audit_observer_latency --since 2026-03-01 --until 2026-03-08
     """
     until = until or datetime.now(UTC)
-    since, until = parse_range(since or days_before(until, 30), until)
+    first, until = parse_range(since or days_before(until, 1), until)
     with options.connect() as connection:
-        costs = reporting.explain(connection, name, since, until, org, group=from_words(words))
+        costs = reporting.explain(connection, name, since and first, until, org, group=from_words(words))
     if options.as_json:
         console.show_json(costs)
         return
@@ -250,14 +261,19 @@ def explain(
             of_group,
             "nothing burned the budget in this range",
             keys=["event_id"],
-            without=["slo_group"],
+            without=["slo_group", "version", "budget_basis", "budget_since"],
             dispensable=["event_type", "tag", "run_id", "reason"],
         )
         for tenant in sorted({cost.org_id for cost in of_group}, key=str):
-            own = [cost.cost for cost in of_group if cost.org_id == tenant]
+            own = [cost for cost in of_group if cost.org_id == tenant]
             whose = "" if tenant == NIL_ORG else f" of {tenant}"
-            share = f"{sum(own) * 100:.2f} % of the budget{whose}{group and f' of {group}'} of this range"
-            console.show(f"{len(own)} events consumed {share}")
+            share = f"{sum(cost.cost for cost in own) * 100:.2f} % of the budget{whose}{group and f' of {group}'}"
+            basis = BUDGETS[own[0].budget_basis].format(
+                since=f"{own[0].budget_since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            )
+            console.show(f"{len(own)} events consumed {share}, {basis}")
+            if len(versions := sorted({cost.version for cost in own})) > 1:
+                console.show(f"each was judged by the version that held then: {', '.join(map(str, versions))}")
 
 
 @command(slo)

@@ -14,7 +14,11 @@ from opskpi.groups import Group
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """An event that burned the budget; `cost` is the share of the budget of its group and the explained range."""
+    """An event that burned the budget; `cost` is its share of the budget of its group.
+
+    That budget is the one of all since `budget_since`, and `budget_basis` says of what: of what was counted, of what
+    the calendar period is expected to come to, or of its time slices. `version` is the one that judged the event.
+    """
 
     org_id: UUID
     event_timestamp: datetime
@@ -25,6 +29,9 @@ class Cost:
     reason: str
     cost: Decimal
     slo_group: Group
+    version: int
+    budget_basis: str
+    budget_since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Exclusion:
 def explain(
     connection: psycopg.Connection,
     name: str,
-    since: datetime,
+    since: datetime | None,
     until: datetime,
     org: UUID | None,
     *,
@@ -54,12 +61,13 @@ def explain(
 ) -> list[Cost]:
     """The counted events that burned the budget of an objective in [since, until), widened to five minutes.
 
-    They come group by group; `group` None means all. Raises psycopg.Error (OP001) when there is no such objective or
-    group.
+    `since` None means the window of the objective that ends at `until`. They come group by group; `group` None means
+    all. Raises psycopg.Error (OP001) when there is no such objective or group.
     """
     with connection.cursor(row_factory=class_row(Cost)) as cursor:
         return cursor.execute(
-            "select org_id, event_timestamp, event_id, event_type, run_id, tag, reason, cost, slo_group"
+            "select org_id, event_timestamp, event_id, event_type, run_id, tag, reason, cost, slo_group, version,"
+            " budget_basis, budget_since"
             " from ops.explain_slo(slo_name => %s, since => %s, until => %s, only_org_id => %s, only_group => %s)",
             [name, since, until, org, None if group is None else Jsonb(group)],
         ).fetchall()

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from support.events import (
     NIL,
@@ -25,6 +26,7 @@ from support.events import (
     rows,
     scalar,
 )
+from support.fixtures import Connect
 from support.oracle import period_start
 
 pytestmark = pytest.mark.database
@@ -268,6 +270,24 @@ def test_a_range_is_explained_in_whole_five_minutes(database):
     assert explain(database, until="2026-03-02T00:00Z") == []
 
 
+@pytest.mark.parametrize(
+    ("objective", "late_at", "then"),
+    [("error_rate", "10:01", ["10:01", "10:02"]), ("availability", "10:04", ["10:04"])],
+)
+def test_a_late_event_explains_nothing_before_it_is_counted(
+    database: Connection, connect: Connect, objective: str, late_at: str, then: list[str]
+):
+    add_slo(database, objective=objective, target="0.5")
+    writer = connect(autocommit=False)
+    add_event(writer, "deploy", f"2026-03-10T{late_at}Z", outcome="failure", tag="v1")
+    add_event(database, "deploy", "2026-03-10T10:02Z", outcome="failure", tag="v1")
+    refresh(database)
+    writer.commit()
+    assert [row[0] for row in explain(database)] == ["10:02"]
+    refresh(database)
+    assert [row[0] for row in explain(database)] == then
+
+
 def scatter_events(connection: Connection, seed: int, count: int) -> None:
     """Store random events of nine days of two orgs, with retries."""
     chance = random.Random(seed)  # noqa: S311
@@ -369,7 +389,6 @@ def test_a_user_sees_only_what_burned_the_budget_of_the_own_org(random_objective
     [
         ("deploys", AS_OF, AS_OF),
         ("deploys", AS_OF, "2026-03-01T00:00Z"),
-        ("deploys", None, AS_OF),
         ("deploys", AS_OF, None),
         ("unknown", "2026-03-01T00:00Z", AS_OF),
         (None, "2026-03-01T00:00Z", AS_OF),
@@ -382,11 +401,89 @@ def test_what_cannot_be_explained_is_refused(deploys, slo, since, until):
         rows(deploys, "select * from ops.explain_slo(%s, %s, %s)", slo, since, until)
 
 
-def test_a_range_is_explained_by_the_version_that_held_at_its_end(deploys):
+def test_each_stretch_of_a_range_is_explained_by_the_version_that_held_then(deploys):
+    add_events(deploys, 2, "deploy", "2026-03-10T11:02Z", outcome="failure")
+    refresh(deploys)
     deploys.execute("update ops.slos set target = 0.5, valid_from = '2026-03-10T11:00Z' where slo_name = 'deploys'")
-    for until, expected in (("2026-03-10T11:00Z", (1, 5)), ("2026-03-10T11:05Z", (2, 5))):
-        query = "select version, count(*) from ops.explain_slo('deploys', '2026-03-10Z', %s) group by 1"
-        assert rows(deploys, query, until) == [expected]
+    query = (
+        "select version, count(*), sum(cost) from ops.explain_slo('deploys', '2026-03-10Z', %s) group by 1 order by 1"
+    )
+    # Of 25 events until 11:00 2.5 may fail, of the 12 after it 6.
+    allowed = Decimal("8.5")
+    found = rows(deploys, query, "2026-03-10T11:05Z")
+    assert [(*row[:2], round(row[2], 12)) for row in found] == [
+        (1, 5, round(5 / allowed, 12)),
+        (2, 2, round(2 / allowed, 12)),
+    ]
+    assert rows(deploys, query, "2026-03-10T11:00Z") == [(1, 5, 2)]
+
+
+# By target, window, budgeting and groups; a change of the target is made at the fifth day.
+WINDOWS: dict[str, dict[str, Any]] = {
+    "a rolling window": {"window": "6 days"},
+    "a rolling window of slices": {"window": "6 days", "slices": ("1 hour", "0.75")},
+    "a month": {"calendar": "month", "zone": "Europe/Zurich"},
+    "a week": {"calendar": "week", "zone": "UTC"},
+    "slices of a month": {"calendar": "month", "zone": "Europe/Zurich", "slices": ("1 hour", "0.75")},
+}
+
+
+@pytest.mark.parametrize(
+    "change", [None, "target = 0.8", "target = 0.8, rolling_window = null, calendar_period = 'quarter'"]
+)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_explanation_consumes_what_status_says_is_consumed(database, objective, window, change):
+    promised = {"objective": objective, "threshold_ms": OBJECTIVES[objective], "target": "0.937"} | WINDOWS[window]
+    add_slo(database, **promised)
+    scatter_events(database, 23, 200)
+    refresh(database)
+    exclude(database, "2026-03-05T10:03Z", "2026-03-06T15:00Z")
+    if change:
+        query = sql.SQL("update ops.slos set {}, valid_from = '2026-03-05T12:03Z' where slo_name = 'deploys'")
+        database.execute(query.format(sql.SQL(change)))
+    database.execute("select ops.fill_slis()")
+    for as_of in ("2026-03-04T11:03Z", "2026-03-07T11:03Z", "2026-03-12T00:00Z"):
+        for org in (NIL, ORG):
+            good, total, left, basis = evaluate(
+                database, "deploys", "good", "total", "budget_left", "budget_basis", as_of=as_of, org_id=org
+            )
+            explained = rows(
+                database,
+                "select cost, budget_basis from ops.explain_slo('deploys', null, %s, %s)",
+                *(as_of, org),
+            )
+            assert {row[1] for row in explained} == ({basis} if total > good else set())
+            consumed = sum(row[0] for row in explained)
+            assert consumed == (1 - left if total else 0), (as_of, org)
+
+
+def test_an_explanation_of_a_group_consumes_what_its_status_says_is_consumed(database):
+    add_slo(database, event_type="workflow_run", group_by=["workflow"], calendar="month", zone="UTC")
+    for workflow, failures in (("nightly", 1), ("release", 3)):
+        add_events(database, 9, "workflow_run", "2026-03-03T10:00Z", outcome="success", workflow=workflow)
+        add_events(database, failures, "workflow_run", "2026-03-04T10:00Z", outcome="failure", workflow=workflow)
+    refresh(database)
+    explained = "select slo_group, sum(cost) from ops.explain_slo('deploys', null, %s) group by 1 order by 1"
+    status = "select slo_group, 1 - budget_left from ops.evaluate_slos(%s, false, '{deploys}') order by 1"
+    assert rows(database, explained, AS_OF) == rows(database, status, AS_OF) != []
+
+
+def test_a_part_of_a_month_consumes_a_part_of_the_budget_of_the_month(database):
+    add_slo(database, target="0.9", calendar="month", zone="UTC")
+    for day in range(1, 11):
+        add_events(database, 9, "deploy", f"2026-03-{day:02}T10:00Z", outcome="success")
+        add_event(database, "deploy", f"2026-03-{day:02}T10:30Z", outcome="failure")
+    refresh(database)
+    query = "select sum(cost), min(budget_basis) from ops.explain_slo('deploys', %s, %s)"
+    whole, basis = rows(database, query, "2026-03-01Z", "2026-03-11Z")[0]
+    assert (round(whole * 31 / 10, 12), basis) == (1, "expected")
+    part, basis = rows(database, query, "2026-03-10Z", "2026-03-11Z")[0]
+    assert (round(part * 31, 12), basis) == (1, "expected")
+    # Once the month is over, its budget is that of what it came to.
+    assert rows(database, query, "2026-03-01Z", "2026-04-01Z") == [(1, "counted")]
+    # Two months have no budget in common: it is that of what was counted in the range.
+    assert rows(database, query, "2026-02-20Z", "2026-03-11Z") == [(1, "counted")]
 
 
 def test_a_half_filled_objective_explains_only_what_it_counted(database):

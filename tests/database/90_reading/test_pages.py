@@ -249,13 +249,21 @@ def test_burn_rates_are_those_by_which_the_status_is_judged(database: Connection
     assert (found["5m"], found["30m"]) == (10, 10)
 
 
+@pytest.mark.parametrize("calendar", [None, "month"])
+@pytest.mark.parametrize("changed_at", [None, NOW - timedelta(minutes=183)], ids=["one version", "a changed target"])
 @pytest.mark.parametrize("slices", [None, ("10 minutes", "0.9")], ids=["occurrences", "time slices"])
 @pytest.mark.parametrize("objective", ["error_rate", "latency", "availability"])
 def test_the_newest_that_burned_a_budget_cost_what_the_whole_explanation_says(
-    database: Connection, objective: str, slices: tuple[str, str] | None
+    database: Connection,
+    objective: str,
+    slices: tuple[str, str] | None,
+    changed_at: datetime | None,
+    calendar: str | None,
 ) -> None:
     threshold = 100 if objective == "latency" else None
-    add_slo(database, "deploys", objective=objective, threshold_ms=threshold, slices=slices)
+    add_slo(database, "deploys", objective=objective, threshold_ms=threshold, slices=slices, calendar=calendar)
+    if changed_at:
+        database.execute("update ops.slos set target = 0.7, valid_from = %s where slo_name = 'deploys'", [changed_at])
     chance = random.Random(objective)  # noqa: S311 - no secret
     for number in range(60):
         said = {"outcome": chance.choice(["success", "failure"]), "duration_ms": chance.choice([50, 150])}
