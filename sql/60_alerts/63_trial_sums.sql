@@ -102,7 +102,7 @@ begin
         from ops.excluded_times as excluded
         where excluded.org_id = trial_sums.org_id
           and excluded.slo_name = trial_sums.slo_name
-          and excluded.slo_group in ('{}', trial_sums.slo_group)
+          and excluded.slo_group <@ trial_sums.slo_group
           and excluded.since <= bucket.bucket_start
           and excluded.until > bucket.bucket_start
       )

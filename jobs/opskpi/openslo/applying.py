@@ -9,7 +9,9 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from opskpi.errors import OpsKpiError
+from opskpi.openslo import group_holds
 from opskpi.openslo.definitions import Definitions, as_json, from_json
+from opskpi.openslo.group_holds import Hold
 from opskpi.postgres import connecting
 
 # Intervals as text, since a month has no length in Python.
@@ -87,14 +89,20 @@ def apply(
     *,
     dry_run: bool = False,
     on_left_out: Callable[[LeftOut], None] | None = None,
+    on_lost_hold: Callable[[Hold], None] | None = None,
 ) -> list[Change]:
     """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
 
-    `on_left_out` gets each rule for every objective that leaves one of these out. Raises psycopg.Error: OP001 for a
-    rule that can mean nothing, a name that is taken or an object of another bundle, 23503 for a KPI that is unknown.
+    `on_left_out` gets each rule for every objective that leaves one of these out, `on_lost_hold` each exclusion or
+    silence of groups that holds no more. Raises psycopg.Error: OP001 for a rule that can mean nothing, a name that is
+    taken or an object of another bundle, 23503 for a KPI that is unknown.
     """
     with connection.transaction(force_rollback=dry_run):
+        before = group_holds.standing(connection) if on_lost_hold else []
         changes = make(connection, definitions, bundle)
+        if on_lost_hold:
+            for hold in group_holds.lost(before, group_holds.standing(connection)):
+                on_lost_hold(hold)
         if on_left_out:
             for each in _left_out(connection, definitions):
                 on_left_out(each)
