@@ -33,6 +33,55 @@ $$;
 comment on function ops.rename_slos(jsonb) is
   'Renames objectives, {"old": "new"}, in an order in which each new name is free; those that swap their names step aside for each other.';
 
+create function ops.grown_slos(definitions jsonb, bundle text, adopt boolean)
+returns table (old_name text, new_name text)
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  with defined as materialized (
+    select
+      said ->> 'slo_name' as slo_name,
+      said ->> 'of_several' as of_several,
+      ops.canonical_slo(jsonb_populate_record(null::ops.slos, said)) as promise
+    from jsonb_array_elements(definitions -> 'slos') as said
+  ),
+  parts as (
+    select
+      standing.slo_name as old_name,
+      defined.slo_name as new_name,
+      ops.is_same_promise(
+        jsonb_populate_record(defined.promise, jsonb_build_object(
+          'is_enabled', coalesce((defined.promise).is_enabled, standing.is_enabled),
+          'time_zone', nullif((defined.promise).time_zone, case when standing.time_zone is null then ops.time_zone() end)
+        )),
+        standing
+      )
+      and not exists (select from ops.slo_versions as version where version.slo_name = defined.slo_name) as goes_on
+    from ops.slos as standing
+    join defined
+      on defined.of_several = standing.slo_name
+    where (standing.bundle = grown_slos.bundle or adopt)
+      and standing.slo_name not in (select other.slo_name from defined as other)
+      and not exists (
+        select
+        from ops.slos as known
+        join defined as part
+          on known.slo_name in (part.slo_name, (part.promise).previous_name)
+        where part.of_several = standing.slo_name
+      )
+  )
+  select parts.old_name, min(parts.new_name) filter (where parts.goes_on)
+  from parts
+  group by parts.old_name;
+end;
+$$;
+comment on function ops.grown_slos(jsonb, text, boolean) is
+  'One row per objective of the bundle that was the only one of its SLO and is now to be one of several, called after it (of_several): the new one that promises the same and goes on with its history; null where none does.';
+
 create function ops.rename_defined(definitions jsonb, bundle text, adopt boolean)
 returns jsonb
 language plpgsql
@@ -52,6 +101,15 @@ begin
     on known.slo_name = wanted.slo_name
   -- A previous name is heeded once, whoever has it by now.
   where known.previous_name is distinct from wanted.previous_name;
+
+  renamed := nullif(
+    (
+      select coalesce(jsonb_object_agg(grown.old_name, grown.new_name), '{}')
+      from ops.grown_slos(definitions, bundle, adopt) as grown
+      where grown.new_name is not null
+    ) || coalesce(renamed, '{}'),
+    '{}'
+  );
 
   select asked.key as old_name, asked.value as new_name, standing.bundle, taken.slo_name is not null as is_taken
   into refused
@@ -80,7 +138,7 @@ begin
 end;
 $$;
 comment on function ops.rename_defined(jsonb, text, boolean) is
-  'Renames the objectives whose definitions name a previous name that stands and that was not heeded yet; returns {"old": "new"}, or null. Refused where the new name is taken, or another bundle made the objective.';
+  'Renames the objectives whose definitions name a previous name that stands and that was not heeded yet, and those that go on as one of several of their SLO; returns {"old": "new"}, or null. Refused where the new name is taken, or another bundle made the objective.';
 
 create function ops.definition_names(defined ops.definition[])
 returns text[]

@@ -1,4 +1,5 @@
--- Exclusions and silences of a group hold for every group that contains it, also after a change of groupBy; what holds no more is listed, and so are the groups that an org has counted.
+-- Exclusions and silences of a group hold for every group that contains it, also after a change of groupBy; what holds no more is listed, and so are
+-- the groups that an org has counted. The only objective of an SLO goes on with its history where the SLO gets several.
 
 create function ops.wider_groups(slo_group jsonb)
 returns setof jsonb
@@ -512,6 +513,113 @@ begin
   end loop;
 end;
 $$;
+
+create function ops.grown_slos(definitions jsonb, bundle text, adopt boolean)
+returns table (old_name text, new_name text)
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  with defined as materialized (
+    select
+      said ->> 'slo_name' as slo_name,
+      said ->> 'of_several' as of_several,
+      ops.canonical_slo(jsonb_populate_record(null::ops.slos, said)) as promise
+    from jsonb_array_elements(definitions -> 'slos') as said
+  ),
+  parts as (
+    select
+      standing.slo_name as old_name,
+      defined.slo_name as new_name,
+      ops.is_same_promise(
+        jsonb_populate_record(defined.promise, jsonb_build_object(
+          'is_enabled', coalesce((defined.promise).is_enabled, standing.is_enabled),
+          'time_zone', nullif((defined.promise).time_zone, case when standing.time_zone is null then ops.time_zone() end)
+        )),
+        standing
+      )
+      and not exists (select from ops.slo_versions as version where version.slo_name = defined.slo_name) as goes_on
+    from ops.slos as standing
+    join defined
+      on defined.of_several = standing.slo_name
+    where (standing.bundle = grown_slos.bundle or adopt)
+      and standing.slo_name not in (select other.slo_name from defined as other)
+      and not exists (
+        select
+        from ops.slos as known
+        join defined as part
+          on known.slo_name in (part.slo_name, (part.promise).previous_name)
+        where part.of_several = standing.slo_name
+      )
+  )
+  select parts.old_name, min(parts.new_name) filter (where parts.goes_on)
+  from parts
+  group by parts.old_name;
+end;
+$$;
+comment on function ops.grown_slos(jsonb, text, boolean) is
+  'One row per objective of the bundle that was the only one of its SLO and is now to be one of several, called after it (of_several): the new one that promises the same and goes on with its history; null where none does.';
+
+create or replace function ops.rename_defined(definitions jsonb, bundle text, adopt boolean)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  renamed jsonb;
+  refused record;
+begin
+  select jsonb_object_agg(standing.slo_name, wanted.slo_name)
+  into renamed
+  from jsonb_populate_recordset(null::ops.slos, definitions -> 'slos') as wanted
+  join ops.slos as standing
+    on standing.slo_name = wanted.previous_name
+  left join ops.slos as known
+    on known.slo_name = wanted.slo_name
+  -- A previous name is heeded once, whoever has it by now.
+  where known.previous_name is distinct from wanted.previous_name;
+
+  renamed := nullif(
+    (
+      select coalesce(jsonb_object_agg(grown.old_name, grown.new_name), '{}')
+      from ops.grown_slos(definitions, bundle, adopt) as grown
+      where grown.new_name is not null
+    ) || coalesce(renamed, '{}'),
+    '{}'
+  );
+
+  select asked.key as old_name, asked.value as new_name, standing.bundle, taken.slo_name is not null as is_taken
+  into refused
+  from jsonb_each_text(renamed) as asked
+  join ops.slos as standing
+    on standing.slo_name = asked.key
+  left join ops.slos as taken
+    on taken.slo_name = asked.value
+    -- Else its name becomes free in the same move.
+    and not renamed ? taken.slo_name
+  where taken.slo_name is not null
+    or (standing.bundle <> rename_defined.bundle and not adopt)
+  order by asked.key
+  limit 1;
+  if refused.is_taken then
+    raise exception 'the objective % cannot become %, since both stand', refused.old_name, refused.new_name
+      using errcode = 'OP001',
+        hint = 'Two histories cannot be one: delete one of the two, or leave the annotation opskpi.dev/previous-name out.';
+  elsif refused.old_name is not null then
+    raise exception 'the objective % belongs to the bundle %, and these files would rename it', refused.old_name, refused.bundle
+      using errcode = 'OP001',
+        hint = format('Apply the files with --bundle %s, or take what they define over with --adopt.', quote_ident(refused.bundle));
+  end if;
+  perform ops.rename_slos(renamed);
+  return renamed;
+end;
+$$;
+comment on function ops.rename_defined(jsonb, text, boolean) is
+  'Renames the objectives whose definitions name a previous name that stands and that was not heeded yet, and those that go on as one of several of their SLO; returns {"old": "new"}, or null. Refused where the new name is taken, or another bundle made the objective.';
 comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and labels of its groups; * for everything.';
 
 create or replace function ops.newest_losses(account ops.slo_account, org_id uuid, max_events integer)
@@ -565,7 +673,8 @@ revoke execute on function
   ops.wider_groups,
   ops.counted_groups,
   ops.may_contain,
-  ops.group_holds
+  ops.group_holds,
+  ops.grown_slos
 from public;
 
 do $$
@@ -578,7 +687,8 @@ begin
     ops.wider_groups,
     ops.counted_groups,
     ops.may_contain,
-    ops.group_holds
+    ops.group_holds,
+    ops.grown_slos
   from anon, authenticated, service_role;
   grant execute on function
     ops.wider_groups,

@@ -16,7 +16,7 @@ from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
 from opskpi.groups import COLUMN, from_words, name_of, shown
 from opskpi.objectives import reporting
-from opskpi.openslo import applying, group_holds, lifecycle, simulating
+from opskpi.openslo import applying, lifecycle, simulating
 from opskpi.orgs import NIL_ORG
 from opskpi.postgres import scratch
 from opskpi.status import reading, showing
@@ -74,7 +74,7 @@ def apply(
     """
     owner = applying.Bundle(bundle, adopt, prune, author)
     left_out: list[applying.LeftOut] = []
-    lost_holds: list[group_holds.Hold] = []
+    notes: list[str] = []
     with options.connect() as connection:
         definitions = openslo.read(
             _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
@@ -87,10 +87,10 @@ def apply(
                     owner,
                     dry_run=True,
                     on_left_out=left_out.append,
-                    on_lost_hold=lost_holds.append,
+                    on_note=notes.append,
                 )
         else:
-            changes = applying.apply(connection, definitions, owner, on_lost_hold=lost_holds.append)
+            changes = applying.apply(connection, definitions, owner, on_note=notes.append)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
     if options.as_json:
@@ -101,9 +101,8 @@ def apply(
         # Nobody misses a rule that cannot fire.
         say = console.notice if options.as_json or each.never_fires else console.show
         say(f"left out  rule {each.rule_name} for {each.slo_name}: {each.because}")
-    for hold in lost_holds:
-        what, remedy = group_holds.in_words(hold)
-        console.notice(f"holds no more: {what}; {remedy}")
+    for note in notes:
+        console.notice(note)
     if dry_run and not options.as_json:
         console.show(UNCHANGED)
 

@@ -11,7 +11,6 @@ from psycopg.types.json import Jsonb
 from opskpi.errors import OpsKpiError
 from opskpi.openslo import group_holds
 from opskpi.openslo.definitions import Definitions, as_json, from_json
-from opskpi.openslo.group_holds import Hold
 from opskpi.postgres import connecting
 
 # Intervals as text, since a month has no length in Python.
@@ -43,6 +42,11 @@ STORED: dict[str, LiteralString] = {
       from ops.alert_channels
     """,
 }
+
+HOW_TO_GO_ON = (
+    "none of the several objectives that its SLO has now promises the same; apply it with one that does,"
+    " which goes on with its history, and change that one afterwards"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +93,23 @@ def apply(
     *,
     dry_run: bool = False,
     on_left_out: Callable[[LeftOut], None] | None = None,
-    on_lost_hold: Callable[[Hold], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Change]:
     """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
 
-    `on_left_out` gets each rule for every objective that leaves one of these out, `on_lost_hold` each exclusion or
-    silence of groups that holds no more. Raises psycopg.Error: OP001 for a rule that can mean nothing, a name that is
-    taken or an object of another bundle, 23503 for a KPI that is unknown.
+    `on_left_out` gets each rule for every objective that leaves one of these out, `on_note` a line for each exclusion
+    or silence of groups that holds no more, and each history that ends. Raises psycopg.Error: OP001 for a rule that can
+    mean nothing, a name that is taken or an object of another bundle, 23503 for a KPI that is unknown.
     """
     with connection.transaction(force_rollback=dry_run):
-        before = group_holds.standing(connection) if on_lost_hold else []
+        before = group_holds.standing(connection)
+        cut = _cut_histories(connection, definitions, bundle)
         changes = make(connection, definitions, bundle)
-        if on_lost_hold:
+        if on_note:
+            for name in cut:
+                on_note(f"{name} does not go on: {HOW_TO_GO_ON}")
             for hold in group_holds.lost(before, group_holds.standing(connection)):
-                on_lost_hold(hold)
+                on_note(f"holds no more: {group_holds.in_words(hold)}")
         if on_left_out:
             for each in _left_out(connection, definitions):
                 on_left_out(each)
@@ -116,6 +123,16 @@ def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundl
             "select kind, name, change, differences from ops.apply_definitions(definitions => %(definitions)s,"
             " bundle => %(name)s, adopt => %(adopt)s, prune => %(prune)s, author => %(author)s)",
             {"definitions": Jsonb(as_json(definitions)), **asdict(bundle)},
+        ).fetchall()
+
+
+def _cut_histories(connection: psycopg.Connection, definitions: Definitions, bundle: Bundle) -> list[str]:
+    """The objectives that were the only one of their SLO, none of whose several promises what they did."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "select old_name from ops.grown_slos(definitions => %s, bundle => %s, adopt => %s) where new_name is null"
+            " order by 1",
+            [Jsonb(as_json(definitions)), bundle.name, bundle.adopt],
         ).fetchall()
 
 

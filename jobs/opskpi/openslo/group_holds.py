@@ -45,14 +45,14 @@ def lost(before: Iterable[Hold], after: Iterable[Hold]) -> list[Hold]:
     return [hold for hold in after if not hold.holds and (hold.kind, hold.number) in held]
 
 
-def in_words(hold: Hold) -> tuple[str, str]:
-    """That it holds no more and why, and what can be done."""
+def in_words(hold: Hold) -> str:
+    """Why it holds no more, and what can be done."""
     whose = f", {hold.org_id}" if hold.org_id not in {None, NIL_ORG} else ""
     now = f"grouped by {' and '.join(hold.group_by)}" if hold.group_by else "not grouped any more"
     return (
         f"{hold.kind} {hold.number} of {hold.slo_name} {hold.group_name} (from {_written(hold.since)}"
-        f" to {_written(hold.until)}{whose}): {hold.slo_name} is {now}",
-        f"say it anew of {'the groups that it meant' if hold.group_by else 'all of the objective'}: {_command(hold)}",
+        f" to {_written(hold.until)}{whose}): {hold.slo_name} is {now};"
+        f" say it anew of {'the groups that it meant' if hold.group_by else 'all of the objective'}: {_command(hold)}"
     )
 
 
