@@ -82,6 +82,10 @@ begin atomic
     select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
     from unnest(changed_counts.fresh) as delta
   ),
+  -- By itself, so that its instants are rounded once for each exclusion and not for each span.
+  excluded as materialized (
+    select times.org_id, times.slo_name, times.slo_group, times.since, times.until from ops.excluded_times as times
+  ),
   -- Exclusions overlap, and those of several groups may concern one: each five minutes are left out once.
   left_out as materialized (
     select joined.place, lower(stretch) as since, upper(stretch) as until
@@ -90,12 +94,12 @@ begin atomic
         asked.place,
         range_agg(tstzrange(greatest(excluded.since, asked.since), least(excluded.until, asked.until))) as stretches
       from asked
-      join ops.excluded_times as excluded
+      join excluded
         on excluded.org_id = asked.org_id
         and excluded.slo_name = asked.slo_name
-        and excluded.slo_group <@ asked.slo_group
         and excluded.until > asked.since
         and excluded.since < asked.until
+        and excluded.slo_group <@ asked.slo_group
       group by 1
     ) as joined
     cross join lateral unnest(joined.stretches) as stretch

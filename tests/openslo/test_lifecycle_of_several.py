@@ -22,7 +22,7 @@ SPAN = ("--since", "2026-03-01T00:00", "--until", "2026-03-02T00:00", "--reason"
 UNTIL = ("--until", "2099-01-01", "--reason", "known")
 
 
-def write(folder: Path, *objectives: str, **others: str) -> None:
+def several(folder: Path, *objectives: str, **others: str) -> None:
     text = RELEASES.replace(ONE, f"objectives: [{', '.join(objectives)}]")
     for before, after in others.items():
         assert before in text
@@ -31,7 +31,7 @@ def write(folder: Path, *objectives: str, **others: str) -> None:
 
 
 @pytest.fixture
-def runs(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -> psycopg.Connection:
+def applied_runs(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -> psycopg.Connection:
     database = connect()
     (tmp_path / "runs.yaml").write_text(RELEASES)
     assert cli("slo", "apply", "runs.yaml").returncode == 0
@@ -45,17 +45,17 @@ def runs(connect: Callable[..., psycopg.Connection], cli: Cli, tmp_path: Path) -
 
 @pytest.mark.parametrize("words", [(), ("--prune",)])
 def test_the_objective_that_promises_the_same_goes_on_with_all_it_has(
-    runs: psycopg.Connection, cli: Cli, tmp_path: Path, words: tuple[str, ...]
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    write(tmp_path, STRICT, LOOSE)
+    several(tmp_path, STRICT, LOOSE)
     tried = cli("slo", "apply", "--dry-run", *words, "runs.yaml").stdout
     applied = cli("slo", "apply", *words, "runs.yaml")
     assert "renamed   slo runs.loose\n            slo_name: runs -> runs.loose\n" in tried
     assert "created   slo runs.strict\n" in tried
     assert ("removed" in tried, applied.stderr) == (False, "")
-    assert rows(runs, VERSIONS) == [("runs.loose", 1, 0.9), ("runs.strict", 1, 0.99)]
-    assert rows(runs, "select slo_name from ops.slo_exclusions") == [("runs.loose",)]
-    assert rows(runs, "select matcher from ops.alert_silences order by 1") == [
+    assert rows(applied_runs, VERSIONS) == [("runs.loose", 1, 0.9), ("runs.strict", 1, 0.99)]
+    assert rows(applied_runs, "select slo_name from ops.slo_exclusions") == [("runs.loose",)]
+    assert rows(applied_runs, "select matcher from ops.alert_silences order by 1") == [
         (f"runs.loose{rest}",) for rest in ("", " workflow=a", "/spent")
     ]
     again = json.loads(cli("slo", "apply", *words, "--json", "runs.yaml").stdout)
@@ -63,60 +63,60 @@ def test_the_objective_that_promises_the_same_goes_on_with_all_it_has(
 
 
 def test_where_none_promises_the_same_the_apply_says_how_its_history_goes_on(
-    runs: psycopg.Connection, cli: Cli, tmp_path: Path
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path
 ) -> None:
-    write(tmp_path, STRICT, "{target: 0.5}")
+    several(tmp_path, STRICT, "{target: 0.5}")
     for words in (("--dry-run",), ("--dry-run", "--json"), ("--dry-run", "--prune")):
         tried = cli("slo", "apply", *words, "runs.yaml")
         assert "runs does not go on: none of the several objectives" in tried.stderr
         assert "renamed" not in tried.stdout
     # The way that it says.
-    write(tmp_path, STRICT, LOOSE)
+    several(tmp_path, STRICT, LOOSE)
     assert cli("slo", "apply", "runs.yaml").returncode == 0
-    write(tmp_path, STRICT, LOOSE.replace("0.9", "0.5"))
+    several(tmp_path, STRICT, LOOSE.replace("0.9", "0.5"))
     changed = cli("slo", "apply", "runs.yaml")
     assert (changed.returncode, changed.stderr) == (0, "")
-    assert rows(runs, VERSIONS) == [("runs.loose", 1, 0.9), ("runs.loose", 2, 0.5), ("runs.strict", 1, 0.99)]
+    assert rows(applied_runs, VERSIONS) == [("runs.loose", 1, 0.9), ("runs.loose", 2, 0.5), ("runs.strict", 1, 0.99)]
 
 
 @pytest.mark.parametrize(
     "duration", ["duration: 7d", "duration: 1M, calendar: {startTime: 2026-01-01 00:00:00, timeZone: UTC}"]
 )
 def test_another_window_is_another_promise_and_a_calendar_of_the_default_zone_is_the_same(
-    runs: psycopg.Connection, cli: Cli, tmp_path: Path, duration: str
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path, duration: str
 ) -> None:
     window = {"duration: 30d, isRolling: true": duration if "calendar" in duration else f"{duration}, isRolling: true"}
-    write(tmp_path, STRICT, LOOSE, **window)
+    several(tmp_path, STRICT, LOOSE, **window)
     assert "runs does not go on" in cli("slo", "apply", "--dry-run", "runs.yaml").stderr
-    write(tmp_path, "{target: 0.9}", **window)
+    several(tmp_path, "{target: 0.9}", **window)
     assert cli("slo", "apply", "runs.yaml").returncode == 0
-    runs.execute("update ops.slos set time_zone = null where slo_name = 'runs'")
-    write(tmp_path, STRICT, LOOSE, **window)
+    applied_runs.execute("update ops.slos set time_zone = null where slo_name = 'runs'")
+    several(tmp_path, STRICT, LOOSE, **window)
     assert "slo_name: runs -> runs.loose" in cli("slo", "apply", "--dry-run", "runs.yaml").stdout
 
 
-def test_of_two_that_promise_the_same_one_goes_on(runs: psycopg.Connection, cli: Cli, tmp_path: Path) -> None:
-    write(tmp_path, LOOSE, "{displayName: again, target: 0.9}")
+def test_of_two_that_promise_the_same_one_goes_on(applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path) -> None:
+    several(tmp_path, LOOSE, "{displayName: again, target: 0.9}")
     assert cli("slo", "apply", "runs.yaml").returncode == 0
-    assert scalar(runs, "select count(*) from ops.slo_changes where change = 'renamed'") == 1
-    assert rows(runs, VERSIONS) == [("runs.again", 1, 0.9), ("runs.loose", 1, 0.9)]
+    assert scalar(applied_runs, "select count(*) from ops.slo_changes where change = 'renamed'") == 1
+    assert rows(applied_runs, VERSIONS) == [("runs.again", 1, 0.9), ("runs.loose", 1, 0.9)]
 
 
 @pytest.mark.parametrize("bundle", [("--bundle", "others"), ("--bundle", "others", "--adopt")])
 def test_only_an_objective_of_the_same_bundle_goes_on_unless_it_is_adopted(
-    runs: psycopg.Connection, cli: Cli, tmp_path: Path, bundle: tuple[str, ...]
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path, bundle: tuple[str, ...]
 ) -> None:
-    write(tmp_path, STRICT, LOOSE)
+    several(tmp_path, STRICT, LOOSE)
     applied = cli("slo", "apply", *bundle, "runs.yaml")
     assert (applied.returncode, applied.stderr) == (0, "")
     assert ("slo_name: runs -> runs.loose" in applied.stdout) == ("--adopt" in bundle)
 
 
 def test_an_slo_whose_name_begins_like_that_of_another_is_another_one(
-    runs: psycopg.Connection, cli: Cli, tmp_path: Path
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path
 ) -> None:
     (tmp_path / "runs.yaml").write_text(RELEASES.replace("metadata: {name: runs}", "metadata: {name: runs.loose}"))
     assert "created   slo runs.loose" in cli("slo", "apply", "runs.yaml").stdout
     # Its name is taken from then on, so that nothing of both is mixed.
-    write(tmp_path, STRICT, LOOSE)
+    several(tmp_path, STRICT, LOOSE)
     assert "renamed" not in cli("slo", "apply", "runs.yaml").stdout
