@@ -1,4 +1,4 @@
-"""An SLO that gets more objectives: the one that promises the same goes on under its new name."""
+"""An SLO that gets more or fewer objectives: the one that promises the same goes on under its new name."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def test_where_none_promises_the_same_the_apply_says_how_its_history_goes_on(
     several(tmp_path, STRICT, "{target: 0.5}")
     for words in (("--dry-run",), ("--dry-run", "--json"), ("--dry-run", "--prune")):
         tried = cli("slo", "apply", *words, "runs.yaml")
-        assert "runs does not go on: none of the several objectives" in tried.stderr
+        assert "runs does not go on: no new objective of its SLO" in tried.stderr
         assert "renamed" not in tried.stdout
     # The way that it says.
     several(tmp_path, STRICT, LOOSE)
@@ -120,3 +120,42 @@ def test_an_slo_whose_name_begins_like_that_of_another_is_another_one(
     # Its name is taken from then on, so that nothing of both is mixed.
     several(tmp_path, STRICT, LOOSE)
     assert "renamed" not in cli("slo", "apply", "runs.yaml").stdout
+
+
+def test_an_slo_of_one_objective_again_goes_on_with_the_one_that_is_left(
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path
+) -> None:
+    several(tmp_path, STRICT, LOOSE)
+    assert cli("slo", "apply", "runs.yaml").returncode == 0
+    several(tmp_path, "{displayName: loose, target: 0.9}")
+    applied = cli("slo", "apply", "--prune", "runs.yaml")
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert "slo_name: runs.loose -> runs\n" in applied.stdout
+    assert "removed   slo runs.strict\n" in applied.stdout
+    assert rows(applied_runs, VERSIONS) == [("runs", 1, 0.9), ("runs.strict", 1, 0.99)]
+    assert rows(applied_runs, "select slo_name from ops.slo_exclusions") == [("runs",)]
+
+
+def test_an_objective_of_several_that_is_titled_otherwise_goes_on(
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path
+) -> None:
+    several(tmp_path, STRICT, LOOSE)
+    assert cli("slo", "apply", "runs.yaml").returncode == 0
+    several(tmp_path, STRICT, LOOSE.replace("loose", "relaxed"))
+    applied = cli("slo", "apply", "--prune", "runs.yaml")
+    assert ("slo_name: runs.loose -> runs.relaxed" in applied.stdout, "removed" in applied.stdout) == (True, False)
+    # One that is another promise as well is another objective.
+    several(tmp_path, STRICT, "{displayName: lax, target: 0.5}")
+    assert "runs.relaxed does not go on" in cli("slo", "apply", "--dry-run", "runs.yaml").stderr
+    assert "removed   slo runs.relaxed" in cli("slo", "apply", "--prune", "runs.yaml").stdout
+
+
+def test_objectives_that_swap_their_titles_swap_their_promises_and_not_their_histories(
+    applied_runs: psycopg.Connection, cli: Cli, tmp_path: Path
+) -> None:
+    several(tmp_path, STRICT, LOOSE)
+    assert cli("slo", "apply", "runs.yaml").returncode == 0
+    several(tmp_path, STRICT.replace("0.99", "0.9"), LOOSE.replace("0.9", "0.99"))
+    swapped = cli("slo", "apply", "--dry-run", "runs.yaml")
+    assert ("does not go on" in swapped.stderr, "renamed" in swapped.stdout) == (False, False)
+    assert swapped.stdout.count("changed   slo") == 2

@@ -44,8 +44,8 @@ STORED: dict[str, LiteralString] = {
 }
 
 HOW_TO_GO_ON = (
-    "none of the several objectives that its SLO has now promises the same; apply it with one that does,"
-    " which goes on with its history, and change that one afterwards"
+    "no new objective of its SLO promises the same; apply the SLO with one that does, which goes on with its history,"
+    " and change that one afterwards"
 )
 
 
@@ -127,11 +127,11 @@ def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundl
 
 
 def _cut_histories(connection: psycopg.Connection, definitions: Definitions, bundle: Bundle) -> list[str]:
-    """The objectives that were the only one of their SLO, none of whose several promises what they did."""
+    """The objectives that their SLO defines no more, none of whose new ones promises what they did."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
-            "select old_name from ops.grown_slos(definitions => %s, bundle => %s, adopt => %s) where new_name is null"
-            " order by 1",
+            "select old_name from ops.continued_slos(definitions => %s, bundle => %s, adopt => %s)"
+            " where new_name is null order by 1",
             [Jsonb(as_json(definitions)), bundle.name, bundle.adopt],
         ).fetchall()
 
