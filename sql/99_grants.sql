@@ -213,6 +213,8 @@ grant execute on function
   ops.label_group,
   ops.group_key,
   ops.group_name,
+  ops.wider_groups,
+  ops.may_contain,
   ops.placed_groups,
   ops.groups_of_slis,
   ops.count_attempts,

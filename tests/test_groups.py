@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
@@ -32,6 +32,25 @@ def test_no_two_groups_have_one_name_because_a_name_gives_its_group(group):
     assert groups.from_name(groups.name_of(group)) == group
 
 
+@given(some_groups)
+def test_a_group_that_a_table_shows_is_given_as_it_stands_there(group):
+    assume(group)
+    assert groups.shown(group).isprintable()
+    assert groups.from_words([groups.shown(group)]) == group
+    assert groups.with_group_as_stored(f"runs {groups.shown(group)}") == f"runs {groups.name_of(group)}"
+
+
+@pytest.mark.parametrize(
+    "matcher", ["*", "runs", "a service of ours", "runs workflow=a b", "runs workflow=a workflow=b", "runs "]
+)
+def test_what_names_no_group_is_silenced_as_it_is_written(matcher):
+    assert groups.with_group_as_stored(matcher) == matcher
+
+
+def test_labels_of_a_silence_stand_in_any_order():
+    assert groups.with_group_as_stored('runs workflow="s1" team=') == "runs team= workflow=s1"
+
+
 @pytest.mark.parametrize(
     ("words", "group"),
     [
@@ -41,6 +60,11 @@ def test_no_two_groups_have_one_name_because_a_name_gives_its_group(group):
         (['workflow=""'], {"workflow": ""}),
         (["workflow=nightly build", "team=a=b"], {"workflow": "nightly build", "team": "a=b"}),
         (['workflow="nightly build"'], {"workflow": "nightly build"}),
+        (["team= workflow=s1"], {"team": None, "workflow": "s1"}),
+        (["workflow=s1 team="], {"team": None, "workflow": "s1"}),
+        (['workflow="a b" team=""', "x=1"], {"team": "", "workflow": "a b", "x": "1"}),
+        (["workflow= "], {"workflow": " "}),
+        (["workflow=a  b=c"], {"workflow": "a  b=c"}),
         (["overflow"], {"overflow": True}),
     ],
 )
@@ -48,7 +72,10 @@ def test_words_name_a_group_a_label_each(words, group):
     assert groups.from_words(words) == group
 
 
-@pytest.mark.parametrize("words", [["release"], ["=release"], ["workflow=a", "workflow=b"], ["overflow", "workflow=a"]])
+@pytest.mark.parametrize(
+    "words",
+    [["release"], ["=release"], ["workflow=a", "workflow=b"], ["overflow", "workflow=a"], ["workflow=a workflow=b"]],
+)
 def test_words_that_name_no_group_are_refused(words):
     with pytest.raises(OpsKpiError) as refusal:
         groups.from_words(words)

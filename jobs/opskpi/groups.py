@@ -1,8 +1,9 @@
 """Groups of objectives: the values of their labels by key, and how people write and read them."""
 
+import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from opskpi.errors import ExitCode, OpsKpiError
 
@@ -10,9 +11,12 @@ from opskpi.errors import ExitCode, OpsKpiError
 Group = dict[str, str | bool | None]
 OVERFLOW: Group = {"overflow": True}
 
+# How many names a notice proposes.
+_NEAREST = 3
+
 # These characters would leave open where a value ends.
 _QUOTED = re.compile(r'[\x01-\x20"\\]')
-_LABEL = re.compile(r'(?P<key>[^ =]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^ "]*)(?: |$)')
+_LABEL = re.compile(r'(?P<key>[^ =]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^ "]*)(?: (?=.)|$)', re.DOTALL)
 
 
 def name_of(group: Mapping[str, str | bool | None]) -> str:
@@ -26,21 +30,21 @@ def from_name(name: str) -> Group:
     """The group of a name that `name_of` wrote. Raises OpsKpiError (BAD_ARGUMENT) for any other text."""
     if name in {"", "overflow"}:
         return dict(OVERFLOW) if name else {}
-    group: Group = {}
-    place = 0
-    while place < len(name):
-        found = _LABEL.match(name, place)
-        if found is None:
-            raise _refused(name)
-        group[found["key"]] = _read(found["value"])
-        place = found.end()
+    group: Group = dict(_labels(name))
     if name_of(group) != name:
         raise _refused(name)
     return group
 
 
+def shown(group: Mapping[str, str | bool | None]) -> str:
+    """The name of a group as tables show it: a value that a terminal cannot show is escaped, for it to be pasted."""
+    if group == OVERFLOW:
+        return "overflow"
+    return " ".join(f"{key}={_value(value, visibly=True)}" for key, value in sorted(group.items()))
+
+
 def from_words(words: Sequence[str]) -> Group | None:
-    """The group that words name, each KEY=VALUE or the word overflow; None without words.
+    """The group that words name, each KEY=VALUE, a group as tables show it, or the word overflow; None without words.
 
     A value may stand as it is or, as tables show one with blanks, in double quotes. Raises OpsKpiError (BAD_ARGUMENT).
     """
@@ -52,24 +56,65 @@ def from_words(words: Sequence[str]) -> Group | None:
         return dict(OVERFLOW)
     group: Group = {}
     for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise _refused(word)
-        if key in group:
-            raise OpsKpiError(f"the label {key} is given twice", "Pass each label once.", ExitCode.BAD_ARGUMENT)
-        group[key] = _read(value)
+        for key, value in _labels(word) or [_label(word)]:
+            if key in group:
+                raise OpsKpiError(f"the label {key} is given twice", "Pass each label once.", ExitCode.BAD_ARGUMENT)
+            group[key] = value
     return group
 
 
+def with_group_as_stored(matcher: str) -> str:
+    """What a silence matches, with the group after a name written as `name_of` does, whoever wrote it."""
+    name, _, written = matcher.partition(" ")
+    labels = _labels(written)
+    return f"{name} {name_of(dict(labels))}" if len(dict(labels)) == len(labels) > 0 else matcher
+
+
+def contains(group: Group, part: Group) -> bool:
+    """Whether a group has all labels of another one, so that what is said of that holds for it."""
+    return part.items() <= group.items()
+
+
+def nearest(name: str, others: Iterable[Group]) -> list[str]:
+    """The names of a few groups that look most like a name, the likest first."""
+    return difflib.get_close_matches(name, [shown(group) for group in others], _NEAREST, cutoff=0.5)
+
+
 # A column of tables, see console.show_rows.
-COLUMN = {"slo_group": ("group", name_of)}
+COLUMN = {"slo_group": ("group", shown)}
 
 
-def _value(value: str | bool | None) -> str:
+def _value(value: str | bool | None, *, visibly: bool = False) -> str:
     if value is None:
         return ""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or _QUOTED.search(text) else text
+    if text and not _QUOTED.search(text) and (text.isprintable() or not visibly):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    if visibly:
+        quoted = "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in quoted)
+    return quoted
+
+
+def _labels(text: str) -> list[tuple[str, str | None]]:
+    """The labels that a text consists of, with one blank between them; none where it has any other part."""
+    labels: list[tuple[str, str | None]] = []
+    place = 0
+    while place < len(text):
+        found = _LABEL.match(text, place)
+        if found is None:
+            return []
+        labels.append((found["key"], _read(found["value"])))
+        place = found.end()
+    return labels
+
+
+def _label(word: str) -> tuple[str, str | None]:
+    """The label that a word is, all of which after the first sign is its value."""
+    key, equals, value = word.partition("=")
+    if not (key and equals):
+        raise _refused(word)
+    return key, _read(value)
 
 
 def _read(value: str) -> str | None:
@@ -87,5 +132,7 @@ def _read(value: str) -> str | None:
 
 def _refused(text: str) -> OpsKpiError:
     return OpsKpiError(
-        f"{text!r} is no group", "Write KEY=VALUE, such as workflow=release, or overflow.", ExitCode.BAD_ARGUMENT
+        f"{text!r} is no group",
+        "Write KEY=VALUE, such as workflow=release, once per label; or the group as opskpi slo shows it; or overflow.",
+        ExitCode.BAD_ARGUMENT,
     )

@@ -44,7 +44,8 @@ def stdout() -> Console:
 
 def show(console: Console, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells (markup of rich, what strangers wrote escaped) within the width of the console."""
-    cells = [[Text.from_markup(cell) for cell in row] for row in rows]
+    # A name such as :bug: is text.
+    cells = [[Text.from_markup(cell, emoji=False) for cell in row] for row in rows]
     fitted = [_fitted(column, place, [row[place] for row in cells]) for place, column in enumerate(columns)]
     shown = _shown(fitted, console.width - _EDGE, _FRAME)
     if sum(part.least + _FRAME for part in shown) + _EDGE <= console.width:

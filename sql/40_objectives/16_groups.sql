@@ -60,6 +60,38 @@ end;
 comment on function ops.group_name(jsonb) is
   'A group in a line, by which no other is called: workflow=release, workflow="nightly build" (a value with blanks or quotes, and an empty one, as JSON), with nothing after the sign where events have no such label; overflow; null of {}.';
 
+create function ops.wider_groups(slo_group jsonb)
+returns setof jsonb
+language sql
+immutable
+set search_path = ''
+begin atomic
+  select jsonb '{}'
+  union
+  select jsonb_build_object(label.key, label.value)
+  from jsonb_each(wider_groups.slo_group) as label
+  union
+  select wider_groups.slo_group;
+end;
+comment on function ops.wider_groups(jsonb) is
+  'All groups that a group of at most two keys contains (@>): {}, that of each of its labels, and itself. What is said of one of these holds for the group.';
+
+create function ops.may_contain(group_by text[], group_name text)
+returns boolean
+language sql
+immutable
+set search_path = ''
+return case
+  when group_name = 'overflow' then group_by <> '{}'
+  else string_to_array(
+    -- Blanks within quotes separate no labels.
+    regexp_replace(regexp_replace(group_name, '"([^"\\]|\\.)*"', '', 'g'), '=[^ ]*', '', 'g'),
+    ' '
+  ) <@ group_by
+end;
+comment on function ops.may_contain(text[], text) is
+  'Whether groups by these keys can contain the group of that name: they have its keys, or it is the overflow and there are groups.';
+
 create table ops.sli_groups (
   org_id uuid not null,
   of_sli_id bigint not null,
@@ -153,8 +185,13 @@ begin
     raise exception 'a group is an object of labels, not %', coalesce(slo_group::text, 'null')
       using errcode = 'OP001', hint = 'Pass {"workflow": "release"}, or {} for all of the objective.';
   end if;
-  if slo_group not in ('{}', ops.overflow_group()) and array(select key from jsonb_object_keys(slo_group) as key order by key collate "C") <> keys
-    or slo_group = ops.overflow_group() and keys = '{}'
+  if slo_group = ops.overflow_group() and keys = '{}'
+    or slo_group <> ops.overflow_group() and exists (
+      select
+      from jsonb_each(slo_group) as label
+      where label.key <> all (keys)
+        or jsonb_typeof(label.value) not in ('string', 'null')
+    )
   then
     raise exception 'the objective % has no group %', slo_name, ops.group_name(slo_group)
       using errcode = 'OP001',
@@ -162,4 +199,4 @@ begin
   end if;
 end;
 $$;
-comment on function ops.require_group(text, jsonb) is 'Refuses what is no group of an objective as it stands; {} is all of it.';
+comment on function ops.require_group(text, jsonb) is 'Refuses labels that no group of an objective as it stands can contain; {} is all of it, and one of two keys all groups with that value.';

@@ -27,7 +27,8 @@ comment on column ops.slo_exclusions.until is 'First instant after it; the five 
 comment on column ops.slo_exclusions.reason is 'Why.';
 comment on column ops.slo_exclusions.author is 'Who said so.';
 comment on column ops.slo_exclusions.created_at is 'When it was added.';
-comment on column ops.slo_exclusions.slo_group is 'The group of the objective that it concerns; {}: all of them.';
+comment on column ops.slo_exclusions.slo_group is
+  'The labels of the groups that it concerns: every group that contains them (@>), so that it holds on where the objective is grouped by more keys; {}: all groups.';
 alter table ops.slo_exclusions enable row level security;
 create policy slo_exclusions_select_own_org on ops.slo_exclusions for select to authenticated
   using (org_id = (select ops.org_for('{read}')));
@@ -35,33 +36,15 @@ create policy slo_exclusions_select_own_org on ops.slo_exclusions for select to 
 create view ops.excluded_times
 with (security_invoker = true)
 as
-with joined as (
-  select
-    exclusion.org_id,
-    exclusion.slo_name,
-    exclusion.slo_group,
-    range_agg(tstzrange(
-      date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00'),
-      date_bin('5 minutes', exclusion.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes'
-    )) as stretches
-  from ops.slo_exclusions as exclusion
-  group by 1, 2, 3
-)
 select
-  joined.org_id,
-  joined.slo_name,
-  lower(stretch) as since,
-  upper(stretch) as until,
-  joined.slo_group
-from joined
-left join joined as of_all
-  on joined.slo_group <> '{}'
-  and of_all.org_id = joined.org_id
-  and of_all.slo_name = joined.slo_name
-  and of_all.slo_group = '{}'
-cross join unnest(joined.stretches - coalesce(of_all.stretches, '{}')) as stretch;
+  exclusion.org_id,
+  exclusion.slo_name,
+  date_bin('5 minutes', exclusion.since, timestamptz '1969-12-29 00:00+00') as since,
+  date_bin('5 minutes', exclusion.until - interval '1 microsecond', timestamptz '1969-12-29 00:00+00') + interval '5 minutes' as until,
+  exclusion.slo_group
+from ops.slo_exclusions as exclusion;
 comment on view ops.excluded_times is
-  'One row per uninterrupted time that an objective''s account leaves out: the five minutes that exclusions touch, each once however many exclusions overlap there. Of a group only what is not left out of all groups ({}) already.';
+  'One row per exclusion: the five minutes that it touches, left out of each group that contains (@>) its slo_group. Several may leave the same five minutes out of a group, so whoever subtracts counts joins them first.';
 
 create function ops.exclude_from_slo(
   slo_name text,
@@ -107,4 +90,4 @@ begin
 end;
 $$;
 comment on function ops.exclude_from_slo(text, timestamptz, timestamptz, text, text, uuid, jsonb) is
-  'Leaves a time out of an objective''s account for one org, or out of that of one of its groups; returns the number of the exclusion.';
+  'Leaves a time out of an objective''s account for one org, or out of that of its groups that have the labels of slo_group; returns the number of the exclusion.';

@@ -81,6 +81,28 @@ begin atomic
   fresh as materialized (
     select delta.org_id, delta.sli_id, delta.bucket_start, delta.good, delta.total
     from unnest(changed_counts.fresh) as delta
+  ),
+  -- By itself, so that its instants are rounded once for each exclusion and not for each span.
+  excluded as materialized (
+    select times.org_id, times.slo_name, times.slo_group, times.since, times.until from ops.excluded_times as times
+  ),
+  -- Exclusions overlap, and those of several groups may concern one: each five minutes are left out once.
+  left_out as materialized (
+    select joined.place, lower(stretch) as since, upper(stretch) as until
+    from (
+      select
+        asked.place,
+        range_agg(tstzrange(greatest(excluded.since, asked.since), least(excluded.until, asked.until))) as stretches
+      from asked
+      join excluded
+        on excluded.org_id = asked.org_id
+        and excluded.slo_name = asked.slo_name
+        and excluded.until > asked.since
+        and excluded.since < asked.until
+        and excluded.slo_group <@ asked.slo_group
+      group by 1
+    ) as joined
+    cross join lateral unnest(joined.stretches) as stretch
   )
   select asked.place, fresh.bucket_start, fresh.good, fresh.total, fresh.good, fresh.total
   from asked
@@ -92,26 +114,22 @@ begin atomic
   union all
   select asked.place, bucket.bucket_start, -bucket.good, -bucket.total, 0, 0
   from asked
-  join ops.excluded_times as excluded
-    on excluded.org_id = asked.org_id
-    and excluded.slo_name = asked.slo_name
-    and excluded.slo_group in ('{}', asked.slo_group)
-    and excluded.until > asked.since
-    and excluded.since < asked.until
+  join left_out
+    on left_out.place = asked.place
   cross join lateral (
     select stored.bucket_start, stored.good, stored.total
     from ops.sli_counts as stored
     where stored.org_id = asked.org_id
       and stored.sli_id = asked.sli_id
-      and stored.bucket_start >= greatest(excluded.since, asked.since)
-      and stored.bucket_start < least(excluded.until, asked.until)
+      and stored.bucket_start >= left_out.since
+      and stored.bucket_start < left_out.until
     union all
     select fresh.bucket_start, fresh.good, fresh.total
     from fresh
     where fresh.org_id = asked.org_id
       and fresh.sli_id = asked.sli_id
-      and fresh.bucket_start >= greatest(excluded.since, asked.since)
-      and fresh.bucket_start < least(excluded.until, asked.until)
+      and fresh.bucket_start >= left_out.since
+      and fresh.bucket_start < left_out.until
   ) as bucket;
 end;
 comment on function ops.changed_counts(ops.counted_span[], ops.sli_delta[]) is

@@ -19,6 +19,33 @@ begin atomic
 end;
 comment on function ops.fresh_slis() is 'What the events behind the cursor add to the SLI counts, as the next refresh would.';
 
+create function ops.counted_groups(slo_name text, org_id uuid)
+returns jsonb[]
+language sql
+stable
+set search_path = ''
+begin atomic
+  select array(
+    select grouped.slo_group
+    from (
+      select known.sli_id
+      from ops.slo_versions as known
+      where known.slo_name = counted_groups.slo_name
+      order by known.version desc
+      limit 1
+    ) as version
+    cross join lateral ops.groups_of_slis(
+      array[counted_groups.org_id],
+      array[version.sli_id],
+      array(select row(delta.*)::ops.sli_delta from ops.fresh_slis() as delta where delta.org_id = counted_groups.org_id)
+    ) as grouped
+    where grouped.slo_group <> '{}'
+    order by 1
+  );
+end;
+comment on function ops.counted_groups(text, uuid) is
+  'The groups of an objective in which an org has counted something, events behind the cursor included.';
+
 create function ops.last_counts(as_of timestamptz, org_ids uuid[], sli_ids bigint[], fresh ops.sli_delta[] default '{}')
 returns table (org_id uuid, sli_id bigint, last_counted_at timestamptz)
 language sql

@@ -83,7 +83,7 @@ begin
       from ops.excluded_times as excluded
       where excluded.org_id = bucket.org_id
         and excluded.slo_name = account.slo_name
-        and excluded.slo_group in ('{}', account.slo_group)
+        and excluded.slo_group <@ account.slo_group
         and excluded.since <= bucket.bucket_start
         and excluded.until > bucket.bucket_start
     );
@@ -302,7 +302,7 @@ begin
       from ops.excluded_times as excluded
       where excluded.org_id = stored.org_id
         and excluded.slo_name = account.slo_name
-        and excluded.slo_group in ('{}', account.slo_group)
+        and excluded.slo_group <@ account.slo_group
         and excluded.since <= stored.bucket_start
         and excluded.until > stored.bucket_start
     )

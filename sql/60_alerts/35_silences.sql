@@ -17,7 +17,7 @@ create table ops.alert_silences (
 comment on table ops.alert_silences is 'One row a time in which matching alerts are logged and not sent.';
 comment on column ops.alert_silences.alert_silence_id is 'Number of the silence.';
 comment on column ops.alert_silences.only_org_id is 'Only alerts of this tenant; null: of all.';
-comment on column ops.alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and a group of it (releases workflow=hotfix); * for everything.';
+comment on column ops.alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and labels of its groups (releases workflow=hotfix: every group with this label); * for everything.';
 comment on column ops.alert_silences.starts_at is 'First instant.';
 comment on column ops.alert_silences.until is 'First instant after it; what still fires then is sent.';
 comment on column ops.alert_silences.reason is 'Why.';
@@ -40,7 +40,10 @@ return exists (
   where (silence.only_org_id is null or silence.only_org_id = is_silenced.org_id)
     and silence.starts_at <= is_silenced.as_of
     and silence.until > is_silenced.as_of
-    and silence.matcher in ('*', is_silenced.rule_name, is_silenced.subject, is_silenced.service, is_silenced.subject || ' ' || ops.group_name(is_silenced.slo_group))
+    and (
+      silence.matcher in ('*', is_silenced.rule_name, is_silenced.subject, is_silenced.service)
+      or silence.matcher in (select is_silenced.subject || ' ' || ops.group_name(wider) from ops.wider_groups(is_silenced.slo_group) as wider)
+    )
 );
 comment on function ops.is_silenced(uuid, text, text, text, timestamptz, jsonb) is 'Whether a silence covers an alert at an instant.';
 
@@ -52,6 +55,7 @@ set search_path = ''
 as $$
 declare
   silence_id bigint;
+  groups_of text;
 begin
   if (silence_alerts.starts_at < silence_alerts.until and isfinite(silence_alerts.until)) is not true then
     raise exception 'the silence is over before it begins: % to %', silence_alerts.starts_at, silence_alerts.until
@@ -70,15 +74,25 @@ begin
     union all
     -- A group may be silenced before it first alerts.
     select
-    from ops.slo_versions as version
+    from ops.slos as slo
+    join ops.slo_versions as version
+      on version.slo_name = slo.slo_name
     join ops.sli_groups as sli_group
       on sli_group.of_sli_id = version.sli_id
       and (silence_alerts.only_org_id is null or sli_group.org_id = silence_alerts.only_org_id)
-    where starts_with(silence_alerts.matcher, version.slo_name || ' ')
-      and silence_alerts.matcher = version.slo_name || ' ' || ops.group_name(sli_group.slo_group)
+    cross join lateral ops.wider_groups(sli_group.slo_group) as wider (slo_group)
+    where starts_with(silence_alerts.matcher, slo.slo_name || ' ')
+      and silence_alerts.matcher = slo.slo_name || ' ' || ops.group_name(wider.slo_group)
+      and ops.may_contain(slo.group_by, ops.group_name(wider.slo_group))
   ) then
+    select format('%s is grouped by %s. ', slo.slo_name, array_to_string(slo.group_by, ' and '))
+    into groups_of
+    from ops.slos as slo
+    where starts_with(silence_alerts.matcher, slo.slo_name || ' ')
+      and slo.group_by <> '{}'
+    limit 1;
     raise exception 'no rule, objective, service or alert is called %', silence_alerts.matcher
-      using errcode = 'OP001', hint = 'opskpi alert list shows the alerts; * silences everything.';
+      using errcode = 'OP001', hint = concat(groups_of, 'opskpi slo and opskpi alert list show the names; * silences everything.');
   end if;
   insert into ops.alert_silences (matcher, starts_at, until, reason, author, only_org_id)
   values (
@@ -89,4 +103,4 @@ begin
 end;
 $$;
 comment on function ops.silence_alerts(text, timestamptz, text, text, uuid, timestamptz) is
-  'Keeps alerts of a rule, objective (or group of it) or other subject, or service from being sent for a time; returns the number of the silence.';
+  'Keeps alerts of a rule, objective (or of its groups with some labels) or other subject, or service from being sent for a time; returns the number of the silence.';

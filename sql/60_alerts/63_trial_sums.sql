@@ -131,7 +131,7 @@ declare
       from ops.excluded_times as excluded
       where excluded.org_id = trial_history.org_id
         and excluded.slo_name = slo.slo_name
-        and excluded.slo_group in ('{}', trial_history.slo_group)
+        and excluded.slo_group <@ trial_history.slo_group
     ),
     '{}'
   );

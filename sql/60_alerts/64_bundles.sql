@@ -33,6 +33,77 @@ $$;
 comment on function ops.rename_slos(jsonb) is
   'Renames objectives, {"old": "new"}, in an order in which each new name is free; those that swap their names step aside for each other.';
 
+create function ops.heirs_of_slos(definitions jsonb, bundle text, adopt boolean)
+returns table (old_name text, new_name text, promises_same boolean)
+-- plpgsql, because up to Postgres 17 no column is added to a table whose row an SQL body names.
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  with defined as materialized (
+    select
+      said ->> 'slo_name' as slo_name,
+      coalesce(said ->> 'of_several', said ->> 'slo_name') as of_slo,
+      ops.canonical_slo(jsonb_populate_record(null::ops.slos, said)) as promise
+    from jsonb_array_elements(definitions -> 'slos') as said
+  )
+  select
+    standing.slo_name,
+    defined.slo_name,
+    ops.is_same_promise(
+      jsonb_populate_record(defined.promise, jsonb_build_object(
+        'is_enabled', coalesce((defined.promise).is_enabled, standing.is_enabled),
+        'time_zone', nullif((defined.promise).time_zone, case when standing.time_zone is null then ops.time_zone() end)
+      )),
+      standing
+    )
+  from ops.slos as standing
+  join defined
+    on standing.slo_name = defined.of_slo
+    or starts_with(standing.slo_name, defined.of_slo || '.')
+  where (standing.bundle = heirs_of_slos.bundle or adopt)
+    and standing.slo_name not in (select other.slo_name from defined as other)
+    and not exists (
+      select from ops.slos as known where known.slo_name in (defined.slo_name, (defined.promise).previous_name)
+    )
+    -- Two histories cannot be one.
+    and not exists (select from ops.slo_versions as version where version.slo_name = defined.slo_name);
+end;
+$$;
+comment on function ops.heirs_of_slos(jsonb, text, boolean) is
+  'One row per objective of the bundle that its SLO calls otherwise now or defines no more, and new objective of that SLO: an SLO calls its only objective as itself, and each of several after itself (of_several). promises_same: the new one may go on with the history.';
+
+create function ops.continued_slos(definitions jsonb, bundle text, adopt boolean)
+returns table (old_name text, new_name text)
+language sql
+stable
+set search_path = ''
+begin atomic
+  with heirs as materialized (
+    select heir.* from ops.heirs_of_slos(continued_slos.definitions, continued_slos.bundle, continued_slos.adopt) as heir
+  ),
+  -- Each goes on once, and as one.
+  continued as (
+    select heirs.old_name, heirs.new_name
+    from heirs
+    where heirs.promises_same
+      and heirs.new_name = (select min(other.new_name) from heirs as other where other.promises_same and other.old_name = heirs.old_name)
+      and heirs.old_name = (select min(other.old_name) from heirs as other where other.promises_same and other.new_name = heirs.new_name)
+  )
+  select heirs.old_name, max(continued.new_name)
+  from heirs
+  left join continued
+    on continued.old_name = heirs.old_name
+  where continued.old_name is not null
+    -- A new one that goes on with another history takes none from this.
+    or heirs.new_name not in (select taken.new_name from continued as taken)
+  group by 1;
+end;
+comment on function ops.continued_slos(jsonb, text, boolean) is
+  'One row per objective of the bundle that its SLO calls otherwise now or defines no more while it gets new ones: the new one that goes on with its history, since it promises the same; null where none does.';
+
 create function ops.rename_defined(definitions jsonb, bundle text, adopt boolean)
 returns jsonb
 language plpgsql
@@ -52,6 +123,15 @@ begin
     on known.slo_name = wanted.slo_name
   -- A previous name is heeded once, whoever has it by now.
   where known.previous_name is distinct from wanted.previous_name;
+
+  renamed := nullif(
+    (
+      select coalesce(jsonb_object_agg(continued.old_name, continued.new_name), '{}')
+      from ops.continued_slos(definitions, bundle, adopt) as continued
+      where continued.new_name is not null
+    ) || coalesce(renamed, '{}'),
+    '{}'
+  );
 
   select asked.key as old_name, asked.value as new_name, standing.bundle, taken.slo_name is not null as is_taken
   into refused
@@ -80,7 +160,7 @@ begin
 end;
 $$;
 comment on function ops.rename_defined(jsonb, text, boolean) is
-  'Renames the objectives whose definitions name a previous name that stands and that was not heeded yet; returns {"old": "new"}, or null. Refused where the new name is taken, or another bundle made the objective.';
+  'Renames the objectives whose definitions name a previous name that stands and that was not heeded yet, and those that go on under another name of their SLO; returns {"old": "new"}, or null. Refused where the new name is taken, or another bundle made the objective.';
 
 create function ops.definition_names(defined ops.definition[])
 returns text[]

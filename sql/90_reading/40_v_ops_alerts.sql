@@ -91,7 +91,7 @@ order by silence.alert_silence_id desc;
 comment on view public.v_ops_alert_silences is 'One row a time in which matching alerts are logged and not sent, newest first.';
 comment on column public.v_ops_alert_silences.org_id is 'The tenant whose alerts it covers; null: all of them, which only the owner sees.';
 comment on column public.v_ops_alert_silences.alert_silence_id is 'Number of the silence.';
-comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and a group of it; * for everything.';
+comment on column public.v_ops_alert_silences.matcher is 'The name of a rule, an objective or other subject, or a service; an objective and labels of its groups; * for everything.';
 comment on column public.v_ops_alert_silences.starts_at is 'First instant.';
 comment on column public.v_ops_alert_silences.until is 'First instant after it.';
 comment on column public.v_ops_alert_silences.reason is 'Why.';

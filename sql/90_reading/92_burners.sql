@@ -65,7 +65,7 @@ begin
     from ops.excluded_times as times
     where times.org_id = newest_losses.org_id
       and times.slo_name = account.slo_name
-      and times.slo_group in ('{}', account.slo_group)
+      and times.slo_group <@ account.slo_group
   )
   select newest.bucket_start, newest.share, sum(newest.bad) over (order by newest.bucket_start desc) - newest.bad
   from (

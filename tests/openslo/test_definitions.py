@@ -72,6 +72,7 @@ def test_rows_carry_exactly_the_columns_of_the_tables(reading):
             "expected_interval",
             "is_enabled",
             "previous_name",
+            "of_several",
             "min_failures",
             "indicator_name",
             "display_name",

@@ -13,7 +13,7 @@ from opskpi.clocks import with_zone
 from opskpi.commands.options import Options, add_options, author_option, command
 from opskpi.commands.types import INSTANT
 from opskpi.errors import OpsKpiError
-from opskpi.groups import COLUMN
+from opskpi.groups import COLUMN, with_group_as_stored
 from opskpi.upkeep.steps import Steps
 
 
@@ -97,12 +97,13 @@ def test_command(options: Options, channel: str) -> None:
 def silence(options: Options, matcher: str, until: datetime, reason: str, author: str) -> None:
     """Log the alerts of MATCHER and do not send them: a rule, objective, KPI, agent or service, or * for all.
 
-    A group of an objective is named as the lists show it: 'NAME workflow=release'.
+    Groups of an objective are named as the lists show them: 'NAME workflow=release' is every group with this label.
 
     \b
     Example:
       opskpi alert silence audit_observer --until 2026-03-01T06:00 --reason "move of the runners"
     """
+    matcher = with_group_as_stored(matcher)
     with options.connect() as connection:
         number = evaluation.silence(connection, matcher, with_zone(until), reason, author)
     if options.as_json:

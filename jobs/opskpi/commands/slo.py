@@ -14,7 +14,7 @@ from opskpi.commands.types import INSTANT
 from opskpi.counting import history
 from opskpi.errors import ExitCode, OpsKpiError
 from opskpi.files import write_whole
-from opskpi.groups import COLUMN, from_words, name_of
+from opskpi.groups import COLUMN, from_words, name_of, shown
 from opskpi.objectives import reporting
 from opskpi.openslo import applying, lifecycle, simulating
 from opskpi.orgs import NIL_ORG
@@ -26,7 +26,7 @@ group_option = click.option(
     "words",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Only this group: a label and its value, none for events without it; once per label. Or overflow.",
+    help="Only this group: a label and its value, none for events without it; once per label. Or as tables show it.",
 )
 UNCHANGED = "nothing was changed: this was a dry run"
 # On what the budget rests that an explanation shares out, by `budget_basis`.
@@ -80,15 +80,23 @@ def apply(
     """
     owner = applying.Bundle(bundle, adopt, prune, author)
     left_out: list[applying.LeftOut] = []
+    notes: list[str] = []
     with options.connect() as connection:
         definitions = openslo.read(
             _paths(files), known_channels=applying.channel_names(connection), on_note=console.notice
         )
         if dry_run:
             with scratch.writable(connection, console.notice) as tried:
-                changes = applying.apply(tried, definitions, owner, dry_run=True, on_left_out=left_out.append)
+                changes = applying.apply(
+                    tried,
+                    definitions,
+                    owner,
+                    dry_run=True,
+                    on_left_out=left_out.append,
+                    on_note=notes.append,
+                )
         else:
-            changes = applying.apply(connection, definitions, owner)
+            changes = applying.apply(connection, definitions, owner, on_note=notes.append)
             with console.progress("counting the past of new objectives, days", None, quiet=options.as_json) as bar:
                 history.fill(connection, bar.update)
     if options.as_json:
@@ -99,6 +107,8 @@ def apply(
         # Nobody misses a rule that cannot fire.
         say = console.notice if options.as_json or each.never_fires else console.show
         say(f"left out  rule {each.rule_name} for {each.slo_name}: {each.because}")
+    for note in notes:
+        console.notice(note)
     if dry_run and not options.as_json:
         console.show(UNCHANGED)
 
@@ -305,12 +315,15 @@ def exclude(
     group = from_words(words) or {}
     with options.connect() as connection:
         number = reporting.exclude(connection, reporting.Exclusion(name, since, until, reason, author, org, group))
+        unknown = reporting.unknown(connection, name, org, group)
     if options.as_json:
         console.show_json({"exclusion": number})
     else:
         console.show(
             f"exclusion {number}: {_named(name, name_of(group))} from {since.isoformat()} to {until.isoformat()}"
         )
+    if unknown:
+        console.notice(reporting.unknown_in_words(shown(group), unknown))
 
 
 @command(slo)

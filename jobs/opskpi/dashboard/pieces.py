@@ -47,7 +47,7 @@ SOURCES: Mapping[str, LiteralString] = {
     ),
     "exclusions": (
         "(select since, until, reason, author, slo_group from ops.slo_exclusions where org_id ="
-        " ops.caller_org(%(org_id)s) and slo_name = %(slo)s and slo_group in ('{}', %(slo_group)s::jsonb)"
+        " ops.caller_org(%(org_id)s) and slo_name = %(slo)s and slo_group <@ %(slo_group)s::jsonb"
         " order by since desc limit 50)"
     ),
     "explain": (

@@ -18,6 +18,7 @@ from opskpi.dashboard.layout import PAGES
 from opskpi.dashboard.pages import Rendered
 from opskpi.dashboard.view import View, parse
 from opskpi.errors import OpsKpiError
+from opskpi.groups import with_group_as_stored
 from opskpi.hub import bodies, problems
 from opskpi.hub.app_state import database_of, live_of, page_cache_of, sessions_of
 from opskpi.hub.deadlines import ANSWER_S
@@ -110,7 +111,7 @@ async def post_silence(request: Request) -> Response:
             zone = parse("alerts", {"tz": said.get("tz", "UTC")}).clock
             until = datetime.fromisoformat(said.get("until", "")).replace(tzinfo=zone)
             await database_of(request).ask_as(
-                session.caller, SILENCE, [said.get("matcher", ""), until, said.get("reason", "")]
+                session.caller, SILENCE, [with_group_as_stored(said.get("matcher", "")), until, said.get("reason", "")]
             )
     except ValueError:
         return _failed(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "until is no instant", hint="Choose a day and a time."))

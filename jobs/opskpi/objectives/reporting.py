@@ -6,9 +6,10 @@ from decimal import Decimal
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row, scalar_row
+from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
+from opskpi import groups
 from opskpi.groups import Group
 
 
@@ -71,6 +72,41 @@ def explain(
             " from ops.explain_slo(slo_name => %s, since => %s, until => %s, only_org_id => %s, only_group => %s)",
             [name, since, until, org, None if group is None else Jsonb(group)],
         ).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A group in which an org has counted nothing: the names of those `like` it, and whether no place is free any more.
+
+    Without a free place its events would be counted in the overflow.
+    """
+
+    like: list[str]
+    is_full: bool
+
+
+def unknown(connection: psycopg.Connection, name: str, org: UUID, group: Group) -> Unknown | None:
+    """Look a group of an objective up; None where some counted group has all of its labels."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        (found,) = cursor.execute(
+            "select ops.counted_groups(slo_name => %s, org_id => %s) as counted, ops.most_groups() as most", [name, org]
+        ).fetchall()
+    counted: list[Group] = found["counted"]
+    if not group or any(groups.contains(other, group) for other in counted):
+        return None
+    return Unknown(
+        groups.nearest(groups.shown(group), counted), len(counted) - (groups.OVERFLOW in counted) >= found["most"]
+    )
+
+
+def unknown_in_words(name: str, unknown: Unknown) -> str:
+    """What an exclusion of a group of that name means as long as nothing is counted in it."""
+    said = [f"nothing has been counted in {name} yet, so this exclusion leaves out nothing until that comes"]
+    if unknown.is_full:
+        said.append("all places for groups are taken, so that a new group would be counted in overflow, which stays in")
+    if unknown.like:
+        said.append(f"counted groups like it: {', '.join(unknown.like)}")
+    return "; ".join(said)
 
 
 def exclude(connection: psycopg.Connection, exclusion: Exclusion) -> int:

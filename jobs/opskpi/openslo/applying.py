@@ -9,6 +9,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from opskpi.errors import OpsKpiError
+from opskpi.openslo import group_holds
 from opskpi.openslo.definitions import Definitions, as_json, from_json
 from opskpi.postgres import connecting
 
@@ -41,6 +42,11 @@ STORED: dict[str, LiteralString] = {
       from ops.alert_channels
     """,
 }
+
+HOW_TO_GO_ON = (
+    "no new objective of its SLO promises the same; apply the SLO with one that does, which goes on with its history,"
+    " and change that one afterwards"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +93,23 @@ def apply(
     *,
     dry_run: bool = False,
     on_left_out: Callable[[LeftOut], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Change]:
     """Make the stored definitions what these say, in one transaction; `dry_run` finds out what would change.
 
-    `on_left_out` gets each rule for every objective that leaves one of these out. Raises psycopg.Error: OP001 for a
-    rule that can mean nothing, a name that is taken or an object of another bundle, 23503 for a KPI that is unknown.
+    `on_left_out` gets each rule for every objective that leaves one of these out, `on_note` a line for each exclusion
+    or silence of groups that holds no more, and each history that ends. Raises psycopg.Error: OP001 for a rule that can
+    mean nothing, a name that is taken or an object of another bundle, 23503 for a KPI that is unknown.
     """
     with connection.transaction(force_rollback=dry_run):
+        before = group_holds.standing(connection)
+        cut = _cut_histories(connection, definitions, bundle)
         changes = make(connection, definitions, bundle)
+        if on_note:
+            for name in cut:
+                on_note(f"{name} does not go on: {HOW_TO_GO_ON}")
+            for hold in group_holds.lost(before, group_holds.standing(connection)):
+                on_note(f"holds no more: {group_holds.in_words(hold)}")
         if on_left_out:
             for each in _left_out(connection, definitions):
                 on_left_out(each)
@@ -108,6 +123,16 @@ def make(connection: psycopg.Connection, definitions: Definitions, bundle: Bundl
             "select kind, name, change, differences from ops.apply_definitions(definitions => %(definitions)s,"
             " bundle => %(name)s, adopt => %(adopt)s, prune => %(prune)s, author => %(author)s)",
             {"definitions": Jsonb(as_json(definitions)), **asdict(bundle)},
+        ).fetchall()
+
+
+def _cut_histories(connection: psycopg.Connection, definitions: Definitions, bundle: Bundle) -> list[str]:
+    """The objectives that their SLO defines no more, none of whose new ones promises what they did."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "select old_name from ops.continued_slos(definitions => %s, bundle => %s, adopt => %s)"
+            " where new_name is null order by 1",
+            [Jsonb(as_json(definitions)), bundle.name, bundle.adopt],
         ).fetchall()
 
 

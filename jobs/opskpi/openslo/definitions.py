@@ -58,10 +58,11 @@ class Slo:
     a `calendar` one a `calendar_period` (day, week, month, quarter, year) in an IANA `time_zone`. Budgeting by
     `timeslices` has a `time_slice`, which is good when the share `slice_target` of it is good. `threshold_ms` belongs
     to latency alone, in milliseconds, `at_most` to measured alone, in the unit of the type. `expected_interval` is how
-    often events are expected. `is_enabled` None leaves that as it stands, and a new one is enabled. `previous_name` is
-    what it was called before. `min_failures` is how many bad events it takes to alert on a burn rate while one alone
-    exceeds the budget; None is as the setting says. `annotations` holds, beside what the file says for others, the
-    titles and the description of its SLI and objective under `opskpi.dev/`.
+    often events are expected. `is_enabled` None leaves that as it stands, and a new one is enabled. `previous_name`
+    is what it was called before, `of_several` the SLO that calls several objectives after itself. `min_failures` is
+    how many bad events it takes to alert on a burn rate while one alone exceeds the budget; None is as the setting
+    says. `annotations` holds, beside what the file says for others, the titles and the description of its SLI and
+    objective under `opskpi.dev/`.
     """
 
     slo_name: str
@@ -91,6 +92,8 @@ class Slo:
     display_name: str | None = None
     labels: Labels = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
+    # Nothing that is stored: an export writes each objective as an SLO of its own.
+    of_several: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def slos(entity: Entity, spec: Block, entities: Entities, indicators: dict[str, 
             annotations=entity.annotations | sli.annotations | own.pop("carried"),
             # Each of several objectives was called after the SLO as well.
             previous_name=previous_name and previous_name + name.removeprefix(entity.name),
+            of_several=entity.name if len(objectives) > 1 else None,
             **values,
             **own,
         )

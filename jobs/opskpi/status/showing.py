@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from opskpi import console
 from opskpi.columns import Column
-from opskpi.groups import name_of
+from opskpi.groups import shown
 from opskpi.orgs import NIL_ORG
 from opskpi.status.reading import Check, Kpi, Slo
 
@@ -72,7 +72,7 @@ def show_slos(slos: Sequence[Slo]) -> None:
         [
             *whose,
             console.safe(slo.slo_name),
-            *([console.safe(name_of(slo.slo_group))] if is_grouped else []),
+            *([console.safe(shown(slo.slo_group))] if is_grouped else []),
             _styled(slo.status, slo.status),
             *([_styled(slo.freshness, _freshness(slo))] if is_stale else []),
             _percent(slo.target),
