@@ -408,113 +408,62 @@ end;
 comment on function ops.group_holds(timestamptz) is
   'One row per exclusion of groups that reaches into the window of its objective (or lies ahead) and per silence of groups that is not over: the objective, the keys by which that is grouped, and whether groups by these can contain the one that it names. What does not hold leaves out or silences nothing. org_id of a silence null: of every org.';
 
-create or replace function ops.trial_sums(org_id uuid, slo_name text, slo_group jsonb, since timestamptz, until timestamptz, lengths interval[])
-returns table (as_of timestamptz, length interval, lost bigint, total bigint, seen_at timestamptz)
+create or replace function ops.trial_history(
+  slo ops.slos, org_id uuid, slo_group jsonb, since timestamptz, until timestamptz, longest interval, fresh ops.sli_delta[]
+)
+returns ops.trial_history
 language plpgsql
 stable
 set search_path = ''
 set jit = off
 as $$
-#variable_conflict use_column
 declare
-  promise ops.slo_versions;
-  counted_as bigint;
-  origin timestamptz;
-  -- What was counted before each five minutes from the origin on, and of whole time slices before each slice: a window is a difference.
+  history ops.trial_history;
+  counted_as constant bigint := ops.group_key((ops.sli_of(slo)).sli_id, slo_group);
+  left_out constant tstzmultirange := coalesce(
+    (
+      select range_agg(tstzrange(excluded.since, excluded.until))
+      from ops.excluded_times as excluded
+      where excluded.org_id = trial_history.org_id
+        and excluded.slo_name = slo.slo_name
+        and excluded.slo_group <@ trial_history.slo_group
+    ),
+    '{}'
+  );
+  steps constant integer := extract(epoch from coalesce(slo.time_slice, interval '5 minutes'))::integer / 300;
   good_before bigint[];
   total_before bigint[];
   good_slices bigint[] := array[0::bigint];
   total_slices bigint[] := array[0::bigint];
-  steps integer;
-  first_step integer;
-  end_step integer;
   good bigint;
+  total bigint;
 begin
-  select version.* into promise
-  from ops.slo_versions as version
-  where version.slo_name = trial_sums.slo_name
-    and version.valid_until = 'infinity';
-  counted_as := ops.group_key(promise.sli_id, trial_sums.slo_group);
-  steps := extract(epoch from coalesce(promise.time_slice, interval '5 minutes'))::integer / 300;
-  origin := date_bin(
+  history.steps := steps;
+  history.slice_target := slo.slice_target;
+  history.starts_at := date_bin(
     make_interval(mins => 5 * steps),
-    least(
-      ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, trial_sums.since),
-      trial_sums.since - (select max(ops.in_hours(known.length)) from unnest(trial_sums.lengths) as known (length))
-    ),
+    least(ops.slo_window_start(slo.rolling_window, slo.calendar_period, slo.time_zone, since), since - ops.in_hours(longest)),
     timestamptz '1969-12-29 00:00+00'
   );
-  select array_agg(summed.good order by summed.starts_at), array_agg(summed.total order by summed.starts_at)
-  into good_before, total_before
-  from (
-    select
-      step.starts_at,
-      (coalesce(sum(bucket.good) over earlier, 0))::bigint as good,
-      (coalesce(sum(bucket.total) over earlier, 0))::bigint as total
-    from generate_series(origin, trial_sums.until, interval '5 minutes') as step (starts_at)
-    left join ops.sli_counts as bucket
-      on bucket.org_id = trial_sums.org_id
-      and bucket.sli_id = counted_as
-      and bucket.bucket_start = step.starts_at
-      and not exists (
-        select
-        from ops.excluded_times as excluded
-        where excluded.org_id = trial_sums.org_id
-          and excluded.slo_name = trial_sums.slo_name
-          and excluded.slo_group <@ trial_sums.slo_group
-          and excluded.since <= bucket.bucket_start
-          and excluded.until > bucket.bucket_start
-      )
-    window earlier as (order by step.starts_at rows between unbounded preceding and 1 preceding)
-  ) as summed;
-  if promise.time_slice is not null then
+  select counted.* into good_before, total_before, history.is_seen
+  from ops.trial_steps(org_id, counted_as, left_out, history.starts_at, until, fresh) as counted;
+  if slo.time_slice is not null then
     for place in 1 .. (cardinality(total_before) - 1) / steps loop
       total := total_before[place * steps + 1] - total_before[(place - 1) * steps + 1];
       good := good_before[place * steps + 1] - good_before[(place - 1) * steps + 1];
       total_slices[place + 1] := total_slices[place] + (total > 0)::integer;
-      good_slices[place + 1] := good_slices[place] + (total > 0 and good >= promise.slice_target * total)::integer;
+      good_slices[place + 1] := good_slices[place] + (total > 0 and good >= slo.slice_target * total)::integer;
     end loop;
   end if;
-  seen_at := (
-    select max(bucket.bucket_start)
-    from ops.sli_counts as bucket
-    where bucket.org_id = trial_sums.org_id
-      and bucket.sli_id = counted_as
-      and bucket.bucket_start < trial_sums.since
+  history.good_before := good_before;
+  history.total_before := total_before;
+  history.good_slices := good_slices;
+  history.total_slices := total_slices;
+  history.seen_at := (
+    select newest.last_counted_at
+    from ops.last_counts(history.starts_at - interval '1 microsecond', array[trial_history.org_id], array[counted_as], fresh) as newest
   );
-  for as_of, seen_at in
-    select instant.as_of, max(newest.bucket_start) over (order by instant.as_of)
-    from generate_series(trial_sums.since, trial_sums.until - interval '1 microsecond', interval '5 minutes') as instant (as_of)
-    left join (
-      select max(known.bucket_start) as bucket_start, known.known_at
-      from (
-        select bucket.bucket_start, bucket.bucket_start + interval '5 minutes' as known_at
-        from ops.sli_counts as bucket
-        where bucket.org_id = trial_sums.org_id
-          and bucket.sli_id = counted_as
-          and bucket.bucket_start + interval '5 minutes' > trial_sums.since
-        union all
-        select seen_at, trial_sums.since
-      ) as known
-      group by 2
-    ) as newest
-      on newest.known_at = instant.as_of
-  loop
-    end_step := extract(epoch from as_of - origin)::integer / 300;
-    foreach length in array trial_sums.lengths || null::interval loop
-      first_step := floor(extract(epoch from coalesce(
-        as_of - ops.in_hours(length),
-        ops.slo_window_start(promise.rolling_window, promise.calendar_period, promise.time_zone, as_of)
-      ) - origin) / 300);
-      select counted.good, counted.total
-      into good, total
-      from ops.trial_count(
-        good_before, total_before, good_slices, total_slices, steps, promise.slice_target, first_step, end_step
-      ) as counted;
-      lost := total - good;
-      return next;
-    end loop;
-  end loop;
+  return history;
 end;
 $$;
 
