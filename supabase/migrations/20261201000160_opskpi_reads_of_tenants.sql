@@ -1,5 +1,44 @@
 -- Reads of tenants: plans that need no statistics of labels, which row level security withholds, and fewer reads of the same rows.
 
+create or replace function ops.last_counts(as_of timestamptz, org_ids uuid[], sli_ids bigint[], fresh ops.sli_delta[] default '{}')
+returns table (org_id uuid, sli_id bigint, last_counted_at timestamptz)
+language sql
+stable
+set search_path = ''
+-- The planner takes both lists for a few rows, and would go through all fresh counts for each key.
+set enable_nestloop = off
+begin atomic
+  with fresh as (
+    select
+      delta.org_id,
+      delta.sli_id,
+      max(delta.bucket_start) filter (where delta.total > 0) as last_counted_at,
+      array_agg(delta.bucket_start) filter (where delta.total <= 0) as left_at,
+      array_agg(-delta.total) filter (where delta.total <= 0) as left_totals
+    from unnest(last_counts.fresh) as delta
+    where delta.bucket_start <= last_counts.as_of
+    group by 1, 2
+  )
+  select asked.org_id, asked.sli_id, greatest(newest.bucket_start, fresh.last_counted_at)
+  from unnest(last_counts.org_ids, last_counts.sli_ids) as asked (org_id, sli_id)
+  left join fresh
+    on fresh.org_id = asked.org_id
+    and fresh.sli_id = asked.sli_id
+  left join lateral (
+    select bucket.bucket_start
+    from ops.sli_counts as bucket
+    where bucket.org_id = asked.org_id
+      and bucket.sli_id = asked.sli_id
+      and bucket.bucket_start <= last_counts.as_of
+      -- Units of work that all move to an earlier attempt leave nothing behind.
+      and (bucket.bucket_start, bucket.total) not in (
+        select gone.bucket_start, gone.total from unnest(fresh.left_at, fresh.left_totals) as gone (bucket_start, total)
+      )
+    order by bucket.bucket_start desc
+    limit 1
+  ) as newest on true;
+end;
+
 create or replace function ops.daily_slos(spans ops.slo_span[])
 returns table (
   org_id uuid,
