@@ -51,42 +51,38 @@ returns table (org_id uuid, sli_id bigint, last_counted_at timestamptz)
 language sql
 stable
 set search_path = ''
+-- The planner takes both lists for a few rows, and would go through all fresh counts for each key.
+set enable_nestloop = off
 begin atomic
-  with fresh as materialized (
-    select delta.org_id, delta.sli_id, delta.bucket_start, delta.total
+  with fresh as (
+    select
+      delta.org_id,
+      delta.sli_id,
+      max(delta.bucket_start) filter (where delta.total > 0) as last_counted_at,
+      array_agg(delta.bucket_start) filter (where delta.total <= 0) as left_at,
+      array_agg(-delta.total) filter (where delta.total <= 0) as left_totals
     from unnest(last_counts.fresh) as delta
     where delta.bucket_start <= last_counts.as_of
+    group by 1, 2
   )
-  select asked.org_id, asked.sli_id, newest.last_counted_at
+  select asked.org_id, asked.sli_id, greatest(newest.bucket_start, fresh.last_counted_at)
   from unnest(last_counts.org_ids, last_counts.sli_ids) as asked (org_id, sli_id)
-  cross join lateral (
-    select max(counted.bucket_start) as last_counted_at
-    from (
-      (
-        select bucket.bucket_start
-        from ops.sli_counts as bucket
-        where bucket.org_id = asked.org_id
-          and bucket.sli_id = asked.sli_id
-          and bucket.bucket_start <= last_counts.as_of
-          and not exists (
-            select
-            from fresh
-            where fresh.org_id = bucket.org_id
-              and fresh.sli_id = bucket.sli_id
-              and fresh.bucket_start = bucket.bucket_start
-              and fresh.total = -bucket.total
-          )
-        order by bucket.bucket_start desc
-        limit 1
+  left join fresh
+    on fresh.org_id = asked.org_id
+    and fresh.sli_id = asked.sli_id
+  left join lateral (
+    select bucket.bucket_start
+    from ops.sli_counts as bucket
+    where bucket.org_id = asked.org_id
+      and bucket.sli_id = asked.sli_id
+      and bucket.bucket_start <= last_counts.as_of
+      -- Units of work that all move to an earlier attempt leave nothing behind.
+      and (bucket.bucket_start, bucket.total) not in (
+        select gone.bucket_start, gone.total from unnest(fresh.left_at, fresh.left_totals) as gone (bucket_start, total)
       )
-      union all
-      select fresh.bucket_start
-      from fresh
-      where fresh.org_id = asked.org_id
-        and fresh.sli_id = asked.sli_id
-        and fresh.total > 0
-    ) as counted
-  ) as newest;
+    order by bucket.bucket_start desc
+    limit 1
+  ) as newest on true;
 end;
 comment on function ops.last_counts(timestamptz, uuid[], bigint[], ops.sli_delta[]) is
   'The start of the last five minutes up to as_of in which each org counted something under the key at the same place of the lists, fresh counts included; null: never.';

@@ -20,14 +20,11 @@ select
   (stored.metadata ->> 'denominator')::numeric as denominator,
   (stored.metadata ->> 'sample_count')::bigint as sample_count
 from public.kpi_aggregations as stored
-where not exists (
-  select
+-- "not in" is hashed whatever the planner expects. "not exists" became a loop over all fresh rows for each stored one where a
+-- reader asks for labels, of which row level security hides the statistics: 43 s for 1,200 teams.
+where (stored.org_id, stored.metric_name, stored.aggregation_period, stored.period_start, stored.labels) not in (
+  select fresh.org_id, fresh.metric_name, fresh.period, fresh.period_start, fresh.labels
   from fresh
-  where fresh.org_id = stored.org_id
-    and fresh.metric_name = stored.metric_name
-    and fresh.labels = stored.labels
-    and fresh.period = stored.aggregation_period
-    and fresh.period_start = stored.period_start
 )
 union all
 select

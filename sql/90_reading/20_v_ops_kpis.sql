@@ -3,16 +3,13 @@
 create view public.v_ops_kpi_latest
 with (security_invoker = true)
 as
-with newest as (
+with placed as (
   select
-    kpi.org_id,
-    kpi.metric_name,
-    kpi.aggregation_period,
-    max(kpi.period_start) as period_start
+    kpi.*,
+    max(kpi.period_start) over (partition by kpi.org_id, kpi.metric_name, kpi.aggregation_period) as newest_start
   from ops.kpis as kpi
   -- An event of a clock that is ahead must not hide the present.
   where kpi.period_start <= now()
-  group by 1, 2, 3
 )
 select
   kpi.org_id,
@@ -28,14 +25,10 @@ select
   kpi.denominator,
   kpi.sample_count,
   definition.description
-from newest
-join ops.kpis as kpi
-  on kpi.org_id = newest.org_id
-  and kpi.metric_name = newest.metric_name
-  and kpi.aggregation_period = newest.aggregation_period
-  and kpi.period_start = newest.period_start
+from placed as kpi
 left join ops.kpi_definitions as definition
   on definition.metric_name = kpi.metric_name
+where kpi.period_start = kpi.newest_start
 order by kpi.org_id, kpi.metric_name, kpi.aggregation_period, kpi.labels;
 comment on view public.v_ops_kpi_latest is
   'One row an org, KPI, period and breakdown of the newest period that has the KPI, events behind the cursor included.';

@@ -28,7 +28,7 @@ select
   evaluated.good_unadjusted,
   evaluated.total_unadjusted,
   evaluated.budget_left_unadjusted,
-  nullif(sli.counted_since, '-infinity') as counted_since,
+  version.counted_since,
   evaluated.slo_group,
   evaluated.freshness,
   evaluated.stale_since,
@@ -36,11 +36,16 @@ select
   evaluated.versions,
   evaluated.budget_basis
 from ops.evaluate_slos(now(), true, null) as evaluated
-join ops.slo_versions as version
+join (
+  select known.slo_name, known.version, nullif(sli.counted_since, '-infinity') as counted_since
+  from ops.slo_versions as known
+  join ops.slis as sli
+    on sli.sli_id = known.sli_id
+  -- A barrier: joined one after the other, the second is looked for row by row.
+  offset 0
+) as version
   on version.slo_name = evaluated.slo_name
   and version.version = evaluated.version
-join ops.slis as sli
-  on sli.sli_id = version.sli_id
 order by ops.status_rank(evaluated.status), evaluated.budget_left, evaluated.slo_name, evaluated.slo_group, evaluated.org_id;
 comment on view public.v_ops_slo_status is
   'One row an org and objective (of one with groups: each group), as of now, events behind the cursor included; the worst first.';

@@ -50,7 +50,8 @@ select
   ) - max(kpi.metric_value) filter (where kpi.metric_name = 'hook_override_rate') as compliance_change
 from ops.kpis as kpi
 where kpi.aggregation_period in ('day', 'week', 'month')
-  and kpi.labels ? 'team'
+  -- Not by "?", which the planner takes for one row in a hundred.
+  and kpi.labels ->> 'team' is not null
   and kpi.metric_name in ('hook_executions_total', 'hook_block_rate', 'hook_override_rate', 'hook_avg_duration_ms', 'hook_p95_duration_ms')
 group by kpi.org_id, kpi.labels ->> 'team', kpi.aggregation_period, kpi.period_start
 order by kpi.period_start desc, kpi.aggregation_period, team;

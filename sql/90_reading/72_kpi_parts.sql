@@ -35,6 +35,8 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- Nothing tells the planner how many series have the labels of filters; taking them for one, it loops over all pairs.
+set enable_nestloop = off
 set jit = off
 as $$
 #variable_conflict use_column

@@ -13,6 +13,9 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- Under row level security the planner has no statistics of labels; taking the series that have them for one, it looked for
+-- the rollups of each (106 s for the teams page of 1,000 teams, where hashing takes 0.4 s).
+set enable_nestloop = off
 set jit = off
 as $$
 #variable_conflict use_column
@@ -34,7 +37,7 @@ begin
     and part.period_start < spans.window_end
     and part.event_type <> 'slsa_audit_metrics'
     and (activity.only_event_type is null or part.event_type = activity.only_event_type)
-    and part.labels @> activity.filters
+    and (activity.filters = '{}' or part.labels @> activity.filters)
   group by 1, 2
   order by 1, 2;
 end;
@@ -55,6 +58,8 @@ language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+-- As for ops.activity.
+set enable_nestloop = off
 set jit = off
 as $$
 #variable_conflict use_column
@@ -65,34 +70,43 @@ begin
   select * into strict spans
   from ops.period_window(team_compliance.period, team_compliance.since, team_compliance.until, team_compliance.as_of);
   return query
+  -- By team and period first, so that what is placed below is few.
+  with teams as materialized (
+    select
+      part.labels ->> 'team' as team,
+      part.period_start,
+      sum(part.event_count) as executions,
+      sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden') as overridden,
+      sum(part.event_count) filter (where part.labels ->> 'result' = 'blocked') as blocked,
+      sum(part.event_count) filter (where part.labels ->> 'result' in ('allowed', 'blocked', 'overridden')) as decided
+    from ops.rollup_parts as part
+    where part.org_id = owner_id
+      and part.period = team_compliance.period
+      and part.period_start >= spans.previous_start
+      and part.period_start < spans.window_end
+      and part.event_type = 'hook_execution'
+      -- Not by "?", which the planner takes for one row in a hundred.
+      and part.labels ->> 'team' is not null
+      and (team_compliance.filters = '{}' or part.labels @> team_compliance.filters)
+    group by 1, 2
+  )
   select
-    part.labels ->> 'team',
+    teams.team,
     place.part,
-    case place.part when 'period' then part.period_start end,
-    sum(part.event_count)::bigint,
-    coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0)::bigint,
-    coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'blocked'), 0)::bigint,
-    round(
-      100 - 100 * coalesce(sum(part.event_count) filter (where part.labels ->> 'result' = 'overridden'), 0)
-      / nullif(sum(part.event_count) filter (where part.labels ->> 'result' in ('allowed', 'blocked', 'overridden')), 0),
-      6
-    )
-  from ops.rollup_parts as part
+    case place.part when 'period' then teams.period_start end,
+    sum(teams.executions)::bigint,
+    coalesce(sum(teams.overridden), 0)::bigint,
+    coalesce(sum(teams.blocked), 0)::bigint,
+    round(100 - 100 * coalesce(sum(teams.overridden), 0) / nullif(sum(teams.decided), 0), 6)
+  from teams
   cross join lateral (
     values
-      ('period', part.period_start >= spans.window_start),
-      ('whole', part.period_start >= spans.window_start),
-      ('settled', part.period_start >= spans.window_start and part.period_start < spans.settled_end),
-      ('previous', part.period_start < spans.window_start)
+      ('period', teams.period_start >= spans.window_start),
+      ('whole', teams.period_start >= spans.window_start),
+      ('settled', teams.period_start >= spans.window_start and teams.period_start < spans.settled_end),
+      ('previous', teams.period_start < spans.window_start)
   ) as place (part, is_in)
-  where part.org_id = owner_id
-    and part.period = team_compliance.period
-    and part.period_start >= spans.previous_start
-    and part.period_start < spans.window_end
-    and part.event_type = 'hook_execution'
-    and part.labels ? 'team'
-    and part.labels @> team_compliance.filters
-    and place.is_in
+  where place.is_in
   group by 1, 2, 3
   order by 1, 2, 3;
 end;

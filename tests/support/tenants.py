@@ -366,8 +366,11 @@ def relations(connection: psycopg.Connection) -> list[Relation]:
         ).fetchall()
 
 
-def functions(connection: psycopg.Connection) -> list[Function]:
-    """List every function in `public` and `ops`, each with a call of it that asks for as much as it can."""
+def functions(connection: psycopg.Connection, given: Mapping[str, str] | None = None) -> list[Function]:
+    """List every function in `public` and `ops`, each with a call of it that asks for as much as it can.
+
+    `given` are literals for arguments of those names.
+    """
     with connection.cursor(row_factory=class_row(Function)) as cursor:
         return cursor.execute(
             """
@@ -380,6 +383,7 @@ def functions(connection: psycopg.Connection) -> list[Function]:
                 (
                   select string_agg(
                     case
+                      when %(given)s::jsonb ? argument.name then quote_literal(%(given)s::jsonb ->> argument.name)
                       when argument.type = 'text'::regtype and argument.name = 'period' then '''day'''
                       when argument.type = 'text'::regtype and argument.name = 'zone' then '''UTC'''
                       when argument.type = 'text'::regtype and argument.name = 'name' then '''time_zone'''
@@ -420,7 +424,7 @@ def functions(connection: psycopg.Connection) -> list[Function]:
             where proc.pronamespace in ('public'::regnamespace, 'ops'::regnamespace)
             order by 1
             """,
-            [],
+            {"given": Jsonb(given or {})},
         ).fetchall()
 
 
@@ -502,11 +506,11 @@ def readable(connection: psycopg.Connection, role: str) -> list[Relation]:
     ]
 
 
-def callable_by(connection: psycopg.Connection, role: str) -> list[Function]:
-    """List the functions that the grants let a role call."""
+def callable_by(connection: psycopg.Connection, role: str, given: Mapping[str, str] | None = None) -> list[Function]:
+    """List the functions that the grants let a role call, as `functions` does."""
     return [
         function
-        for function in functions(connection)
+        for function in functions(connection, given)
         if scalar(connection, "select has_function_privilege(%s, %s, 'execute')", role, function.name)
     ]
 
