@@ -8,9 +8,12 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
-from opskpi.dashboard import pieces
+from opskpi.dashboard import figures, pages, pieces
 from opskpi.dashboard.pieces import BURNDOWNS, SOURCES, query_of
+from opskpi.dashboard.view import View
+from support.events import add_slo
 from support.postgres import Database
 from support.tenants import MARKS, ORG_A, ORG_B, fill_both_orgs, marks_in
 
@@ -57,3 +60,19 @@ def test_no_section_marks_a_text_as_html() -> None:
     sections = list((TEMPLATES / "sections").glob("*.html"))
     assert len(sections) > 10
     assert [file.name for file in sections if re.search(r"\|\s*safe|autoescape", file.read_text("utf-8"))] == []
+
+
+def test_a_group_shows_the_exclusions_that_hold_for_it_and_the_labels_of_each(database: psycopg.Connection) -> None:
+    add_slo(database, "mine", event_type="workflow_run", group_by=["team", "workflow"])
+    for group in ({}, {"team": None}, {"workflow": "a"}, {"workflow": "b"}, {"team": None, "workflow": "a"}):
+        database.execute(
+            "select ops.exclude_from_slo('mine', '2026-02-01Z', '2026-02-02Z', 'why', 'me', %s, %s)",
+            [ORG_A, Jsonb(group)],
+        )
+    asked = {"org_id": ORG_A, "slo": "mine", "slo_group": json.dumps({"team": None, "workflow": "a"})}
+    [answer] = database.execute(query_of(SOURCES["exclusions"]), PARAMETERS | asked).fetchone() or [""]
+    view = View(page="slo", slo="mine", group="team= workflow=a")
+    known = {"view": view, "chosen": None, "must_choose": False, "at": str, "promise_of": figures.promise_of}
+    html = pages.html_of("exclusions", known | {"data": {"exclusions": json.loads(answer)}}, "exclusions")
+    cells = re.findall(r"<td[^>]*>(?:<[^>]+>)*([^<]*)", html)
+    assert sorted(cells[3::4]) == ["all groups", "team=", "team= workflow=a", "workflow=a"]

@@ -77,7 +77,6 @@ def test_other_keys_say_each_exclusion_and_silence_that_holds_no_more_and_how_to
             _, command, _ = re.split(": (?=opskpi )| --reason …", line)
             again = shlex.split(command.replace("VALUE", ""))[1:]
             done = cli(*again, "--reason", "said anew")
-            # Nobody has counted a team's runs yet, so the silence names a group only after the next run.
             assert done.returncode == 0, done.stderr
         assert [total for _, total in totals_of_runs(cli)] == [0]
     # What was said once is not said again.

@@ -87,12 +87,14 @@ class Unknown:
 
 def unknown(connection: psycopg.Connection, name: str, org: UUID, group: Group) -> Unknown | None:
     """Look a group of an objective up; None where some counted group has all of its labels."""
+    if not group:
+        return None
     with connection.cursor(row_factory=dict_row) as cursor:
         (found,) = cursor.execute(
             "select ops.counted_groups(slo_name => %s, org_id => %s) as counted, ops.most_groups() as most", [name, org]
         ).fetchall()
     counted: list[Group] = found["counted"]
-    if not group or any(groups.contains(other, group) for other in counted):
+    if any(groups.contains(other, group) for other in counted):
         return None
     return Unknown(
         groups.nearest(groups.shown(group), counted), len(counted) - (groups.OVERFLOW in counted) >= found["most"]

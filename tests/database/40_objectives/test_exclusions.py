@@ -181,9 +181,15 @@ def compare(database: Connection, told: Told, step: timedelta | None, *, is_fres
         compare_losses(database, told, expected, since, until)
     at = floor(told.as_of)
     hour = told.counts(at - timedelta(hours=1), at, step)
-    tried = "select total - lost, total from ops.trial_sums(%s, %s, %s, %s, %s, '{1 hour}') where length = '1 hour'"
+    tried = (
+        "select counted.total - counted.lost, counted.total from ops.slos as slo"
+        " cross join lateral ops.trial_history(slo, %s, %s, %s, %s, '1 hour', '{}') as history"
+        " cross join lateral ops.trial_sums(slo, history, %s, %s, '{1 hour}') as counted"
+        " where slo.slo_name = %s and counted.length = '1 hour'"
+    )
+    instants = [at, at + FIVE_MINUTES]
     for group in expected:
-        counted = rows(database, tried, told.org, told.name, Jsonb(dict(group)), at, at + FIVE_MINUTES)
+        counted = rows(database, tried, told.org, Jsonb(dict(group)), *instants, *instants, told.name)
         assert counted == [hour.get(group, (0, 0))[:2]]
     days = told.counts(until - timedelta(days=2), until, step, apart=lambda at: f"{at:%Y-%m-%d}")
     shown = (
