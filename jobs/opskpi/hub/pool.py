@@ -88,8 +88,8 @@ class Pool:
             try:
                 return await self._pool.getconn()
             except PoolTimeout:
-                # While others hold connections, or were just answered and hand theirs on, the turn has not come yet; the
-                # time of all is limited.
+                # While others hold connections, or were just answered and hand theirs on, the turn has not come yet;
+                # the time of all is limited.
                 if not self._held and self._is_silent():
                     self._note_silence()
                     raise

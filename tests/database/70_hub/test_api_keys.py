@@ -5,7 +5,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from support.fixtures import ActingAs
+from support.fixtures import CHECKOUT, ActingAs
 
 ORG = UUID("00000000-0000-4000-8000-00000000000a")
 REQUIRE = "select ops.require_api_key('0123456789ab', %s, sha256('secret'), '{ingest,read}')"
@@ -50,3 +50,12 @@ def test_no_role_of_an_api_asks_whether_a_key_is_live(
 ) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege), acting_as(database, role):
         database.execute(REQUIRE, [ORG])
+
+
+def test_after_the_upgrade_a_login_that_looks_keys_up_may_require_them(database: psycopg.Connection) -> None:
+    script = (CHECKOUT / "supabase/migrations/20261201000180_opskpi_load.sql").read_text("utf-8")
+    database.execute("create role own_hub; grant execute on function ops.find_api_key(text) to own_hub")
+    database.execute(script[script.rindex("do $$") :].encode())
+    may = "select has_function_privilege(%s, 'ops.require_api_key(text, uuid, bytea, text[])', 'execute')"
+    logins = ("own_hub", "anon", "authenticated", "service_role")
+    assert [database.execute(may, [login]).fetchone() for login in logins] == [(True,), (False,), (False,), (False,)]
