@@ -276,6 +276,7 @@ grant execute on function
   ops.explain_account,
   ops.explain_slo,
   ops.fresh_kpis,
+  ops.has_fresh_counts,
   ops.readable,
   ops.needs_notification,
   ops.caller_org,

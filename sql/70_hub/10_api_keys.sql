@@ -99,3 +99,28 @@ end;
 $$;
 comment on function ops.find_api_key(text) is
   'Whom a key speaks for and the digest to compare its secret with; no row when it is unknown, revoked or expired. Called before the caller''s role is taken; notes the use of the key unless the transaction is read-only.';
+
+create function ops.require_api_key(key_id text, org_id uuid, key_sha256 bytea, scopes text[])
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if not exists (
+    select
+    from ops.api_keys as api_key
+    where api_key.key_id = require_api_key.key_id
+      and api_key.org_id = require_api_key.org_id
+      and api_key.key_sha256 = require_api_key.key_sha256
+      and api_key.scopes = require_api_key.scopes
+      and api_key.revoked_at is null
+      and coalesce(api_key.expires_at, 'infinity') > now()
+  ) then
+    raise exception 'the API key was revoked, has expired or is another now'
+      using errcode = 'PT401', hint = 'Look the key up again.';
+  end if;
+end;
+$$;
+comment on function ops.require_api_key(text, uuid, bytea, text[]) is
+  'Fails, and the transaction with it, unless the key is live and still what find_api_key told of it. Called in the transaction of a call, before the caller''s role is taken.';

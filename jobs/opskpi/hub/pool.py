@@ -88,13 +88,16 @@ class Pool:
             try:
                 return await self._pool.getconn()
             except PoolTimeout:
-                # While others hold connections, the turn has just not come; the time of all is limited.
-                if not self._held:
+                # While others hold connections, or were just answered and hand theirs on, the turn has not come yet;
+                # the time of all is limited.
+                if not self._held and self._is_silent():
                     self._note_silence()
                     raise
 
     def _note_silence(self) -> None:
         # A server that answered others meanwhile is busy, not away.
-        now = time.monotonic()
-        if now - self._answered_at > CONNECT_S:
-            self._away_until = now + AWAY_S
+        if self._is_silent():
+            self._away_until = time.monotonic() + AWAY_S
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._answered_at > CONNECT_S

@@ -1,5 +1,7 @@
 """A plain insert is refused for what the README lists, and for nothing else that it says."""
 
+from uuid import RFC_4122, UUID
+
 import psycopg
 import pytest
 
@@ -60,3 +62,22 @@ def test_a_plain_insert_may_say_anything_else_and_is_counted(
         database,
         "select event_type, sum(event_count) from ops.rollups join ops.series using (org_id, series_id) where period = 'day' group by 1",
     ) == [(event_type, 1)]
+
+
+@pytest.mark.own_database
+def test_the_event_ids_that_plain_inserts_draw_are_uuids_and_differ_whatever_the_seed(
+    database: psycopg.Connection,
+) -> None:
+    drawn: list[UUID] = []
+    for _ in range(2):
+        with database.transaction():
+            database.execute("select setseed(0.5)")
+            inserted = database.execute(
+                "insert into telemetry_events (event_type, event_timestamp) select 'deploy', %s"
+                " from generate_series(1, 5000) returning event_id",
+                [DAY],
+            )
+            drawn += [event_id for (event_id,) in inserted]
+        database.execute("select pg_sleep(0.0001)")
+    assert len(set(drawn)) == 10_000
+    assert {(event_id.variant, event_id.version) for event_id in drawn} == {(RFC_4122, 8)}
