@@ -13,7 +13,7 @@ FIND = "select count(*) from ops.find_api_key('0123456789ab')"
 
 
 @pytest.fixture(autouse=True)
-def key(database: psycopg.Connection) -> None:
+def laptop_key(database: psycopg.Connection) -> None:
     database.execute(
         "select ops.create_api_key(%s, 'laptop', '0123456789ab', sha256('secret'), '{ingest,read}')", [ORG]
     )
