@@ -14,16 +14,16 @@ RATE = "provenance_success_rate"
 ONLY_OTHERS = "update ops.kpi_definitions set numerator = '{\"outcome\": [\"failure\"]}' where metric_name = 'provenance_success_rate'"
 
 
-def value_of_the_day(connection: Connection) -> list[Decimal]:
+def rates_of_the_day(connection: Connection) -> list[Decimal]:
     return [value for _, labels, value in kpis(connection, RATE) if not labels]
 
 
 @pytest.fixture
-def three_of_four_succeeded(database):
+def three_of_four_succeeded(database: Connection) -> Connection:
     add_events(database, 3, "slsa_provenance", "2026-03-10T01:00Z", outcome="success")
     add_event(database, at="2026-03-10T02:00Z", outcome="failure")
     refresh(database)
-    assert value_of_the_day(database) == [75]
+    assert rates_of_the_day(database) == [75]
     return database
 
 
@@ -31,7 +31,7 @@ def test_an_event_after_a_change_of_the_definition_brings_the_day_to_the_new_one
     three_of_four_succeeded.execute(ONLY_OTHERS)
     add_event(three_of_four_succeeded, at="2026-03-10T03:00Z", outcome="failure")
     refresh(three_of_four_succeeded)
-    assert value_of_the_day(three_of_four_succeeded) == [40]
+    assert rates_of_the_day(three_of_four_succeeded) == [40]
 
 
 def test_a_definition_that_was_written_again_without_a_change_keeps_what_was_counted(three_of_four_succeeded):
@@ -52,7 +52,7 @@ def test_a_definition_that_was_deleted_and_made_again_counts_all_events_of_the_d
     three_of_four_succeeded.execute("insert into ops.kpi_definitions select * from kept")
     add_event(three_of_four_succeeded, at="2026-03-10T03:00Z", outcome="success")
     refresh(three_of_four_succeeded)
-    assert value_of_the_day(three_of_four_succeeded) == [Decimal("66.666667")]
+    assert rates_of_the_day(three_of_four_succeeded) == [Decimal("66.666667")]
     assert_exact(three_of_four_succeeded)
 
 
@@ -70,7 +70,7 @@ def test_a_row_whose_figures_somebody_took_away_is_counted_from_all_its_events(t
     three_of_four_succeeded.execute(harm)
     add_event(three_of_four_succeeded, at="2026-03-10T02:00Z", outcome="failure")
     refresh(three_of_four_succeeded)
-    assert value_of_the_day(three_of_four_succeeded) == [60]
+    assert rates_of_the_day(three_of_four_succeeded) == [60]
 
 
 def test_a_change_of_the_definition_counts_even_where_the_clock_was_set_back_before_it(three_of_four_succeeded):
@@ -78,7 +78,7 @@ def test_a_change_of_the_definition_counts_even_where_the_clock_was_set_back_bef
     three_of_four_succeeded.execute(ONLY_OTHERS)
     add_event(three_of_four_succeeded, at="2026-03-10T03:00Z", outcome="failure")
     refresh(three_of_four_succeeded)
-    assert value_of_the_day(three_of_four_succeeded) == [40]
+    assert rates_of_the_day(three_of_four_succeeded) == [40]
 
 
 def test_a_change_of_the_definition_waits_for_the_refresh_that_counts_by_the_old_one(connect):
@@ -93,7 +93,7 @@ def test_a_change_of_the_definition_waits_for_the_refresh_that_counts_by_the_old
         changing.execute(ONLY_OTHERS)
         add_event(changing, outcome="failure")
         refresh(changing)
-        assert value_of_the_day(changing) == [50]
+        assert rates_of_the_day(changing) == [50]
 
 
 def test_a_late_event_of_a_breakdown_that_is_new_to_its_day_adds_up_with_the_others(database):
