@@ -7,7 +7,7 @@ import pytest
 
 from support.events import scalar
 from support.fixtures import ActingAs
-from support.many_teams import Sizes, add_org, add_waiting, fill_org, reads
+from support.many_teams import Sizes, add_org, add_waiting, fill, reads
 from support.plans import blind_loops, explain_everything
 from support.postgres import Database, Server, janitor
 from support.tenants import NIL_ORG, ORG_A
@@ -40,7 +40,7 @@ def crowded(server: Server, template: Database) -> Iterator[psycopg.Connection]:
         psycopg.connect(server.dsn(name), autocommit=True) as connection,
     ):
         until = scalar(connection, "select now()")
-        fill_org(connection, until, SIZES)
+        fill(connection, until, SIZES)
         add_org(connection, ORG_A, until, OTHERS, first=1_000_000)
         add_waiting(connection, until, SIZES)
         yield connection

@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from run import database, report  # noqa: E402
 
 from support.events import scalar  # noqa: E402
-from support.many_teams import Read, Sizes, add_org, add_waiting, fill_org, reads  # noqa: E402
+from support.many_teams import Read, Sizes, add_org, add_waiting, fill, reads  # noqa: E402
 from support.postgres import VERSIONS, Server, running_server  # noqa: E402
 
 ROUNDS = 3
@@ -59,7 +59,7 @@ def prepare(server: Server, sizes: Sizes) -> datetime:
     """Make a database with the org, and a copy of it with others beside it; return the instant at which the events end."""
     with database(server, "alone") as connection:
         until = scalar(connection, "select now()")
-        fill_org(connection, until, sizes)
+        fill(connection, until, sizes)
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
         admin.execute("create database shared template alone")
     with database(server, "alone", migrated=True) as alone, database(server, "shared", migrated=True) as shared:

@@ -158,7 +158,7 @@ class Read:
         )
 
 
-def fill_org(connection: psycopg.Connection, until: datetime, sizes: Sizes) -> None:
+def fill(connection: psycopg.Connection, until: datetime, sizes: Sizes) -> None:
     """Make the objectives, and store and count the events of the nil org."""
     since = until - timedelta(days=sizes.days)
     connection.execute(
