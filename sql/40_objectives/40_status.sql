@@ -53,6 +53,7 @@ stable
 set search_path = ''
 -- The planner takes both lists for a few rows, and would go through all fresh counts for each key.
 set enable_nestloop = off
+set jit = off
 begin atomic
   with fresh as (
     select

@@ -7,6 +7,7 @@ stable
 set search_path = ''
 -- The planner takes both lists for a few rows, and would go through all fresh counts for each key.
 set enable_nestloop = off
+set jit = off
 begin atomic
   with fresh as (
     select
@@ -190,10 +191,16 @@ begin atomic
   added as (
     select
       days.*,
+      held.target,
+      held.window_length,
+      held.elapsed,
+      held.whole_slices,
       sum(days.total - days.good) over so_far as lost_so_far,
       sum(days.allowed) over whole as window_allowed,
       sum(days.total) over whole as window_total
     from days
+    join ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
+      on held.slo_name = days.slo_name
     window
       whole as (partition by days.org_id, days.slo_name, days.slo_group),
       so_far as (whole order by days.day_start, days.version)
@@ -209,11 +216,9 @@ begin atomic
     1 - ops.share_of_budget(added.lost_so_far, budget.allowed),
     added.slo_group
   from added
-  join ops.slo_windows(slo_burndown.as_of, slo_burndown.slo_names) as held
-    on held.slo_name = added.slo_name
   cross join lateral (
     select ops.window_budget(
-      added.window_allowed, added.window_total, held.target, held.window_length, held.elapsed, held.whole_slices
+      added.window_allowed, added.window_total, added.target, added.window_length, added.elapsed, added.whole_slices
     ) as allowed
     offset 0
   ) as budget;
