@@ -24,7 +24,7 @@ from psycopg import sql
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "jobs")]
 
-from run import COLUMNS, NOW, as_line, draw, report  # noqa: E402
+from run import COLUMNS, NOW, as_line, draw, processor_seconds, report  # noqa: E402
 
 from support.postgres import Server, running_server  # noqa: E402
 
@@ -121,14 +121,6 @@ def filled(server: Server, name: str, checkout: Path) -> psycopg.Connection:
     return connection
 
 
-def processor_us(connection: psycopg.Connection, work: Callable[[], object]) -> float:
-    """Processor time of the connection's server process for some work."""
-    file = Path(f"/proc/{connection.info.backend_pid}/schedstat")
-    began = int(file.read_text("ascii").split()[0])
-    work()
-    return (int(file.read_text("ascii").split()[0]) - began) / 1000
-
-
 def copied(connection: psycopg.Connection, table: str) -> float:
     """The cost of a COPY of events in the order of their times into the emptied table."""
     target = sql.Identifier("public", table)
@@ -143,7 +135,7 @@ def copied(connection: psycopg.Connection, table: str) -> float:
         with connection.cursor().copy(statement) as rows:
             rows.write(lines)
 
-    return processor_us(connection, load)
+    return processor_seconds(connection, load)
 
 
 def said(number: int) -> str:
@@ -165,8 +157,8 @@ def ingested(connection: psycopg.Connection) -> float:
         ]
         values = [json.dumps(value) if isinstance(value, dict) else value for row in rows for value in row]
         batch = "[" + ",".join(map(as_line, rows)) + "]"
-        plain.append(processor_us(connection, partial(connection.execute, insert.encode(), values, prepare=True)))
-        called.append(processor_us(connection, partial(connection.execute, INGEST, [batch], prepare=True)))
+        plain.append(processor_seconds(connection, partial(connection.execute, insert.encode(), values, prepare=True)))
+        called.append(processor_seconds(connection, partial(connection.execute, INGEST, [batch], prepare=True)))
     return statistics.median(plain) / statistics.median(called)
 
 
@@ -174,7 +166,7 @@ def read(connection: psycopg.Connection, query: str) -> float:
     """The cost of a query over the last nine days."""
     since = NOW - timedelta(days=9)
     return statistics.median(
-        processor_us(connection, lambda: connection.execute(query.encode(), [since], prepare=False).fetchall())
+        processor_seconds(connection, lambda: connection.execute(query.encode(), [since], prepare=False).fetchall())
         for _ in range(CALLS)
     )
 

@@ -16,7 +16,7 @@ import psycopg
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "jobs")]
 
-from run import database, report  # noqa: E402
+from run import database, processor_seconds, report  # noqa: E402
 
 from support.events import scalar  # noqa: E402
 from support.many_teams import Read, Sizes, add_org, add_teams, add_waiting, reads  # noqa: E402
@@ -76,7 +76,7 @@ def measure(owner: psycopg.Connection, tenant: psycopg.Connection, asked: list[R
     tenant.execute("select set_config('request.jwt.claims', '{}', false)")
     ratios: list[float] = []
     for read in asked:
-        rounds = [(processor_seconds(owner, read), processor_seconds(tenant, read)) for _ in range(ROUNDS)]
+        rounds = [tuple(cost(each, read) for each in (owner, tenant)) for _ in range(ROUNDS)]
         taken = [statistics.median(times) for times in zip(*rounds, strict=True)]
         if max(taken) >= WORTH_WHILE_S:
             ratios.append(taken[1] / taken[0])
@@ -88,15 +88,9 @@ def measure(owner: psycopg.Connection, tenant: psycopg.Connection, asked: list[R
     report("the same, the median", statistics.median(ratios), "at most 2")
 
 
-def processor_seconds(connection: psycopg.Connection, read: Read) -> float:
-    """The processor time of the backend for one read, planning included."""
-    started = _processor_ns(connection)
-    connection.execute(read.query)
-    return (_processor_ns(connection) - started) / 1e9
-
-
-def _processor_ns(connection: psycopg.Connection) -> int:
-    return int(Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text("ascii").split()[0])
+def cost(connection: psycopg.Connection, read: Read) -> float:
+    """The cost of one read, planning included."""
+    return processor_seconds(connection, lambda: connection.execute(read.query))
 
 
 if __name__ == "__main__":

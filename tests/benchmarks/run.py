@@ -276,6 +276,14 @@ def one(connection: psycopg.Connection, query: LiteralString, arguments: list[ob
     return row[0]
 
 
+def processor_seconds(connection: psycopg.Connection, work: Callable[[], object]) -> float:
+    """Processor time of the connection's server process for some work, which other processes do not lengthen by their turns."""
+    file = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+    began = int(file.read_text("ascii").split()[0])
+    work()
+    return (int(file.read_text("ascii").split()[0]) - began) / 1e9
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Wall time of one call."""
     started = time.perf_counter()
