@@ -28,6 +28,7 @@ select
   fresh.value_sum
 from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as fresh
 where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+  and fresh.bin is null
   and ops.period_start('day', fresh.hour_start, ops.time_zone()) >= coalesce(
     (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
     '-infinity'

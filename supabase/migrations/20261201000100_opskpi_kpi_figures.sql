@@ -544,3 +544,36 @@ begin
   to authenticated, service_role;
 end;
 $$;
+create or replace view ops.hook_days
+with (security_invoker = true)
+as
+select
+  series.org_id,
+  series.event_type,
+  series.labels,
+  rollup.period_start as day_start,
+  rollup.event_count,
+  rollup.value_count,
+  rollup.value_sum
+from ops.rollups as rollup
+join ops.series
+  on series.org_id = rollup.org_id
+  and series.series_id = rollup.series_id
+where rollup.period = 'day'
+  and series.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+union all
+select
+  fresh.org_id,
+  fresh.event_type,
+  fresh.labels,
+  ops.period_start('day', fresh.hour_start, ops.time_zone()),
+  fresh.event_count,
+  fresh.value_count,
+  fresh.value_sum
+from ops.count_events(ops.fresh_ids(), '-infinity', 'infinity') as fresh
+where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
+  and fresh.bin is null
+  and ops.period_start('day', fresh.hour_start, ops.time_zone()) >= coalesce(
+    (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
+    '-infinity'
+  );
