@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from opskpi.errors import OpsKpiError
-from opskpi.hooks import configuring, installing, overview, replacing
+from opskpi.hooks import configuring, installing, overview, replacing, reports
 from support.hook_world import World, install, tree, uninstall
 
 CHANGES = {
@@ -141,3 +141,24 @@ def test_a_file_is_replaced_by_one_of_the_asked_mode(tmp_path: Path) -> None:
     path.chmod(0o600)
     replacing.replace(path, b"new", 0o755)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o755)
+
+
+def test_a_sender_that_was_just_starting_leaves_nothing_after_uninstalling(
+    inside: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.add_hook("pre-commit", "#!/bin/sh\nexit 7\n")
+    before = tree(inside.repo)
+    put_in()
+    rmdir, removed = os.rmdir, []
+
+    def rmdir_after_the_lock_is_made(path: str) -> None:
+        if Path(path).name == ".sentinel":
+            if not removed:
+                (Path(path) / reports.LOCK).touch()
+            removed.append(path)
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_after_the_lock_is_made)
+    take_out()
+    assert len(removed) == 2
+    assert tree(inside.repo) == before

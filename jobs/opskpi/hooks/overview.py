@@ -31,6 +31,7 @@ from opskpi.hooks import (
 from opskpi.hooks.storage import Folder
 
 WARNED = "telemetry-warned.json"
+_SENDERS_STARTING = 10
 _OWN_FILES = (
     *(settings.NAME, policy.NAME, schedule.STATE, WARNED),
     *(queue_file.NAME, queue_file.LOCK, reports.LOCK, refusals.NAME, losses.NAME),
@@ -154,20 +155,36 @@ def _cleared(path: str, *, purge: bool) -> int:
             with queue_file.Queue(folder) as queue:
                 left = 0 if purge else len(queue.lines)
             if not left:
-                for name in folder.names():
-                    if name.removesuffix(".tmp") in _OWN_FILES or name.startswith(
-                        (queue_file.DAMAGED, queue_file.SPOOL)
-                    ):
-                        folder.remove(name)
+                _remove_own_files(folder)
     except FileNotFoundError:
         return 0
     except queue_file.Locked:
         raise _locked() from None
     except OSError as error:
         raise OpsKpiError(f"{path} cannot be removed: {error.strerror}", "", ExitCode.CONFIGURATION) from error
-    if not left and not os.listdir(path):
-        os.rmdir(path)
+    if not left:
+        _remove_folder(path)
     return left
+
+
+def _remove_own_files(folder: Folder) -> None:
+    for name in folder.names():
+        if name.removesuffix(".tmp") in _OWN_FILES or name.startswith((queue_file.DAMAGED, queue_file.SPOOL)):
+            folder.remove(name)
+
+
+def _remove_folder(path: str) -> None:
+    # A sender that was just starting may make its lock in the meantime; files of others stay, and the folder with them.
+    for _ in range(_SENDERS_STARTING):
+        try:
+            with Folder(path, create=False) as folder:
+                _remove_own_files(folder)
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
+        except OSError:
+            continue
+        return
 
 
 def _status_of(folder: Folder) -> dict[str, object]:
