@@ -167,7 +167,7 @@ end;
 comment on function ops.stored_sums(ops.kpi_sum[]) is
   'The sums over the stored rollups for the KPIs, periods and breakdowns that are named (of the sums that are passed nothing is read); no row where nothing is stored.';
 
-create function ops.changed_ratios(deltas ops.rollup_delta[])
+create function ops.changed_ratios(deltas ops.rollup_delta[], from_rollups boolean default false)
 returns setof ops.kpi_value
 language sql
 stable
@@ -187,6 +187,7 @@ begin atomic
         and known.aggregation_period = added.period
         and known.period_start = added.period_start
         and known.labels = added.labels
+        and not changed_ratios.from_rollups
         -- Written by the definition as it is, and with the figures of which it was made.
         and known.created_at > definition.updated_at
         and jsonb_typeof(known.metadata -> 'sample_count') = 'number'
@@ -215,9 +216,9 @@ begin atomic
       changed.period_start,
       changed.measure,
       changed.unit,
-      changed.numerator + coalesce((changed.stored -> 'numerator')::numeric, recounted.numerator, 0) as numerator,
-      changed.denominator + coalesce((changed.stored -> 'denominator')::numeric, recounted.denominator, 0) as denominator,
-      changed.sample_count + coalesce((changed.stored -> 'sample_count')::bigint, recounted.sample_count, 0) as sample_count
+      changed.numerator + coalesce((changed.stored ->> 'numerator')::numeric, recounted.numerator, 0) as numerator,
+      changed.denominator + coalesce((changed.stored ->> 'denominator')::numeric, recounted.denominator, 0) as denominator,
+      changed.sample_count + coalesce((changed.stored ->> 'sample_count')::numeric::bigint, recounted.sample_count, 0) as sample_count
     from changed
     left join recounted
       on recounted.org_id = changed.org_id
@@ -240,8 +241,8 @@ begin atomic
     total.sample_count
   from total;
 end;
-comment on function ops.changed_ratios(ops.rollup_delta[]) is
-  'The ratios, averages and counts that a delta changes, computed from their stored figures (where these are missing, from the rollups) and that delta; one row a KPI, period and breakdown.';
+comment on function ops.changed_ratios(ops.rollup_delta[], boolean) is
+  'The ratios, averages and counts that a delta changes, computed from their stored figures (where these are missing, or with from_rollups, from the rollups) and that delta; one row a KPI, period and breakdown.';
 
 create function ops.changed_percentiles(merged ops.histograms[])
 returns setof ops.kpi_value

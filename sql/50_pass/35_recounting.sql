@@ -129,19 +129,22 @@ begin atomic
   select ops.write_kpis(
     array(
       select kpi
-      from ops.changed_ratios(array(
-        select row(
-          rollup.org_id, series.event_type, series.labels, rollup.period, rollup.period_start, 0, 0, 0, null, null
-        )::ops.rollup_delta
-        from ops.rollups as rollup
-        join ops.rebuild_spans(since, until) as span
-          on span.period = rollup.period
-          and rollup.period_start >= span.span_start
-          and rollup.period_start < span.span_end
-        join ops.series
-          on series.org_id = rollup.org_id
-          and series.series_id = rollup.series_id
-      )) as kpi
+      from ops.changed_ratios(
+        array(
+          select row(
+            rollup.org_id, series.event_type, series.labels, rollup.period, rollup.period_start, 0, 0, 0, null, null
+          )::ops.rollup_delta
+          from ops.rollups as rollup
+          join ops.rebuild_spans(since, until) as span
+            on span.period = rollup.period
+            and rollup.period_start >= span.span_start
+            and rollup.period_start < span.span_end
+          join ops.series
+            on series.org_id = rollup.org_id
+            and series.series_id = rollup.series_id
+        ),
+        from_rollups => true
+      ) as kpi
       union all
       select kpi
       from ops.changed_percentiles(array(

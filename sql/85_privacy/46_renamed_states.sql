@@ -209,11 +209,14 @@ begin
   perform ops.write_kpis(
     array(
       select kpi
-      from ops.changed_ratios(array(
-        -- A delta of nothing to each gives the KPIs of what stands there.
-        select row(moved.org_id, moved.event_type, moved.labels, moved.period, moved.period_start, 0, 0, 0, null, null)::ops.rollup_delta
-        from unnest(rollups) as moved
-      )) as kpi
+      from ops.changed_ratios(
+        array(
+          -- A delta of nothing to each gives the KPIs of what stands there.
+          select row(moved.org_id, moved.event_type, moved.labels, moved.period, moved.period_start, 0, 0, 0, null, null)::ops.rollup_delta
+          from unnest(rollups) as moved
+        ),
+        from_rollups => true
+      ) as kpi
       union all
       select kpi from ops.changed_percentiles(histograms) as kpi
     ),

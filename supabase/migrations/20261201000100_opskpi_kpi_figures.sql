@@ -1,5 +1,8 @@
 -- A refresh adds to the stored figures of a KPI instead of adding up its series again, and counts bins apart from events: what late events touch costs less.
 
+drop function ops.rebuild_kpis;
+drop function ops.changed_ratios;
+
 alter table ops.kpi_definitions add column updated_at timestamptz not null default now();
 comment on column ops.kpi_definitions.updated_at is 'When the definition last changed. KPI rows written later are of this definition; the others are counted anew when they change.';
 comment on type ops.event_delta is
@@ -441,7 +444,7 @@ end;
 comment on function ops.stored_sums(ops.kpi_sum[]) is
   'The sums over the stored rollups for the KPIs, periods and breakdowns that are named (of the sums that are passed nothing is read); no row where nothing is stored.';
 
-create or replace function ops.changed_ratios(deltas ops.rollup_delta[])
+create function ops.changed_ratios(deltas ops.rollup_delta[], from_rollups boolean default false)
 returns setof ops.kpi_value
 language sql
 stable
@@ -461,6 +464,7 @@ begin atomic
         and known.aggregation_period = added.period
         and known.period_start = added.period_start
         and known.labels = added.labels
+        and not changed_ratios.from_rollups
         -- Written by the definition as it is, and with the figures of which it was made.
         and known.created_at > definition.updated_at
         and jsonb_typeof(known.metadata -> 'sample_count') = 'number'
@@ -489,9 +493,9 @@ begin atomic
       changed.period_start,
       changed.measure,
       changed.unit,
-      changed.numerator + coalesce((changed.stored -> 'numerator')::numeric, recounted.numerator, 0) as numerator,
-      changed.denominator + coalesce((changed.stored -> 'denominator')::numeric, recounted.denominator, 0) as denominator,
-      changed.sample_count + coalesce((changed.stored -> 'sample_count')::bigint, recounted.sample_count, 0) as sample_count
+      changed.numerator + coalesce((changed.stored ->> 'numerator')::numeric, recounted.numerator, 0) as numerator,
+      changed.denominator + coalesce((changed.stored ->> 'denominator')::numeric, recounted.denominator, 0) as denominator,
+      changed.sample_count + coalesce((changed.stored ->> 'sample_count')::numeric::bigint, recounted.sample_count, 0) as sample_count
     from changed
     left join recounted
       on recounted.org_id = changed.org_id
@@ -514,36 +518,51 @@ begin atomic
     total.sample_count
   from total;
 end;
-comment on function ops.changed_ratios(ops.rollup_delta[]) is
-  'The ratios, averages and counts that a delta changes, computed from their stored figures (where these are missing, from the rollups) and that delta; one row a KPI, period and breakdown.';
-comment on function ops.is_bundle_name(text) is 'Whether files may go by this name: 1 to 100 characters on one line, none of the outer ones blank; null of null.';
-comment on function ops.added_counts(jsonb, jsonb) is 'Two objects of numbers, added key by key.';
+comment on function ops.changed_ratios(ops.rollup_delta[], boolean) is
+  'The ratios, averages and counts that a delta changes, computed from their stored figures (where these are missing, or with from_rollups, from the rollups) and that delta; one row a KPI, period and breakdown.';
 
-drop function ops.changed_sums;
-
-revoke execute on function
-  ops.added_sums,
-  ops.stored_sums,
-  ops.note_kpi_change
-from public;
-
-do $$
-begin
-  -- A Postgres without Supabase's roles has no API callers to admit.
-  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
-    return;
-  end if;
-  revoke execute on function
-    ops.added_sums,
-    ops.stored_sums,
-    ops.note_kpi_change
-  from anon, authenticated, service_role;
-  grant execute on function
-    ops.added_sums,
-    ops.stored_sums
-  to authenticated, service_role;
+create function ops.rebuild_kpis(since timestamptz, until timestamptz, as_of timestamptz)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+  -- A delta of nothing to each row that stands there gives the KPIs of what stands there.
+  select ops.write_kpis(
+    array(
+      select kpi
+      from ops.changed_ratios(
+        array(
+          select row(
+            rollup.org_id, series.event_type, series.labels, rollup.period, rollup.period_start, 0, 0, 0, null, null
+          )::ops.rollup_delta
+          from ops.rollups as rollup
+          join ops.rebuild_spans(since, until) as span
+            on span.period = rollup.period
+            and rollup.period_start >= span.span_start
+            and rollup.period_start < span.span_end
+          join ops.series
+            on series.org_id = rollup.org_id
+            and series.series_id = rollup.series_id
+        ),
+        from_rollups => true
+      ) as kpi
+      union all
+      select kpi
+      from ops.changed_percentiles(array(
+        select histogram
+        from ops.histograms as histogram
+        join ops.rebuild_spans(since, until) as span
+          on span.period = histogram.period
+          and histogram.period_start >= span.span_start
+          and histogram.period_start < span.span_end
+      )) as kpi
+    ),
+    as_of
+  );
 end;
-$$;
+comment on function ops.rebuild_kpis(timestamptz, timestamptz, timestamptz) is 'Rewrites the KPIs of the periods that a range touches from the states; only rebuild calls it.';
+
 create or replace view ops.hook_days
 with (security_invoker = true)
 as
@@ -577,3 +596,88 @@ where fresh.event_type in ('hook_execution', 'hook_baseline', 'hook_override')
     (select removed.removed_until from ops.removed_periods as removed where removed.period = 'day'),
     '-infinity'
   );
+
+create or replace function ops.rename_states(owner_id uuid, mention text, erased text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  rollups constant ops.rollup_delta[] := ops.rename_rollups(owner_id, mention, erased);
+  histograms constant ops.histograms[] := ops.rename_histograms(owner_id, mention, erased);
+  patterns constant ops.pattern_delta[] := array(
+    select row(
+      stored.org_id, regexp_replace(stored.hook_type, mention, erased, 'gi'), regexp_replace(stored.pattern, mention, erased, 'gi'),
+      stored.period, stored.period_start, sum(stored.blocked_count), regexp_replace(stored.team, mention, erased, 'gi')
+    )::ops.pattern_delta
+    from ops.blocked_patterns as stored
+    where stored.org_id = owner_id
+      and concat_ws(' ', stored.hook_type, stored.pattern, stored.team) ~* mention
+    group by stored.org_id, regexp_replace(stored.hook_type, mention, erased, 'gi'), regexp_replace(stored.pattern, mention, erased, 'gi'),
+      stored.period, stored.period_start, regexp_replace(stored.team, mention, erased, 'gi')
+  );
+begin
+  delete from ops.blocked_patterns as stored
+  where stored.org_id = owner_id
+    and concat_ws(' ', stored.hook_type, stored.pattern, stored.team) ~* mention;
+  perform ops.add_patterns(patterns);
+  perform ops.rename_units(array(
+    select distinct row(unit.org_id, sli.event_type, unit.unit, regexp_replace(unit.unit, mention, erased, 'gi'))::ops.unit_rename
+    from ops.work_units as unit
+    join ops.counted_slis as sli
+      on sli.counted_as = unit.sli_id
+    where unit.org_id = owner_id
+      and unit.unit ~* mention
+  ));
+  perform ops.rename_groups(owner_id, mention, erased);
+  delete from public.kpi_aggregations as stored where stored.org_id = owner_id and stored.labels::text ~* mention;
+  perform ops.write_kpis(
+    array(
+      select kpi
+      from ops.changed_ratios(
+        array(
+          -- A delta of nothing to each gives the KPIs of what stands there.
+          select row(moved.org_id, moved.event_type, moved.labels, moved.period, moved.period_start, 0, 0, 0, null, null)::ops.rollup_delta
+          from unnest(rollups) as moved
+        ),
+        from_rollups => true
+      ) as kpi
+      union all
+      select kpi from ops.changed_percentiles(histograms) as kpi
+    ),
+    now()
+  );
+end;
+$$;
+
+drop function ops.changed_sums;
+
+revoke execute on function
+  ops.added_sums,
+  ops.stored_sums,
+  ops.changed_ratios,
+  ops.note_kpi_change,
+  ops.rebuild_kpis
+from public;
+
+do $$
+begin
+  -- A Postgres without Supabase's roles has no API callers to admit.
+  if to_regrole('anon') is null or to_regrole('authenticated') is null or to_regrole('service_role') is null then
+    return;
+  end if;
+  revoke execute on function
+    ops.added_sums,
+    ops.stored_sums,
+    ops.changed_ratios,
+    ops.note_kpi_change,
+    ops.rebuild_kpis
+  from anon, authenticated, service_role;
+  grant execute on function
+    ops.added_sums,
+    ops.stored_sums,
+    ops.changed_ratios
+  to authenticated, service_role;
+end;
+$$;

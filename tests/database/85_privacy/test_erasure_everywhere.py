@@ -163,6 +163,25 @@ def test_neither_labels_nor_tags_nor_patterns_block_an_erasure_and_the_counts_mo
     assert not re.search(f"{AGENT}|{HEX}", str(states(database)), re.IGNORECASE)
 
 
+def test_two_erased_agents_whose_label_becomes_one_add_up_in_its_kpis(database):
+    database.execute(
+        "insert into ops.kpi_definitions (metric_name, description, unit, measure, event_type, breakdowns) values"
+        " ('runs', 'Runs.', 'count', 'count', 'workflow_run', '{workflow}'),"
+        " ('run_ms', 'Average.', 'ms', 'average', 'workflow_run', '{workflow}')"
+    )
+    for number, agent in enumerate((AGENT, BEN), start=1):
+        add_event(
+            database, "workflow_run", workflow=f"ci {agent}", duration_ms=100 * number, agent_id=agent, org_id=ORG_A
+        )
+    refresh(database)
+    for agent in (AGENT, BEN):
+        assert erase(database, agent).state == "done"
+    assert_exact(database)
+    before_rebuild = sorted_states(database)
+    rebuild(database, SINCE, UNTIL)
+    assert sorted_states(database) == before_rebuild
+
+
 def test_an_erasure_in_batches_that_is_interrupted_is_finished_by_the_next(database):
     for spelling in SPELLINGS.values():
         add_event(database, outcome="failure", workflow=spelling, tag=spelling, org_id=ORG_A)
