@@ -38,7 +38,7 @@ create index idx_kpi_aggregations_metric_name on public.kpi_aggregations (metric
 create index idx_kpi_aggregations_period_start on public.kpi_aggregations (period_start desc);
 -- Finds the few rows whose period has ended since; on a generated column, so that rewriting a row stays out of the indexes.
 create index kpi_aggregations_period_end_idx on public.kpi_aggregations (period_end) where not complete;
--- What pages and reports read: a row per KPI and day. Without it Postgres 15 to 17 read all rows of an org.
+-- Pages and reports read a row per KPI and day. Without it Postgres 15 to 17 read all rows of an org.
 create index kpi_aggregations_org_id_period_start_metric_name_idx on public.kpi_aggregations (org_id, period_start, metric_name)
   where aggregation_period = 'day' and labels = '{}'::jsonb;
 

@@ -37,7 +37,7 @@ begin atomic
     on series.org_id = delta.org_id
     and series.event_type = delta.event_type
     and series.labels = delta.labels
-  -- What is read together stands together.
+  -- Rows that are read together stand together.
   order by delta.org_id, delta.period, delta.period_start
   on conflict on constraint rollups_pkey do update set
     event_count = rollup.event_count + excluded.event_count,

@@ -372,7 +372,7 @@ begin atomic
     select slo.slo_name, slo.group_by, slo.rolling_window, slo.calendar_period, slo.time_zone
     from ops.slos as slo
     union all
-    -- What was removed has its exclusions and silences again when it is made again.
+    -- A removed objective has its exclusions and silences again when it is made again.
     (
       select distinct on (version.slo_name)
         version.slo_name, sli.group_by, version.rolling_window, version.calendar_period, version.time_zone

@@ -2,7 +2,7 @@
 -- half the time, and the views count fresh events only where there are some. A migration is one transaction, so the index is not built concurrently.
 -- squawk-ignore-file require-concurrent-index-creation
 
--- What pages and reports read: a row per KPI and day. Without it Postgres 15 to 17 read all rows of an org.
+-- Pages and reports read a row per KPI and day. Without it Postgres 15 to 17 read all rows of an org.
 create index kpi_aggregations_org_id_period_start_metric_name_idx on public.kpi_aggregations (org_id, period_start, metric_name)
   where aggregation_period = 'day' and labels = '{}'::jsonb;
 

@@ -23,7 +23,7 @@ from support.many_teams import Read, Sizes, add_org, add_teams, add_waiting, rea
 from support.postgres import VERSIONS, Server, running_server  # noqa: E402
 
 ROUNDS = 3
-# What takes less both ways is noise, and nobody waits for it.
+# A read that takes less both ways is noise, and nobody waits for it.
 WORTH_WHILE_S = 0.02
 OTHERS = Sizes(
     teams=20,

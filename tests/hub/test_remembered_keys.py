@@ -9,7 +9,7 @@ from opskpi.access import keys
 from opskpi.hub.remembered_keys import MOST, REMEMBERED_S, KnownKey, RememberedKeys
 from support.hubs import METRICS, POLICY, TELEMETRY, TODAY, Hub, hook_event, make_key, post, stored
 
-# What no notification can cross: neither those who listen nor those who wait in the pool.
+# No notification crosses this: neither those who listen nor those who wait in the pool hear of it.
 CUT_OFF = (
     "select pg_terminate_backend(pid, 60000) from pg_stat_activity"
     " where application_name like 'opskpi hub%' and datname = current_database()"

@@ -69,7 +69,7 @@ def test_other_keys_say_each_exclusion_and_silence_that_holds_no_more_and_how_to
     applied = cli("slo", "apply", f"{file}.yaml", *words)
     said = [line for line in applied.stderr.splitlines() if "holds no more" in line]
     assert (applied.returncode, len(said)) == (0, 2)
-    # Those of all groups hold on, and one that ended before the window is of no account.
+    # Exclusions of all groups hold on, and one that ended before the window is of no account.
     assert [re.findall("exclusion 1 |silence 1 ", line) for line in said] == [["exclusion 1 "], ["silence 1 "]]
     assert ['of runs workflow="nightly $1" (' in line and now in line for line in said] == [True, True]
     if not words:
@@ -79,7 +79,7 @@ def test_other_keys_say_each_exclusion_and_silence_that_holds_no_more_and_how_to
             done = cli(*again, "--reason", "said anew")
             assert done.returncode == 0, done.stderr
         assert [total for _, total in totals_of_runs(cli)] == [0]
-    # What was said once is not said again.
+    # A notice that was given once is not given again.
     assert ("holds no more" in cli("slo", "apply", f"{file}.yaml").stderr) == (words == ("--dry-run",))
 
 

@@ -144,7 +144,7 @@ def test_an_objective_of_several_that_is_titled_otherwise_goes_on(
     several(tmp_path, STRICT, LOOSE.replace("loose", "relaxed"))
     applied = cli("slo", "apply", "--prune", "runs.yaml")
     assert ("slo_name: runs.loose -> runs.relaxed" in applied.stdout, "removed" in applied.stdout) == (True, False)
-    # One that is another promise as well is another objective.
+    # An objective with another promise as well is another one.
     several(tmp_path, STRICT, "{displayName: lax, target: 0.5}")
     assert "runs.relaxed does not go on" in cli("slo", "apply", "--dry-run", "runs.yaml").stderr
     assert "removed   slo runs.relaxed" in cli("slo", "apply", "--prune", "runs.yaml").stdout

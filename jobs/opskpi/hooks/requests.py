@@ -52,7 +52,7 @@ def _over_http(
             "authorization": f"Bearer {target.key()}",
             "user-agent": "opskpi",
             "accept": "application/json",
-            # What is never compressed cannot grow beyond what was read.
+            # An answer that is never compressed cannot grow beyond what was read.
             "accept-encoding": "identity",
             **headers,
         }

@@ -46,7 +46,7 @@ def simulate(
     if not definitions.slos:
         raise OpsKpiError("the files define no SLO to simulate", "Pass a file with one.", ExitCode.BAD_ARGUMENT)
     tried = Jsonb(as_json(definitions))
-    # One scan of the events of each type, however many objectives count them.
+    # The events of each type are scanned once, however many objectives count them.
     event_types = sorted({slo.event_type for slo in definitions.slos})
     fired: list[Fired] = []
     done = 0
