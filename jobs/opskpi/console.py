@@ -54,7 +54,7 @@ def progress(description: str, total: int | None, *, quiet: bool = False) -> Ite
 
 
 class Bar:
-    """One running progress bar, which `draw` draws."""
+    """A running progress bar, which `draw` draws."""
 
     def __init__(self, draw: Callable[..., None]) -> None:
         self._draw = draw

@@ -64,7 +64,7 @@ def from_words(words: Sequence[str]) -> Group | None:
 
 
 def with_group_as_stored(matcher: str) -> str:
-    """What a silence matches, with the group after a name written as `name_of` does, whoever wrote it."""
+    """The matcher of a silence, with the group after a name written as `name_of` does, whoever wrote it."""
     name, _, written = matcher.partition(" ")
     labels = _labels(written)
     return f"{name} {name_of(dict(labels))}" if len(dict(labels)) == len(labels) > 0 else matcher

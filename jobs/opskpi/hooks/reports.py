@@ -8,7 +8,7 @@ BATCH = 50
 
 @dataclass(slots=True)
 class Report:
-    """What a run did. `stopped` says why it ended with events left, `reason` in words.
+    """The result of a run. `stopped` says why it ended with events left, `reason` in words.
 
     `stopped` is one of "" (nothing is left), busy, off, no_target, paused, retry, limit.
     """

@@ -1,4 +1,4 @@
-"""One request to a target: to the hub over HTTP, to Supabase through its own library. One deadline, one outcome."""
+"""Requests to a target: the hub over HTTP, Supabase through its own library. Each has one deadline and one outcome."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Where events go, a hub or a Supabase project, and what a request to it can come to."""
+"""The target of events, a hub or a Supabase project, and what a request to it can come to."""
 
 import os
 from collections.abc import Sequence

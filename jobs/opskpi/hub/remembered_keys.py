@@ -17,7 +17,7 @@ MOST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """What the database tells about a live key: whom it speaks for, its digest, and what it may do."""
+    """The facts that the database tells about a live key: whom it speaks for, its digest, and what it may do."""
 
     org_id: UUID
     key_sha256: bytes

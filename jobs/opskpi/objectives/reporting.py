@@ -102,7 +102,7 @@ def unknown(connection: psycopg.Connection, name: str, org: UUID, group: Group) 
 
 
 def unknown_in_words(name: str, unknown: Unknown) -> str:
-    """What an exclusion of a group of that name means as long as nothing is counted in it."""
+    """The notice that an exclusion of a group in which nothing is counted leaves out nothing yet."""
     said = [f"nothing has been counted in {name} yet, so this exclusion leaves out nothing until that comes"]
     if unknown.is_full:
         said.append("all places for groups are taken, so that a new group would be counted in overflow, which stays in")

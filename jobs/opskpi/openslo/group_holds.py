@@ -40,7 +40,7 @@ def standing(connection: psycopg.Connection) -> list[Hold]:
 
 
 def lost(before: Iterable[Hold], after: Iterable[Hold]) -> list[Hold]:
-    """Those that held before a change and hold no more after it."""
+    """The exclusions and silences that held before a change and hold no more after it."""
     held = {(hold.kind, hold.number) for hold in before if hold.holds}
     return [hold for hold in after if not hold.holds and (hold.kind, hold.number) in held]
 

@@ -37,11 +37,12 @@ def simulate(
     until: datetime,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Fired]:
-    """What the definitions would have fired in [since, until), had they always stood; it reads, on a replica as well.
+    """The alerts that the definitions would have fired in [since, until), had they always stood.
 
-    The rules are evaluated every five minutes, each time by what had happened by then. Of a unit of work that succeeded
-    later nothing is known but that, so that it was never bad. `on_progress` gets the number of objectives done. Raises
-    OpsKpiError when there is no objective among the definitions, and psycopg.Error where `slo apply` refuses them.
+    The simulation only reads, on a replica as well. The rules are evaluated every five minutes, each time by what had
+    happened by then. Of a unit of work that succeeded later nothing is known but that, so that it was never bad.
+    `on_progress` gets the number of objectives done. Raises OpsKpiError when there is no objective among the
+    definitions, and psycopg.Error where `slo apply` refuses them.
     """
     if not definitions.slos:
         raise OpsKpiError("the files define no SLO to simulate", "Pass a file with one.", ExitCode.BAD_ARGUMENT)

@@ -17,7 +17,7 @@ READ_WAIT_S = 5
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file of `supabase/migrations`: its version, its name, and the file or its SQL."""
+    """A file of `supabase/migrations`: its version, its name, and the file or its SQL."""
 
     version: str
     name: str
